@@ -1,0 +1,42 @@
+# `make figures` and `make test` work from nothing: Python >= 3.11, gcc, make and the package registries.
+PYTHON ?= python3
+CORES ?= all
+SCALE ?= mini
+VENV := .venv
+SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES)
+CONFIG := --configfile workflow/config/$(SCALE).yaml
+
+.PHONY: env figures test lint bench report clean lock
+
+figures: env  ## install, fetch, train and draw everything, then print the claims
+	$(SNAKEMAKE) all $(CONFIG)
+	$(VENV)/bin/adasde claims results/$(SCALE)
+
+test: env  ## every test that can run here
+	$(VENV)/bin/pytest
+
+lint: env
+	$(VENV)/bin/pytest -q tests/test_setup.py
+
+bench: env  ## ratios to a bare step, to the usual loader, and of whole runs
+	$(VENV)/bin/python tests/bench.py
+
+report: env  ## results/mini/report.html, one file to open or to send
+	$(SNAKEMAKE) all $(CONFIG) --quiet
+	$(VENV)/bin/snakemake --report results/$(SCALE)/report.html $(CONFIG)
+
+clean:  ## what was built, but neither the environment nor the data
+	rm -rf .snakemake results/smoke results/mini figures/smoke figures/mini
+
+env: $(VENV)/installed
+
+$(VENV)/installed: envs/requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it by make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing the locked packages, about two minutes"
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/requirements.lock
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock:  ## after a change of requirements.in; needs uv
+	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade envs/requirements.in -o envs/requirements.lock

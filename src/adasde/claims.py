@@ -1,0 +1,199 @@
+"""Statements of the paper, and ours, as executable predicates on the tables of a scale.
+
+A claim yields a statistic, its 95% bootstrap interval over seeds, and a threshold. The verdict is *reproduced* where
+the whole interval is on the claim's side of the threshold, *not reproduced* where all of it is on the other side, and
+*inconclusive* where the threshold lies within, or where a single seed leaves the noise unknown. A diverged run is
+infinitely far from the baseline.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from . import stats, tables, text
+from .store import atomic
+
+COLUMNS = (
+    "id", "place", "statement", "statistic", "value", "low", "high", "n", "threshold", "verdict", "note",
+)  # fmt: skip
+
+# The paper's figure 18 holds final test accuracies to three percentage points of each other.
+ACCURACY_TOLERANCE = 0.03
+
+# A mean within three standard deviations of a single run's noise is not told from the baseline by one more run.
+MARGIN = 3.0
+
+TRAJECTORY_METRICS = ("train_loss", "test_loss", "test_accuracy", "squared_norm", "gradient_norm")
+CLOSENESS_METRICS = ("train_loss", "test_loss", "test_accuracy", "squared_norm")
+
+
+def evaluate(trajectories: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per claim that the trajectories can speak to, with the columns COLUMNS."""
+    rows = []
+    for experiment, table in trajectories.groupby("experiment", sort=False):
+        metrics, kappas = set(table["metric"]), set(table.loc[table["rule"] == "sqrt", "kappa"])
+        if len(kappas) > 1 and "test_accuracy" in metrics:
+            rows.append(final_accuracy(trajectories, experiment))
+        if len(kappas) > 1:
+            rows += [trajectory(trajectories, experiment, m) for m in TRAJECTORY_METRICS if m in metrics]
+        for rule in [rule for rule in table["rule"].unique() if rule != "sqrt"]:
+            for kappa in sorted(set(table.loc[table["rule"] == rule, "kappa"]) & kappas - {1}):
+                rows.append(closeness(trajectories, experiment, rule, kappa))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def final_accuracy(trajectories, experiment) -> dict:
+    """The paper's figure 18: under the square-root rule, final test accuracies are within 3% of each other."""
+    groups = tables.groups(trajectories, experiment, "sqrt", "test_accuracy")
+    values = [groups.values[kappa][:, -1:] for kappa in groups.kappas]
+    means = np.array([v.mean(axis=0) for v in values])
+    return _row(
+        id=f"final-accuracy.{experiment}",
+        place="figure 18",
+        statement=f"final test accuracies lie within {100 * ACCURACY_TOLERANCE:g}% of each other over kappa",
+        statistic="largest difference of mean final test accuracy",
+        value=stats.spread(means)[0],
+        replicates=stats.spread(stats.bootstrap_means(values))[:, 0],
+        n=min(map(len, values)),
+        threshold=ACCURACY_TOLERANCE,
+        below=True,
+        note=", ".join(f"k{k:g} {m:.4f}" for k, m in zip(groups.kappas, means[:, 0], strict=True)),
+        diverged=_names(groups),
+    )
+
+
+def trajectory(trajectories, experiment, metric) -> dict:
+    """The SDE's promise: the whole trajectory of a test function is preserved over kappa, up to the noise of seeds."""
+    groups = tables.groups(trajectories, experiment, "sqrt", metric)
+    values = [groups.values[kappa] for kappa in groups.kappas]
+    noise = stats.seed_noise(values)
+    means = np.array([v.mean(axis=0) for v in values])
+    distances = stats.largest_gap(means[1:], means[0], noise)
+    replicates = stats.bootstrap_means(values)
+    return _row(
+        id=f"trajectory.{experiment}.{metric}",
+        place="square-root rule",
+        statement=f"{metric} stays within {MARGIN:g} seed deviations of the baseline at all times and kappas",
+        statistic="largest distance from the baseline, in standard deviations of a run's seed noise",
+        value=distances.max(),
+        replicates=stats.largest_gap(replicates[1:], replicates[0], noise).max(axis=0),
+        n=min(map(len, values)),
+        threshold=MARGIN,
+        below=True,
+        note=", ".join(
+            f"k{kappa:g} {distance:.1f}{_settled(mean, means[0], noise, groups.epoch)}"
+            for kappa, distance, mean in zip(groups.kappas[1:], distances, means[1:], strict=True)
+        ),
+        diverged=_names(groups),
+    )
+
+
+def closeness(trajectories, experiment, rule, kappa) -> dict:
+    """The square-root rule keeps a run closer to the baseline than another rule does, at one kappa.
+
+    For each test function the typical distance from the baseline over time, other rule / square root; their
+    geometric mean, so that no test function outvotes the others because its noise is small.
+    """
+    ratios, replicates, diverged = [], [], {}
+    for metric in CLOSENESS_METRICS:
+        root = tables.groups(trajectories, experiment, "sqrt", metric)
+        other = tables.groups(trajectories, experiment, rule, metric)
+        ratio, replicate = _closeness(root, other, kappa)
+        ratios.append(ratio)
+        replicates.append(replicate)
+        for groups, k in ((root, 1), (root, kappa), (other, kappa)):
+            diverged |= dict.fromkeys(groups.diverged.get(k, []))
+    return _row(
+        id=f"closeness.{experiment}.{rule}.k{kappa:g}",
+        place="square-root rule",
+        statement=f"sqrt stays closer to the baseline than {rule} at kappa {kappa:g}",
+        statistic="typical distance from the baseline, other rule / sqrt, geometric mean of four test functions",
+        value=_geometric_mean(ratios),
+        replicates=_geometric_mean(replicates),
+        n=min(len(root.values[kappa]), len(other.values[kappa])),
+        threshold=1.0,
+        below=False,
+        note=", ".join(f"{m} {r:.2f}" for m, r in zip(CLOSENESS_METRICS, ratios, strict=True)),
+        diverged=diverged,
+    )
+
+
+def _closeness(root, other, kappa):
+    """Ratio of typical distances, and its bootstrap replicates; 0 or infinite where a run diverged."""
+    if root.diverged.get(kappa) or root.diverged.get(1):
+        return 0.0, np.zeros(stats.REPLICATES)
+    if other.diverged.get(kappa):
+        return np.inf, np.full(stats.REPLICATES, np.inf)
+    kappas = [k for k in root.kappas if not root.diverged.get(k)]
+    values = [root.values[k] for k in kappas]
+    noise = stats.seed_noise(values)
+    means = stats.bootstrap_means(values)
+    others = [k for k in other.kappas if k != 1 and not other.diverged.get(k)]
+    other_means = stats.bootstrap_means([other.values[k] for k in others], seed=1)[others.index(kappa)]
+    baseline, at = root.values[1].mean(axis=0), kappas.index(kappa)
+    ratio = stats.typical_gap(other.values[kappa].mean(axis=0), baseline, noise) / stats.typical_gap(
+        root.values[kappa].mean(axis=0), baseline, noise
+    )
+    return ratio, stats.typical_gap(other_means, means[0], noise) / stats.typical_gap(means[at], means[0], noise)
+
+
+def _geometric_mean(ratios):
+    with np.errstate(divide="ignore"):
+        return np.exp(np.log(ratios).mean(axis=0))
+
+
+def verdict(low, high, threshold, below) -> str:
+    """Verdict of an interval on a claim that the statistic is ``below`` the threshold, or above it."""
+    if np.isnan(low) or np.isnan(high):
+        return "inconclusive"
+    if not below:
+        low, high, threshold = -high, -low, -threshold
+    return "reproduced" if high < threshold else "not reproduced" if low > threshold else "inconclusive"
+
+
+def write(table: pd.DataFrame, path):
+    """Write the claims as CSV, whole or not at all."""
+    with atomic(Path(path)) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def summary(table: pd.DataFrame) -> str:
+    """Return the claims as a table for a terminal, and the count of each verdict."""
+    rows = [("claim", "value", "95% interval", "n", "threshold", "verdict")]
+    for claim in table.itertuples():
+        bounds = f"{claim.low:.3g} to {claim.high:.3g}"
+        threshold = f"{claim.threshold:.3g}"
+        rows.append((claim.id, f"{claim.value:.3g}", bounds, str(claim.n), threshold, claim.verdict))
+    counts = table["verdict"].value_counts()
+    total = ", ".join(f"{counts[v]} {v}" for v in ("reproduced", "not reproduced", "inconclusive") if v in counts)
+    return f"{text.table(rows)}\n{len(table)} claims: {total}"
+
+
+def _row(value, replicates, below, diverged, **columns):
+    """A row of the table; ``diverged`` names runs that make a claim about smallness fail outright."""
+    if diverged:
+        if below:
+            value, replicates = np.inf, np.full(2, np.inf)
+        columns["note"] = f"{', '.join(diverged)} diverged"
+    low, high = stats.interval(replicates)
+    return {
+        **columns,
+        "value": value,
+        "low": low,
+        "high": high,
+        "verdict": verdict(low, high, columns["threshold"], below),
+    }
+
+
+def _names(groups):
+    return [run for runs in groups.diverged.values() for run in runs]
+
+
+def _settled(mean, baseline, noise, epoch):
+    """Say from which epoch on a trajectory stays within the margin, where it leaves it at all."""
+    outside = np.flatnonzero(~(np.abs(mean - baseline) / noise <= MARGIN))
+    if len(outside) == 0:
+        return ""
+    last = outside[-1] + 1
+    return f" (within {MARGIN:g} from epoch {epoch[last]:.2g})" if last < len(epoch) else " (outside at the end)"

@@ -1,0 +1,137 @@
+"""Data sets: a registry of where they come from, and arrays prepared once and shared by every job."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from ..errors import InputError
+from ..store import atomic
+from . import images
+from .sources import Dataset, Debian, File, Mirror, fetch
+
+DATASETS = {
+    d.name: d
+    for d in (
+        Dataset(
+            name="fashion-mnist",
+            licence="MIT (Zalando SE)",
+            download_bytes=30_900_000,
+            train_size=60_000,
+            test_size=10_000,
+            # Hashes of the decompressed idx files: Debian compresses them anew.
+            files=(
+                File(
+                    "train-images-idx3-ubyte.gz",
+                    "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+                    decompressed=True,
+                ),
+                File(
+                    "train-labels-idx1-ubyte.gz",
+                    "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+                    decompressed=True,
+                ),
+                File(
+                    "t10k-images-idx3-ubyte.gz",
+                    "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+                    decompressed=True,
+                ),
+                File(
+                    "t10k-labels-idx1-ubyte.gz",
+                    "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+                    decompressed=True,
+                ),
+            ),
+            sources=(
+                Debian("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"),
+                Mirror("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
+                Mirror("https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"),
+            ),
+            arrays=images.fashion_mnist,
+        ),
+        Dataset(
+            name="cifar-10",
+            licence="none stated; cite Krizhevsky 2009",
+            download_bytes=170_498_071,
+            train_size=50_000,
+            test_size=10_000,
+            files=(
+                File(
+                    "cifar-10-python.tar.gz",
+                    "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+                ),
+            ),
+            sources=(Mirror("https://www.cs.toronto.edu/~kriz/"),),
+            arrays=images.cifar10,
+        ),
+    )
+}
+
+
+def dataset_named(name: str) -> Dataset:
+    """Return the registry entry called ``name``; an unknown name is an InputError that lists the known ones."""
+    if name not in DATASETS:
+        raise InputError(f"data = {name!r}: must be one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def prepare(name: str, root) -> Path:
+    """Return the folder of a data set under ``root`` with its arrays in place, fetching and preparing what is missing.
+
+    Each array and, last, the manifest appear whole. Two processes that prepare at once write the same bytes.
+    """
+    import numpy as np
+
+    dataset = dataset_named(name)
+    folder = Path(root, name)
+    if _intact(folder):
+        return folder
+    arrays = {}
+    for array, content in dataset.arrays(fetch(dataset, folder)).items():
+        with atomic(folder / f"{array}.npy") as temporary:
+            np.save(temporary, content)
+            arrays[array] = {
+                "sha256": _sha256(temporary),
+                "shape": list(content.shape),
+                "dtype": str(content.dtype),
+            }
+    facts = {"name": name, "licence": dataset.licence, "files": {f.name: f.sha256 for f in dataset.files}}
+    with atomic(folder / "manifest.json") as temporary:
+        temporary.write_text(json.dumps({**facts, "arrays": arrays}, indent=1) + "\n")
+    return folder
+
+
+def load(name: str, root) -> dict:
+    """Memory-mapped arrays of a prepared data set, as torch tensors that share their pages between processes.
+
+    Every array is verified; InputError names one that is missing or altered, and the command that mends it.
+    """
+    import numpy as np
+    import torch
+
+    folder = Path(root, dataset_named(name).name)
+    mend = f"run `adasde data {name} --data {root}`"
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: not prepared; {mend}") from error
+    tensors = {}
+    for array, facts in manifest["arrays"].items():
+        path = folder / f"{array}.npy"
+        if not path.exists() or _sha256(path) != facts["sha256"]:
+            raise InputError(f"{path}: missing or altered; {mend}")
+        # Copy-on-write, so that torch gets a writable buffer; nobody writes, so the pages stay shared.
+        tensors[array] = torch.from_numpy(np.load(path, mmap_mode="c"))
+    return tensors
+
+
+def _intact(folder):
+    try:
+        arrays = json.loads((folder / "manifest.json").read_text())["arrays"]
+        return all(_sha256(folder / f"{name}.npy") == facts["sha256"] for name, facts in arrays.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _sha256(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

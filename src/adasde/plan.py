@@ -1,0 +1,159 @@
+"""From a config to the table of runs: pure, and without torch, so that a workflow can be planned in a second."""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from math import lcm
+
+from . import scaling
+from .errors import InputError
+from .plots import plot_named
+from .schedule import Schedule
+from .tasks import task_named
+
+# Raised by hand when a change of the code changes results: every spec carries it, so all runs start anew.
+RECIPE = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a config asks for: specs by run id, and figure names."""
+
+    scale: str
+    runs: dict[str, dict]
+    figures: tuple[str, ...]
+
+    def dataset(self, run: str) -> str:
+        """Name of the data set that a run learns from."""
+        return task_named(self.runs[run]["task"]).data
+
+
+def plan(config: dict) -> Plan:
+    """Multiply a config out into one spec per run; InputError, in one line, names the field that is wrong."""
+    validate(config, "config")
+    runs = {}
+    for name, experiment in config["experiments"].items():
+        try:
+            specs = list(_specs(name, experiment))
+        except InputError as error:
+            raise InputError(f"experiments.{name}: {error}") from error
+        for spec in specs:
+            validate(spec, "run")
+            runs[spec["run"]] = spec
+    subjects = {s["experiment"] for s in runs.values()} | {s["task"] for s in runs.values()}
+    for figure in config["figures"]:
+        _, subject = plot_named(figure)
+        if subject not in subjects:
+            raise InputError(f"figures: {figure!r} shows {subject!r}, which is no experiment or task of this config")
+    return Plan(config["scale"], runs, tuple(config["figures"]))
+
+
+def validate(document: dict, schema: str):
+    """Check a document against a closed schema (``config`` or ``run``); InputError names what is wrong."""
+    error = _best_match(_validator(schema).iter_errors(document))
+    if error is None:
+        return
+    place = ".".join(str(part) for part in error.absolute_path) or schema
+    message = error.message
+    if error.validator == "additionalProperties" and isinstance(error.instance, dict):
+        known = error.schema.get("properties", {})
+        unknown = [key for key in error.instance if key not in known]
+        message = f"unknown key {unknown[0]!r}; must be one of {', '.join(known)}"
+    if error.validator == "type" and isinstance(error.instance, str) and "number" in message:
+        message += " (YAML reads 1e-8 as text: write 1.0e-8)"
+    raise InputError(f"{place}: {message}")
+
+
+def _specs(name, experiment):
+    """Specs of one experiment, in the order rule, kappa, seed."""
+    task = task_named(experiment["task"])
+    values = {key: _plain(value) for key, value in experiment.items()}
+    base, variant = _baseline(values["optimizer"])
+    schedule = values.get("schedule", {})
+    Schedule(**schedule)  # checks the ranges
+    if values["sampling"] not in ("replacement", "epoch"):
+        raise InputError(f"sampling = {values['sampling']!r}: must be replacement or epoch")
+    if 1 not in values["rules"]["sqrt"]:
+        raise InputError(f"rules.sqrt = {values['rules']['sqrt']}: must contain 1, the baseline")
+    samples, moments = _evaluations(values["epochs"] * task.dataset.train_size, **values["evaluate"])
+    horizon = base.lr**2 * samples / values["batch_size"]
+    for rule, kappas in values["rules"].items():
+        scaling.rule_named(rule)
+        for kappa in kappas:
+            if kappa == 1 and rule != "sqrt":
+                raise InputError(f"rules.{rule}: at kappa = 1 every rule is the baseline; leave 1 to sqrt")
+            hyperparameters = asdict(base.scaled(kappa, rule))
+            size = scaling.scaled_batch_size(values["batch_size"], kappa)
+            if size > task.dataset.train_size:
+                raise InputError(
+                    f"batch_size = {size} (kappa {kappa:g}): "
+                    f"larger than the {task.dataset.train_size} training examples"
+                )
+            every = values["evaluate"]["every"]
+            if every % size:
+                raise InputError(
+                    f"evaluate.every = {every}: batch size {size} (kappa {kappa:g}) does not divide it; "
+                    f"{lcm(every, size)} would do"
+                )
+            for seed in range(values["seeds"]):
+                yield {
+                    "recipe": RECIPE,
+                    "run": f"{name}.{rule}.k{kappa:g}.s{seed}",
+                    "experiment": name,
+                    "task": experiment["task"],
+                    "optimizer": {"name": values["optimizer"]["name"], "variant": variant, **hyperparameters},
+                    "rule": rule,
+                    "kappa": kappa,
+                    "batch_size": size,
+                    "seed": seed,
+                    "init_seed": 0,
+                    "sampling": values["sampling"],
+                    "samples": samples,
+                    "horizon": horizon,
+                    "schedule": schedule,
+                    "evaluate": moments,
+                }
+
+
+def _plain(value):
+    """A config value without its source: {value, source, note} becomes the value, at any depth."""
+    if isinstance(value, dict):
+        return value["value"] if "source" in value else {key: _plain(v) for key, v in value.items()}
+    return value
+
+
+def _baseline(optimizer):
+    values = dict(optimizer)
+    kind = {"adam": scaling.Adam, "rmsprop": scaling.RMSprop}[values.pop("name")]
+    variant = values.pop("variant", "paper")
+    try:
+        return kind(**values), variant
+    except InputError as error:
+        raise InputError(f"optimizer.{error}") from error
+
+
+def _evaluations(samples, count, every):
+    """Samples of the run and at each evaluation: multiples of ``every``, spaced like squares, dense at the start."""
+    intervals = int(samples / every + 1e-9)
+    if intervals < count:
+        raise InputError(
+            f"evaluate.count = {count}: the run has only {intervals} intervals of {every} samples; "
+            "take fewer evaluations, a smaller evaluate.every or more epochs"
+        )
+    moments = [every * max(i, round(intervals * (i / count) ** 2)) for i in range(1, count + 1)]
+    return every * intervals, moments
+
+
+@cache
+def _validator(schema):
+    from jsonschema import Draft202012Validator
+
+    text = files("adasde").joinpath("schemas", f"{schema}.schema.json").read_text()
+    return Draft202012Validator(json.loads(text))
+
+
+def _best_match(errors):
+    from jsonschema.exceptions import best_match
+
+    return best_match(errors)

@@ -1,0 +1,266 @@
+"""Hyperparameters of Adam and RMSprop, and how they change with the batch size.
+
+The square-root scaling rule of the paper keeps the SDE that the optimizer follows when the batch
+size goes from B to kappa B: lr -> sqrt(kappa) lr, 1 - beta -> kappa (1 - beta), eps -> eps / sqrt(kappa).
+Every rule here multiplies each part of a recipe by a power of kappa, so a rule *is* its powers: applying it
+for kappa and then for 1/kappa gives back the recipe, and for kappa1 then kappa2 is applying it for kappa1 kappa2.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from .errors import InputError
+
+ROUNDING = 1e-9  # 10 * (1 - 0.9) is just below 1 in floating point, and must count as 1
+
+
+class ScalingWarning(UserWarning):
+    """The rule can be applied, but the result is outside the regime where it can be trusted."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The power of kappa that multiplies each part of a recipe.
+
+    ``betas`` acts on 1 - beta, ``decay`` on decoupled weight decay only: coupled decay is part of the loss.
+    """
+
+    lr: float = 0.0
+    betas: float = 0.0
+    eps: float = 0.0
+    decay: float = 0.0
+    clip: float = 0.0
+
+
+SQRT = Rule(lr=0.5, betas=1.0, eps=-0.5, decay=0.5, clip=-0.5)
+
+RULES = {
+    "sqrt": SQRT,
+    "linear": Rule(lr=1.0),
+    "lr-only": Rule(lr=0.5),
+    "none": Rule(),
+    "sqrt-no-betas": replace(SQRT, betas=0.0),
+    "sqrt-no-eps": replace(SQRT, eps=0.0),
+}
+
+
+def rule_named(name: str) -> Rule:
+    """Return the rule called ``name``; an unknown name is an InputError that lists the known ones."""
+    if name not in RULES:
+        raise InputError(f"rule = {name!r}: must be one of {', '.join(RULES)}")
+    return RULES[name]
+
+
+@dataclass(frozen=True)
+class SDEConstants:
+    """Constants of the paper's SDEs; ``c1`` is None for RMSprop, which has no momentum."""
+
+    sigma0: float
+    eps0: float
+    c2: float
+    c1: float | None = None
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Hyperparameters of Adam; with ``decoupled`` the decay is AdamW's (theta -= lr * weight_decay * theta)."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float = 0.0
+    decoupled: bool = False
+
+    def __post_init__(self):
+        _check(self, betas=("beta1", "beta2"))
+
+    def scaled(self, kappa: float, rule: str = "sqrt") -> "Adam":
+        """Hyperparameters for a batch ``kappa`` times as large; kappa may be below 1.
+
+        Raises InputError where kappa (1 - beta) >= 1, and warns (ScalingWarning) where it exceeds 0.5.
+        """
+        powers, kappa = rule_named(rule), _positive("kappa", kappa)
+        return replace(
+            self,
+            lr=self.lr * kappa**powers.lr,
+            beta1=_scaled_beta("beta1", self.beta1, kappa, powers),
+            beta2=_scaled_beta("beta2", self.beta2, kappa, powers),
+            eps=self.eps * kappa**powers.eps,
+            weight_decay=self.weight_decay * (kappa**powers.decay if self.decoupled else 1.0),
+        )
+
+    def svag(self, ell: float) -> "Adam":
+        """Hyperparameters of SVAG at level ``ell``: the square-root rule at kappa = 1 / ell^2."""
+        return self.scaled(1.0 / _positive("ell", ell) ** 2)
+
+    def sde_constants(self, sigma: float) -> SDEConstants:
+        """Constants of Adam's SDE when the minibatch gradient has noise scale ``sigma``; time is steps * lr^2."""
+        sigma = _positive("sigma", sigma)
+        return SDEConstants(
+            sigma0=sigma * self.lr,
+            eps0=self.eps * self.lr,
+            c1=(1.0 - self.beta1) / self.lr**2,
+            c2=(1.0 - self.beta2) / self.lr**2,
+        )
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """Hyperparameters of RMSprop; ``weight_decay`` is coupled (an L2 term of the loss)."""
+
+    lr: float
+    beta: float
+    eps: float
+    weight_decay: float = 0.0
+
+    def __post_init__(self):
+        _check(self, betas=("beta",))
+
+    def scaled(self, kappa: float, rule: str = "sqrt") -> "RMSprop":
+        """Hyperparameters for a batch ``kappa`` times as large, as for Adam."""
+        powers, kappa = rule_named(rule), _positive("kappa", kappa)
+        return replace(
+            self,
+            lr=self.lr * kappa**powers.lr,
+            beta=_scaled_beta("beta", self.beta, kappa, powers),
+            eps=self.eps * kappa**powers.eps,
+        )
+
+    def svag(self, ell: float) -> "RMSprop":
+        """Hyperparameters of SVAG at level ``ell``: the square-root rule at kappa = 1 / ell^2."""
+        return self.scaled(1.0 / _positive("ell", ell) ** 2)
+
+    def sde_constants(self, sigma: float) -> SDEConstants:
+        """Constants of RMSprop's SDE when the minibatch gradient has noise scale ``sigma``."""
+        sigma = _positive("sigma", sigma)
+        return SDEConstants(sigma0=sigma * self.lr, eps0=self.eps * self.lr, c2=(1.0 - self.beta) / self.lr**2)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything in a training recipe that a change of batch size touches.
+
+    Lengths (``steps``, ``warmup_steps``, ``milestones``) are in optimizer steps; they divide by kappa under
+    every rule, so the number of samples seen stays the same. ``clip`` is the largest gradient norm; dividing
+    it by sqrt(kappa) is right while noise dominates the gradient. ``average`` is the decay rho of a moving
+    average of the weights; rho^kappa averages over the same number of samples.
+    """
+
+    hyperparameters: Adam | RMSprop
+    batch_size: int
+    steps: int | None = None
+    warmup_steps: int = 0
+    milestones: tuple[int, ...] = ()
+    clip: float | None = None
+    average: float | None = None
+
+    def __post_init__(self):
+        _whole("batch_size", self.batch_size, least=1)
+        if self.steps is not None:
+            _whole("steps", self.steps, least=1)
+        _whole("warmup_steps", self.warmup_steps, least=0)
+        for milestone in self.milestones:
+            _whole("milestones", milestone, least=1)
+        if self.clip is not None:
+            _positive("clip", self.clip)
+        if self.average is not None and not 0.0 <= self.average < 1.0:
+            raise InputError(f"average = {self.average:g}: must be in [0, 1)")
+
+    def scaled(self, kappa: float, rule: str = "sqrt") -> "Recipe":
+        """Return the recipe for batch kappa * batch_size; step counts are rounded to whole steps, at least one."""
+        powers, kappa = rule_named(rule), _positive("kappa", kappa)
+
+        def shortened(steps):
+            return max(1, round(steps / kappa)) if steps else steps
+
+        return replace(
+            self,
+            hyperparameters=self.hyperparameters.scaled(kappa, rule),
+            batch_size=scaled_batch_size(self.batch_size, kappa),
+            steps=shortened(self.steps),
+            warmup_steps=shortened(self.warmup_steps),
+            milestones=tuple(shortened(m) for m in self.milestones),
+            clip=None if self.clip is None else self.clip * kappa**powers.clip,
+            average=None if self.average is None else self.average**kappa,
+        )
+
+
+def scaled_batch_size(batch_size: int, kappa: float) -> int:
+    """Return kappa * batch_size; an InputError unless that is a whole number of at least 1."""
+    size = batch_size * _positive("kappa", kappa)
+    if round(size) < 1 or not math.isclose(size, round(size), rel_tol=1e-9):
+        near = Fraction(max(1, round(size)), batch_size)
+        raise InputError(
+            f"kappa = {kappa:g}: batch size {batch_size} would become {size:g}; "
+            f"it must be a whole number (nearest kappa: {near})"
+        )
+    return round(size)
+
+
+def formula(part: str, rule: str, decoupled: bool = False) -> str:
+    """Return what ``rule`` does to a part of a recipe (``lr``, ``beta1``, ``steps``, ...) as a formula."""
+    powers = rule_named(rule)
+    if part == "batch_size":
+        return "kappa batch_size"
+    if part in ("steps", "warmup_steps", "milestones"):
+        return f"{part} / kappa"
+    if part == "average":
+        return "average^kappa"
+    if part.startswith("beta"):
+        return f"1 - kappa (1 - {part})" if powers.betas else "unchanged"
+    if part == "weight_decay" and not decoupled:
+        return "unchanged (coupled decay is part of the loss)"
+    power = {"lr": powers.lr, "eps": powers.eps, "weight_decay": powers.decay, "clip": powers.clip}[part]
+    words = {
+        0.0: "unchanged",
+        0.5: f"sqrt(kappa) {part}",
+        1.0: f"kappa {part}",
+        -0.5: f"{part} / sqrt(kappa)",
+    }
+    return words[power]
+
+
+def _scaled_beta(name, beta, kappa, powers):
+    factor = kappa**powers.betas
+    if factor == 1.0:
+        return beta
+    complement = factor * (1.0 - beta)
+    if complement >= 1.0 - ROUNDING:
+        raise InputError(
+            f"kappa = {kappa:g}: too large for {name} = {beta:g}, since kappa (1 - {name}) = {complement:g} "
+            f"must be below 1; kappa must be below {1.0 / (1.0 - beta):g}"
+        )
+    if complement > 0.5 + ROUNDING and factor > 1.0:
+        warnings.warn(
+            f"kappa = {kappa:g} leaves {name} = {1.0 - complement:g}: below 0.5 the average hardly averages, "
+            "and the rule was not tested there; a smaller kappa or a larger base batch is safer",
+            ScalingWarning,
+            stacklevel=3,
+        )
+    return 1.0 - complement
+
+
+def _check(hyperparameters, betas):
+    _positive("lr", hyperparameters.lr)
+    for name in betas:
+        beta = getattr(hyperparameters, name)
+        if not 0.0 <= beta < 1.0:
+            raise InputError(f"{name} = {beta:g}: must be in [0, 1)")
+    for name in ("eps", "weight_decay"):
+        value = getattr(hyperparameters, name)
+        if not (math.isfinite(value) and value >= 0.0):
+            raise InputError(f"{name} = {value:g}: must be a finite number >= 0")
+
+
+def _positive(name, value):
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name} = {value:g}: must be a finite number > 0")
+    return value
+
+
+def _whole(name, value, least):
+    if value != int(value) or value < least:
+        raise InputError(f"{name} = {value:g}: must be a whole number >= {least}")

@@ -1,0 +1,59 @@
+"""The learning-rate schedule of a run, on a clock that does not know the batch size."""
+
+import math
+from dataclasses import dataclass
+
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning-rate factor over a run, as a function of progress = samples seen / samples in the run.
+
+    A geometric warm-up from ``warmup_from`` to 1 over the first ``warmup`` of the run, then a multiplication by
+    ``decay_factor`` at each progress in ``decays``. Progress does not know the batch size, so one schedule
+    serves every kappa.
+    """
+
+    warmup: float = 0.0
+    warmup_from: float = 1e-3
+    decays: tuple[float, ...] = ()
+    decay_factor: float = 0.1
+
+    def __post_init__(self):
+        if not 0.0 <= self.warmup < 1.0:
+            raise InputError(f"warmup = {self.warmup:g}: must be in [0, 1), a part of the run")
+        for name in ("warmup_from", "decay_factor"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise InputError(f"{name} = {getattr(self, name):g}: must be in (0, 1)")
+        points = (self.warmup, *self.decays, 1.0)
+        if any(later <= earlier for earlier, later in zip(points, points[1:], strict=False)):
+            raise InputError(f"decays = {list(self.decays)}: must increase and lie between the warm-up's end and 1")
+
+    @property
+    def constant(self) -> bool:
+        """Whether the factor is 1 throughout."""
+        return not self.warmup and not self.decays
+
+    def elapsed(self, progress: float) -> float:
+        """Integral of the squared factor from 0 to ``progress``: the SDE time passed, where 1 is a constant run."""
+        total, start = 0.0, 0.0
+        if self.warmup:
+            start = min(progress, self.warmup)
+            rate = 2.0 * math.log(1.0 / self.warmup_from)
+            total = self.warmup / rate * self.warmup_from**2 * math.expm1(rate * start / self.warmup)
+        factor = 1.0
+        for end in (*self.decays, 1.0):
+            if progress <= start:
+                break
+            total += (min(progress, end) - start) * factor**2
+            start, factor = end, factor * self.decay_factor
+        return total
+
+    def factor(self, start: float, end: float) -> float:
+        """Root mean square of the factor over a step from progress ``start`` to ``end``.
+
+        With it, the sum of the squared learning rates of any steps that cover [0, p] is proportional to
+        ``elapsed(p)``: runs of every batch size are at the same SDE time after the same number of samples.
+        """
+        return math.sqrt((self.elapsed(end) - self.elapsed(start)) / (end - start))

@@ -1,0 +1,131 @@
+"""Files that appear whole or not at all, and the one table a run leaves behind.
+
+A run's table is tidy: one row per (run, step, time, metric, value). The run's whole spec, its hash, the
+versions, the device, the seconds and the peak memory travel inside the file, and so does a digest of the
+rows, so that a damaged file is noticed and two runs can be compared without looking at when they ran.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import InputError
+
+COLUMNS = ("run", "step", "time", "metric", "value")
+KEY = b"adasde"  # metadata key inside the parquet file
+
+
+@contextmanager
+def atomic(path):
+    """Yield a temporary path beside ``path`` that replaces it at the end, or vanishes on any error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def canonical(spec) -> str:
+    """Return ``spec`` as JSON with sorted keys: equal specs are equal strings."""
+    return json.dumps(spec, sort_keys=True, separators=(",", ":"))
+
+
+def spec_hash(spec) -> str:
+    """SHA-256 of the canonical spec, in hexadecimal."""
+    return hashlib.sha256(canonical(spec).encode()).hexdigest()
+
+
+def provenance() -> dict:
+    """Return the versions and the device that a result depends on (no host names, no paths)."""
+    import numpy
+    import torch
+
+    from . import __version__
+
+    return {
+        "adasde": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def device_name() -> str:
+    """Model of this machine's processor."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def digest(rows) -> str:
+    """SHA-256 of the rows' exact values; NaN equals NaN."""
+    exact = [(run, step, float(time).hex(), metric, float(value).hex()) for run, step, time, metric, value in rows]
+    return hashlib.sha256(json.dumps(exact).encode()).hexdigest()
+
+
+def write_run(path, rows, spec, **facts):
+    """Write a run's rows, each (run, step, time, metric, value), with its spec and ``facts`` inside."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    metadata = {"spec": spec, "spec_hash": spec_hash(spec), "rows_sha256": digest(rows), **facts}
+    columns = [_column(name, [row[i] for row in rows]) for i, name in enumerate(COLUMNS)]
+    table = pa.table(columns, COLUMNS, metadata={KEY: json.dumps(metadata).encode()})
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_run(path):
+    """Return a run's rows and metadata; a missing, cut or altered file is an InputError that names it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    try:
+        table = pq.read_table(path)
+        metadata = json.loads(table.schema.metadata[KEY])
+        rows = list(zip(*(table.column(name).to_pylist() for name in COLUMNS), strict=True))
+        whole = digest(rows) == metadata["rows_sha256"] and spec_hash(metadata["spec"]) == metadata["spec_hash"]
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({type(error).__name__}); delete it and run again") from error
+    if not whole:
+        raise InputError(f"{path}: damaged (its rows or spec are not what was written); delete it and run again")
+    return rows, metadata
+
+
+def _column(name, values):
+    """An arrow array built from its buffers: pyarrow imports pandas to look at a list, 0.3 seconds in every job."""
+    import numpy as np
+    import pyarrow as pa
+
+    if name in ("run", "metric"):
+        texts = [value.encode() for value in values]
+        offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(b"".join(texts)))
+    kind, dtype = (pa.int64(), np.int64) if name == "step" else (pa.float64(), np.float64)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.array(values, dtype))])
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

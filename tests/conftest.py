@@ -1,0 +1,76 @@
+"""What several tests share: prepared real data, a small synthetic task, and a spec to train."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from adasde import data, plan
+from adasde.tasks.vision import BUILDERS, ImageTask
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory):
+    """Folder with Fashion-MNIST fetched, verified and prepared."""
+    root = tmp_path_factory.mktemp("data")
+    data.prepare("fashion-mnist", root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tensors():
+    """600 synthetic images of ten classes that a network can tell apart, in the form of Fashion-MNIST."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.randint(0, 256, (10, 1, 28, 28), generator=generator)
+
+    def split(n):
+        labels = torch.randint(0, 10, (n,), generator=generator)
+        noise = torch.randint(-60, 60, (n, 1, 28, 28), generator=generator)
+        return (patterns[labels] + noise).clamp(0, 255).to(torch.uint8), labels.to(torch.uint8)
+
+    (train, train_labels), (test, test_labels) = split(600), split(300)
+    names = ("train-images", "train-labels", "test-images", "test-labels")
+    return dict(zip(names, (train, train_labels, test, test_labels), strict=True))
+
+
+@pytest.fixture(params=["fashion-cnn", "fashion-resnet"])
+def task(request, tensors):
+    return ImageTask(tensors, BUILDERS[request.param], 0.5, 0.3)
+
+
+@pytest.fixture
+def config():
+    """A copy of the smoke config."""
+    return copy.deepcopy(yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text()))
+
+
+@pytest.fixture
+def spec(config):
+    """Spec of the smoke config's first run."""
+    return next(iter(plan.plan(config).runs.values()))
+
+
+@pytest.fixture
+def small_spec(spec):
+    """The same, cut to the size of the synthetic task: 40 steps, three evaluations, with a schedule."""
+    schedule = {"warmup": 0.1, "warmup_from": 0.01, "decays": [0.5], "decay_factor": 0.1}
+    return {**spec, "samples": 1280, "horizon": 2e-5, "evaluate": [320, 640, 1280], "schedule": schedule}
+
+
+@pytest.fixture
+def adasde():
+    """Run the command line in a process of its own; returns the finished process with its output as text."""
+
+    def run(*arguments, **options):
+        command = [sys.executable, "-m", "adasde", *map(str, arguments)]
+        environment = os.environ | options.pop("env", {})
+        return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
+
+    return run

@@ -1,0 +1,165 @@
+"""tables.py, claims.py and the plots, on runs whose answer is known."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from adasde import InputError, claims, plots, store, tables
+
+METRICS = {
+    "train_loss": 0.3,
+    "test_loss": 0.4,
+    "test_accuracy": 0.88,
+    "squared_norm": 200.0,
+    "gradient_norm": 0.5,
+}
+
+
+def write_runs(folder, spec, effects, seeds=3, noise=0.01, diverged=()):
+    """Run files of one experiment: each metric is its constant, times 1 + effect of (rule, kappa), plus noise."""
+    random = np.random.default_rng(0)
+    samples = [384 * k for k in range(1, 9)]
+    paths = []
+    for (rule, kappa), effect in effects.items():
+        for seed in range(seeds):
+            name = f"{spec['experiment']}.{rule}.k{kappa}.s{seed}"
+            own = {"run": name, "rule": rule, "kappa": kappa, "batch_size": 32 * kappa, "seed": seed}
+            rows = []
+            for n in samples:
+                step, time = n // (32 * kappa), n * 1e-8
+                if (rule, kappa, seed) in diverged and n > samples[3]:
+                    rows.append((name, step, time, "diverged", 1.0))
+                    break
+                for metric, level in METRICS.items():
+                    value = level * (1 + effect + noise * random.normal())
+                    rows.append((name, step, time, metric, value))
+            path = folder / f"{name}.parquet"
+            store.write_run(path, rows, {**spec, **own, "samples": samples[-1]}, seconds=1.0, device="x")
+            paths.append(path)
+    return paths
+
+
+@pytest.fixture
+def trajectories(tmp_path, spec):
+    def make(effects, **options):
+        return tables.collect(write_runs(tmp_path, spec, effects, **options))[0]
+
+    return make
+
+
+FAITHFUL = {("sqrt", 1): 0.0, ("sqrt", 2): 0.0, ("sqrt", 4): 0.0, ("linear", 4): 0.3, ("none", 4): -0.001}
+
+
+def verdicts(trajectories):
+    table = claims.evaluate(trajectories)
+    return dict(zip(table["id"], table["verdict"], strict=True)), table
+
+
+def test_tables_hold_every_run(tmp_path, spec):
+    trajectories, runs = tables.collect(write_runs(tmp_path, spec, FAITHFUL))
+    assert len(runs) == 15
+    assert len(trajectories) == 15 * 8 * len(METRICS)
+    assert set(runs["lr"]) == {spec["optimizer"]["lr"]}
+    assert np.isclose(trajectories["epoch"].max(), 8 * 384 / 60_000)
+    assert runs["final_test_accuracy"].between(0.8, 1.2).all()
+    tables.write(tmp_path / "out", trajectories, runs)
+    pd.testing.assert_frame_equal(tables.read(tmp_path / "out"), trajectories)
+    with pytest.raises(InputError, match="no such file; `snakemake"):
+        tables.read(tmp_path)
+
+
+def test_groups_contain_the_baseline_for_every_rule(trajectories):
+    groups = tables.groups(trajectories(FAITHFUL), "fashion-cnn-adam", "linear", "test_loss")
+    assert groups.kappas == [1, 4]
+    assert groups.values[4].shape == (3, 8)
+    assert groups.batch_size == {1: 32, 4: 128}
+    with pytest.raises(InputError, match="no values of test_los for"):
+        tables.groups(trajectories(FAITHFUL), "fashion-cnn-adam", "linear", "test_los")
+
+
+def test_a_faithful_rule_is_reproduced_and_a_bad_alternative_told_apart(trajectories):
+    # Noise far below the tolerance and ten seeds: the intervals are narrow against every threshold.
+    found, table = verdicts(trajectories(FAITHFUL, seeds=10, noise=1e-3))
+    assert found["final-accuracy.fashion-cnn-adam"] == "reproduced"
+    assert {v for k, v in found.items() if k.startswith("trajectory.")} == {"reproduced"}
+    assert found["closeness.fashion-cnn-adam.linear.k4"] == "reproduced"
+    assert len(table) == 1 + len(METRICS) + 2
+    assert (table["low"] <= table["high"]).all()
+    assert set(table.columns) == set(claims.COLUMNS)
+
+
+def test_a_broken_rule_is_not_reproduced(trajectories):
+    found, table = verdicts(trajectories({**FAITHFUL, ("sqrt", 4): 0.2}, noise=1e-3))
+    assert found["final-accuracy.fashion-cnn-adam"] == "not reproduced"
+    assert {v for k, v in found.items() if k.startswith("trajectory.")} == {"not reproduced"}
+    assert found["closeness.fashion-cnn-adam.none.k4"] == "not reproduced"
+    notes = dict(zip(table["id"], table["note"], strict=True))
+    assert "(outside at the end)" in notes["trajectory.fashion-cnn-adam.test_loss"]
+
+
+def test_too_much_noise_and_single_seeds_are_inconclusive(trajectories):
+    found, _ = verdicts(trajectories({**FAITHFUL, ("sqrt", 4): 0.02}, noise=0.02))
+    assert found["final-accuracy.fashion-cnn-adam"] == "inconclusive"
+    single, table = verdicts(trajectories(FAITHFUL, seeds=1))
+    assert set(single.values()) == {"inconclusive"}
+    assert set(table["n"]) == {1}
+
+
+def test_a_diverged_run_fails_its_claims_and_only_those(trajectories):
+    found, table = verdicts(trajectories(FAITHFUL, seeds=10, noise=1e-3, diverged=[("sqrt", 4, 2)]))
+    own = {k: v for k, v in found.items() if not k.startswith("closeness.")}
+    assert set(own.values()) == {"not reproduced"}
+    assert table["note"].str.contains("fashion-cnn-adam.sqrt.k4.s2 diverged").sum() == len(own) + 2
+    found, _ = verdicts(trajectories(FAITHFUL, seeds=10, noise=1e-3, diverged=[("linear", 4, 0)]))
+    assert found["closeness.fashion-cnn-adam.linear.k4"] == "reproduced"
+    assert found["final-accuracy.fashion-cnn-adam"] == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "below", "wanted"),
+    [
+        (1, 2, True, "reproduced"),
+        (4, 5, True, "not reproduced"),
+        (1, 5, True, "inconclusive"),
+        (4, 5, False, "reproduced"),
+        (1, 2, False, "not reproduced"),
+        (1, 5, False, "inconclusive"),
+        (np.nan, np.nan, True, "inconclusive"),
+        (np.inf, np.inf, False, "reproduced"),
+    ],
+)
+def test_verdicts(low, high, below, wanted):
+    assert claims.verdict(low, high, 3, below) == wanted
+
+
+def test_the_text_ends_with_the_count(trajectories):
+    lines = claims.summary(claims.evaluate(trajectories(FAITHFUL))).splitlines()
+    assert lines[0].split() == ["claim", "value", "95%", "interval", "n", "threshold", "verdict"]
+    assert lines[-1].startswith("8 claims: ")
+
+
+@pytest.mark.parametrize("figure", ["scaling-fashion-cnn-adam", "rules-fashion-cnn"])
+@pytest.mark.parametrize("options", [{}, {"seeds": 1}, {"diverged": [("linear", 4, 0), ("sqrt", 4, 1)]}])
+def test_figures_show_every_batch_size_in_order_with_units(figure, options, trajectories, tmp_path):
+    from adasde.plots import style
+
+    drawn = plots.draw(figure, trajectories(FAITHFUL, **options))
+    labels = [text.get_text() for legend in drawn.legends for text in legend.get_texts()]
+    if figure.startswith("scaling"):
+        assert [label.split("$")[1] for label in labels[:3]] == ["B = 32", "B = 64", "B = 128"]
+    else:
+        assert labels[1:] == [style.RULES[rule] for rule in ("sqrt", "linear", "none")]
+    assert any("test accuracy (%)" in axes.get_ylabel() for axes in drawn.axes)
+    assert all(axes.get_xlabel() for axes in drawn.axes[-3:])
+    style.save(drawn, [tmp_path / "a.png", tmp_path / "a.pdf"])
+    again = plots.draw(figure, trajectories(FAITHFUL, **options))
+    style.save(again, [tmp_path / "b.png", tmp_path / "b.pdf"])
+    for kind in ("png", "pdf"):
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+    assert not plt.get_fignums()
+
+
+def test_a_figure_without_its_runs_is_refused(trajectories):
+    with pytest.raises(InputError, match="no experiment of this task runs more than"):
+        plots.draw("rules-fashion-cnn", trajectories({("sqrt", 1): 0.0, ("sqrt", 2): 0.0}))

@@ -1,0 +1,235 @@
+"""The command line: what a user types and reads, bad input included."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from adasde import store
+from conftest import ROOT
+
+SCALE = [
+    "scale",
+    "adam",
+    "--lr",
+    "1e-3",
+    "--beta1",
+    "0.9",
+    "--beta2",
+    "0.999",
+    "--eps",
+    "1e-8",
+    "--batch-size",
+    "256",
+]
+
+
+def test_scale_prints_old_new_and_formula(adasde):
+    begun = time.monotonic()
+    done = adasde(*SCALE, "--to", 1024)
+    assert time.monotonic() - begun < 1.0
+    assert done.returncode == 0
+    rows = {line.split()[0]: line.split(maxsplit=3)[1:] for line in done.stdout.splitlines()}
+    assert rows["lr"] == ["0.001", "0.002", "sqrt(kappa) lr"]
+    assert rows["beta1"] == ["0.9", "0.6", "1 - kappa (1 - beta1)"]
+    assert rows["eps"] == ["1e-08", "5e-09", "eps / sqrt(kappa)"]
+    assert "warning" not in done.stdout
+
+
+def test_scale_as_json(adasde):
+    done = adasde(*SCALE, "--to", 384, "--weight-decay", 0.1, "--decoupled", "--steps", 3000, "--clip", 1, "--json")
+    found = json.loads(done.stdout)
+    assert found["optimizer"] == "adam"
+    assert found["rule"] == "sqrt"
+    assert (found["kappa"], found["batch_size"], found["steps"]) == (1.5, 384, 2000)
+    assert found["lr"] == pytest.approx(1e-3 * 1.5**0.5)
+    assert found["beta1"] == pytest.approx(0.85)
+    assert found["weight_decay"] == pytest.approx(0.1 * 1.5**0.5)
+    assert found["clip"] == pytest.approx(1.5**-0.5)
+    assert found["warnings"] == []
+    arguments = "scale rmsprop --lr 1e-3 --beta 0.9 --eps 1e-8 --batch-size 256 --to 64 --rule linear --json"
+    found = json.loads(adasde(*arguments.split()).stdout)
+    assert {"optimizer", "rule", "kappa", "batch_size", "lr", "beta", "eps", "weight_decay"} <= found.keys()
+    assert found["lr"] == 2.5e-4
+
+
+def test_scale_warns_beyond_half(adasde):
+    done = adasde(*SCALE, "--to", 2048)
+    assert "warning: kappa = 8 leaves beta1 = 0.2" in done.stdout
+    assert json.loads(adasde(*SCALE, "--to", 2048, "--json").stdout)["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*SCALE, "--to", 4096], "kappa = 16: too large for beta1 = 0.9"),
+        ([*SCALE, "--to", 1024, "--rule", "sqr"], "rule = 'sqr': must be one of sqrt, linear"),
+        ([*SCALE, "--to", 0], "to = 0: must be a whole number >= 1"),
+        ([*SCALE, "--to", "many"], "argument --to: invalid int value: 'many'"),
+        ([*SCALE[:2], "--lr", -1, *SCALE[4:], "--to", 512], "lr = -1: must be a finite number > 0"),
+        (["scale", "adagrad"], "invalid choice: 'adagrad'"),
+        (["plan", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["data", "mnist"], "data = 'mnist': must be one of"),
+        (["run", "--spec", "{", "--out", "x.parquet"], "spec: not JSON"),
+        (["run", "--spec", "{}", "--out", "x.parquet"], "run: 'recipe' is a required property"),
+        (["collect", "nowhere.parquet", "--out", "."], "nowhere.parquet: no such file"),
+        (["figure", "scatter-x", "--tables", ".", "--out", "x.png"], "figure = 'scatter-x': must start with"),
+        (["figure", "rules-x", "--tables", ".", "--out", "x.gif"], "out = x.gif: must end in .png or .pdf"),
+        (["claims", "nowhere"], "trajectories.parquet: no such file"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_non_zero_exit(arguments, message, adasde, tmp_path):
+    done = adasde(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("adasde: error: ")
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_that_is_no_yaml(adasde, tmp_path):
+    (tmp_path / "a.yaml").write_text("scale: [")
+    done = adasde("plan", tmp_path / "a.yaml")
+    assert done.returncode == 2
+    assert "a.yaml: not YAML (line 1)" in done.stderr
+
+
+def test_plan_prints_one_row_per_run(adasde):
+    done = adasde("plan", ROOT / "workflow/config/smoke.yaml")
+    specs = json.loads(adasde("plan", ROOT / "workflow/config/smoke.yaml", "--json").stdout)
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == [spec["run"] for spec in specs]
+    assert lines[-1].startswith(f"{len(specs)} runs, ")
+
+
+def test_data_says_where_and_under_what_licence(adasde, data_root):
+    done = adasde("data", "fashion-mnist", env={"ADASDE_DATA": str(data_root)})
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"{data_root / 'fashion-mnist'}: 60,000 training and 10,000 test examples")
+    assert "MIT" in done.stdout
+
+
+@pytest.fixture
+def short(spec):
+    """A real run of 480 steps, saved after each chunk of about 64."""
+    return {**spec, "samples": 15_360, "evaluate": [1536, 15_360], "horizon": 2.3e-4}
+
+
+def start(spec, folder, data_root):
+    command = [sys.executable, "-m", "adasde", "run", "--spec", json.dumps(spec), "--data", str(data_root)]
+    command += [
+        "--out",
+        str(folder / "run.parquet"),
+        "--checkpoint",
+        str(folder / "run.pt"),
+        "--checkpoint-every",
+        "0",
+    ]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return errors
+
+
+@pytest.mark.slow
+def test_killed_three_times_and_resumed_is_bit_for_bit_the_uninterrupted_run(short, data_root, tmp_path):
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    for folder in folders:
+        folder.mkdir()
+    errors = finish(start(short, folders[0], data_root))
+    assert errors == ""  # quiet in logs
+    whole, metadata = store.read_run(folders[0] / "run.parquet")
+    draw = random.Random(0)
+    for _ in range(3):
+        process = start(short, folders[1], data_root)
+        before = checkpoint_age(folders[1])
+        while checkpoint_age(folders[1]) == before and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(draw.random() * 0.3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.returncode == -signal.SIGKILL
+        assert not (folders[1] / "run.parquet").exists()
+    finish(start(short, folders[1], data_root))
+    resumed, again = store.read_run(folders[1] / "run.parquet")
+    assert store.digest(resumed) == store.digest(whole)
+    assert again["rows_sha256"] == metadata["rows_sha256"]
+    leftovers = {path.name for path in folders[1].iterdir()} - {"run.parquet"}
+    assert all(name.startswith(".run.pt.") for name in leftovers)  # only what a kill left half-written
+
+
+def checkpoint_age(folder):
+    path = folder / "run.pt"
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+@pytest.mark.slow
+def test_the_same_spec_twice_is_the_same_table_and_another_checkpoint_is_refused(short, data_root, tmp_path):
+    digests = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        finish(start(short, tmp_path / name, data_root))
+        digests.append(store.read_run(tmp_path / name / "run.parquet")[1]["rows_sha256"])
+    assert digests[0] == digests[1]
+    (tmp_path / "c").mkdir()
+    process = start(short, tmp_path / "c", data_root)
+    while not (tmp_path / "c/run.pt").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    process = start({**short, "seed": 7}, tmp_path / "c", data_root)
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert "checkpoint of another spec (seed differ; seed is 0 there and 7 here)" in errors
+    assert not (tmp_path / "c/run.parquet").exists()
+
+
+def test_check_tells_missing_damaged_and_foreign_runs(adasde, config, spec, tmp_path):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    runs = tmp_path / "runs"
+    names = [s["run"] for s in json.loads(adasde("plan", tmp_path / "c.yaml", "--json").stdout)]
+    rows = [(names[0], 1, 0.1, "test_loss", 1.0)]
+    store.write_run(runs / f"{names[0]}.parquet", rows, spec)
+    store.write_run(runs / f"{names[1]}.parquet", rows, {**spec, "seed": 9})
+    (runs / f"{names[2]}.parquet").write_bytes(b"PAR1")
+    done = adasde("check", tmp_path / "c.yaml", "--results", tmp_path)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[-1] == f"1 of {len(names)} runs are there, whole and as planned"
+    assert "made from another spec" in lines[0]
+    assert "damaged" in lines[1]
+    assert "no such file" in lines[2]
+
+
+def test_a_terminal_sees_a_progress_bar(short, data_root, tmp_path):
+    """Under a pseudo-terminal the run draws a bar with its id."""
+    import pty
+
+    spec = {**short, "samples": 1536, "evaluate": [1536]}
+    command = [sys.executable, "-m", "adasde", "run", "--spec", json.dumps(spec), "--data", str(data_root)]
+    master, slave = pty.openpty()
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "a.parquet")], stderr=slave, stdout=slave)
+    os.close(slave)
+    written = b""
+    while True:
+        try:
+            part = os.read(master, 4096)
+        except OSError:
+            break
+        if not part:
+            break
+        written += part
+    assert process.wait() == 0
+    assert spec["run"].encode() in written
+    assert b"48/48" in written

@@ -1,0 +1,181 @@
+"""plan.py and the schemas: configs multiplied out, and every mistake refused in one line."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from adasde import Adam, InputError, plan
+from adasde.plots import plot_named
+from adasde.scaling import RULES
+from adasde.tasks import TASKS
+from conftest import ROOT
+
+CONFIGS = sorted((ROOT / "workflow/config").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_plans(path):
+    planned = plan.plan(yaml.safe_load(path.read_text()))
+    assert planned.scale == path.stem
+    assert planned.runs
+    for run, spec in planned.runs.items():
+        assert spec["run"] == run
+        assert spec["samples"] == spec["evaluate"][-1]
+        assert spec["evaluate"] == sorted(set(spec["evaluate"]))
+        assert all(samples % spec["batch_size"] == 0 for samples in spec["evaluate"])
+    for figure in planned.figures:
+        assert plot_named(figure)
+
+
+def test_runs_of_an_experiment_share_times_and_samples_and_initial_weights(config):
+    specs = list(plan.plan(config).runs.values())
+    assert len({(s["experiment"], str(s["evaluate"]), s["horizon"], s["init_seed"]) for s in specs}) == len(
+        config["experiments"]
+    )
+
+
+def test_a_spec_by_hand(config):
+    spec = plan.plan(config).runs["fashion-cnn-adam.sqrt.k4.s1"]
+    assert spec["batch_size"] == 128
+    assert spec["seed"] == 1
+    base = {k: v["value"] for k, v in config["experiments"]["fashion-cnn-adam"]["optimizer"].items() if k != "name"}
+    wanted = Adam(**base).scaled(4)
+    assert spec["optimizer"] == {"name": "adam", "variant": "paper", **vars(wanted)}
+    assert spec["horizon"] == pytest.approx(base["lr"] ** 2 * spec["samples"] / 32)
+
+
+def test_another_kappa_touches_no_other_run(config):
+    before = plan.plan(config).runs
+    config["experiments"]["fashion-cnn-adam"]["rules"]["sqrt"]["value"] = [1, 12]
+    after = plan.plan(config).runs
+    assert "fashion-cnn-adam.sqrt.k12.s0" in after
+    shared = before.keys() & after.keys()
+    assert len(shared) < len(before)
+    assert all(before[run] == after[run] for run in shared)
+
+
+def edit(path, value):
+    def apply(config):
+        *folders, last = path.split("/")
+        for folder in folders:
+            config = config[folder]
+        config[last] = value
+
+    return apply
+
+
+EXPERIMENT = "experiments/fashion-cnn-adam"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edit("colour", "blue"), "unknown key 'colour'; must be one of scale"),
+        (edit(f"{EXPERIMENT}/kapas", [1]), "fashion-cnn-adam: unknown key 'kapas'; must be one of task"),
+        (edit(f"{EXPERIMENT}/task", "fashion-cmm"), "task = 'fashion-cmm': must be one of fashion-cnn"),
+        (
+            edit(f"{EXPERIMENT}/rules/sqr", {"value": [4], "source": "ours"}),
+            "rule = 'sqr': must be one of sqrt",
+        ),
+        (edit(f"{EXPERIMENT}/optimizer/name", "adagrad"), "optimizer.name: 'adagrad' is not one of"),
+        (edit(f"{EXPERIMENT}/optimizer/lr/value", -0.1), "optimizer.lr = -0.1: must be a finite number > 0"),
+        (edit(f"{EXPERIMENT}/optimizer/lr/value", "1e-3"), "'1e-3' is not of type 'number' .YAML reads"),
+        (edit(f"{EXPERIMENT}/optimizer/beta1/value", 1.0), r"optimizer.beta1 = 1: must be in \[0, 1\)"),
+        (edit(f"{EXPERIMENT}/optimizer/beta", {"value": 0.9, "source": "ours"}), "unknown key 'beta'"),
+        (edit(f"{EXPERIMENT}/optimizer/eps", 1e-8), "optimizer.eps: 1e-08 is not of type 'object'"),
+        (edit(f"{EXPERIMENT}/optimizer/eps/source", "a friend"), "eps.source: 'a friend' is not one of"),
+        (
+            edit(f"{EXPERIMENT}/rules/sqrt/value", [1, 100]),
+            "kappa = 100: too large for beta1 = 0.99.* below 100",
+        ),
+        (edit(f"{EXPERIMENT}/rules/sqrt/value", [2, 4]), "rules.sqrt = .2, 4.: must contain 1, the baseline"),
+        (edit(f"{EXPERIMENT}/rules/sqrt/value", []), "rules.sqrt.value: "),
+        (edit(f"{EXPERIMENT}/rules/none", {"value": [1], "source": "ours"}), "leave 1 to sqrt"),
+        (
+            edit(f"{EXPERIMENT}/rules/none", {"value": [1.3], "source": "ours"}),
+            "batch size 32 would become 41.6",
+        ),
+        (
+            edit(f"{EXPERIMENT}/rules/none", {"value": [2048], "source": "ours"}),
+            "batch_size = 65536 .* larger than",
+        ),
+        (
+            edit(f"{EXPERIMENT}/rules/none", {"value": [5], "source": "ours"}),
+            "evaluate.every = 1536: .* 7680 would do",
+        ),
+        (edit(f"{EXPERIMENT}/batch_size/value", 0), "batch_size.value: 0 is less than the minimum of 1"),
+        (edit(f"{EXPERIMENT}/seeds/value", 0), "seeds.value: 0 is less than the minimum of 1"),
+        (edit(f"{EXPERIMENT}/epochs/value", 0.05), "evaluate.count = 3: the run has only 1 intervals"),
+        (
+            edit(f"{EXPERIMENT}/sampling/value", "shuffle"),
+            "sampling = 'shuffle': must be replacement or epoch",
+        ),
+        (
+            edit(f"{EXPERIMENT}/schedule", {"decays": {"value": [0.8, 0.6], "source": "ours"}}),
+            "decays = .0.8, 0.6.: must increase",
+        ),
+        (
+            edit("figures", ["scatter-fashion-cnn-adam"]),
+            "figure = 'scatter-fashion-cnn-adam': must start with one of",
+        ),
+        (
+            edit("figures", ["scaling-fashion-cnn-adm"]),
+            "shows 'fashion-cnn-adm', which is no experiment or task",
+        ),
+        (edit("experiments", {}), "experiments: "),
+    ],
+)
+def test_mistakes_are_refused_in_one_line(change, message, config):
+    change(config)
+    with pytest.raises(InputError, match=message) as caught:
+        plan.plan(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_variants_and_runs_are_checked_as_well(config):
+    number = {"value": 0.99, "source": "ours"}
+    config["experiments"]["fashion-cnn-adam"]["optimizer"] = {
+        "name": "rmsprop", "variant": {"value": "tf", "source": "ours"}, "lr": number, "beta": number, "eps": number,
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"optimizer.variant: 'tf' is not one of \['paper', 'torch', 'authors'\]"):
+        plan.plan(config)
+
+
+def test_planning_imports_neither_torch_nor_snakemake():
+    code = (
+        "import sys, yaml, adasde.plan, adasde.cli;"
+        "adasde.plan.plan(yaml.safe_load(open('workflow/config/mini.yaml')));"
+        "print([m for m in ('torch', 'snakemake', 'pandas', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_number_of_a_config_has_its_source():
+    """The schema asks for it; this looks with other eyes: no bare number but the evaluation grid."""
+
+    def bare(node, place):
+        if isinstance(node, dict):
+            if "source" in node:
+                return
+            for key, value in node.items():
+                yield from bare(value, f"{place}.{key}")
+        elif isinstance(node, int | float) and not isinstance(node, bool) and ".evaluate." not in place:
+            yield place
+
+    for path in CONFIGS:
+        assert list(bare(yaml.safe_load(path.read_text()), path.stem)) == []
+
+
+def test_the_registries_point_to_code():
+    from importlib import import_module
+
+    from adasde.plots import PLOTS
+    from adasde.plots.style import RULE_STYLES
+    from adasde.plots.style import RULES as NAMES
+
+    assert all(hasattr(import_module(entry.module), "load") for entry in TASKS.values())
+    assert all(hasattr(import_module(module), "draw") for module in PLOTS.values())
+    assert set(RULES) == set(NAMES) == set(RULE_STYLES)

@@ -1,0 +1,85 @@
+"""store.py: whole files or none, and tables that notice damage."""
+
+import math
+
+import pytest
+
+from adasde import InputError, store
+
+ROWS = [("a.k1.s0", 4, 1e-6, "test_loss", 0.1), ("a.k1.s0", 8, 2e-6, "test_loss", math.nan)]
+
+
+def test_a_table_comes_back_with_its_spec(tmp_path):
+    path = tmp_path / "runs" / "a.parquet"
+    store.write_run(path, ROWS, {"lr": 0.1}, seconds=1.5)
+    rows, metadata = store.read_run(path)
+    assert store.digest(rows) == store.digest(ROWS)
+    assert rows[0] == ROWS[0]
+    assert metadata["spec"] == {"lr": 0.1}
+    assert metadata["seconds"] == 1.5
+    assert [p.name for p in path.parent.iterdir()] == ["a.parquet"]
+
+
+def test_pandas_reads_it_too(tmp_path):
+    import pandas as pd
+
+    store.write_run(tmp_path / "a.parquet", ROWS, {})
+    frame = pd.read_parquet(tmp_path / "a.parquet")
+    assert list(frame.columns) == list(store.COLUMNS)
+    assert frame["value"].tolist()[0] == 0.1
+
+
+def test_the_digest_sees_the_last_bit():
+    assert store.digest(ROWS) == store.digest([list(row) for row in ROWS])
+    other = [(*ROWS[0][:4], math.nextafter(0.1, 1)), ROWS[1]]
+    assert store.digest(other) != store.digest(ROWS)
+
+
+def test_damage_is_noticed(tmp_path):
+    path = tmp_path / "a.parquet"
+    store.write_run(path, ROWS, {"lr": 0.1})
+    whole = path.read_bytes()
+    unnoticed = 0
+    for place in range(0, len(whole), 7):
+        spoiled = bytearray(whole)
+        spoiled[place] ^= 0x10
+        path.write_bytes(spoiled)
+        try:
+            rows, metadata = store.read_run(path)
+        except InputError as error:
+            assert str(path) in str(error)
+        else:  # a byte that carries no value, such as a statistic or a version
+            assert store.digest(rows) == store.digest(ROWS)
+            assert metadata["spec"] == {"lr": 0.1}
+            unnoticed += 1
+    assert unnoticed < len(whole) / 7 / 2
+    for length in (0, 10, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="damaged"):
+            store.read_run(path)
+    path.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        store.read_run(path)
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), store.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    with store.atomic(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_equal_specs_have_equal_hashes():
+    assert store.spec_hash({"a": 1, "b": [0.1]}) == store.spec_hash({"b": [0.1], "a": 1})
+    assert store.spec_hash({"a": 1}) != store.spec_hash({"a": 2})
+
+
+def test_provenance_names_versions_and_device_only():
+    facts = store.provenance()
+    assert {"adasde", "python", "torch", "numpy", "device", "threads"} == set(facts)

@@ -1,0 +1,127 @@
+"""The graph of jobs: the smoke scale from nothing, what reruns and what does not, and mistakes before any job."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import yaml
+
+from conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def snakemake(folder, *arguments):
+    """Run Snakemake on the repository's Snakefile in ``folder``; return exit status and everything printed."""
+    command = [sys.executable, "-m", "snakemake", "-c2", "--snakefile", str(ROOT / "Snakefile"), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def jobs(output):
+    """Count of each rule in the job table of a dry run."""
+    table = output.partition("job ")[2].partition("total")[0]
+    return {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+
+
+SMOKE = ("--configfile", str(ROOT / "workflow/config/smoke.yaml"))
+
+
+@pytest.fixture(scope="module")
+def built(data_root, tmp_path_factory):
+    """The smoke scale, built in an empty folder with the data at hand."""
+    folder = tmp_path_factory.mktemp("smoke")
+    (folder / "results").mkdir()
+    shutil.copytree(data_root, folder / "results/data")
+    begun = time.monotonic()
+    status, output = snakemake(folder, *SMOKE)
+    assert status == 0, output
+    assert time.monotonic() - begun < 90
+    return folder
+
+
+def test_every_figure_and_the_claims_are_there(built):
+    figures = {path.name for path in (built / "figures/smoke").iterdir()}
+    names = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())["figures"]
+    assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
+    claims = pd.read_csv(built / "results/smoke/claims.csv")
+    assert set(claims["verdict"]) <= {"reproduced", "not reproduced", "inconclusive"}
+    assert {"final-accuracy.fashion-cnn-adam", "closeness.fashion-cnn-adam.linear.k4"} <= set(claims["id"])
+    runs = pd.read_csv(built / "results/smoke/runs.csv")
+    assert len(runs) == 10
+    assert runs["device"].notna().all()
+    assert not list((built / "results").rglob("*.checkpoint"))
+
+
+def test_nothing_is_left_to_do(built):
+    status, output = snakemake(built, "-n", *SMOKE)
+    assert status == 0
+    assert "Nothing to be done" in output
+
+
+def test_touching_every_date_reruns_nothing(built):
+    for number, path in enumerate(sorted(built.rglob("*"), reverse=True)):
+        if ".snakemake" not in path.parts and path.is_file():
+            os.utime(path, (time.time() + number,) * 2)
+    _, output = snakemake(built, "-n", *SMOKE)
+    assert "Nothing to be done" in output, output
+
+
+def test_a_deleted_figure_is_one_job(built):
+    (built / "figures/smoke/rules-fashion-cnn.png").unlink()
+    _, output = snakemake(built, "-n", "figures/smoke/rules-fashion-cnn.png", *SMOKE)
+    assert jobs(output) == {"figure": 1}
+    _, output = snakemake(built, "-n", *SMOKE)
+    assert jobs(output) == {"figure": 1, "all": 1}
+    status, output = snakemake(built, "figures/smoke/rules-fashion-cnn.png", *SMOKE)
+    assert status == 0, output
+
+
+def test_a_changed_kappa_reruns_only_the_runs_it_touches(built, tmp_path):
+    config = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())
+    config["experiments"]["fashion-cnn-adam"]["rules"]["sqrt"]["value"] = [1, 8]
+    config["experiments"]["fashion-cnn-adam"]["rules"]["linear"]["value"] = [8]
+    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config))
+    _, output = snakemake(built, "-n", "--configfile", str(tmp_path / "changed.yaml"))
+    assert jobs(output) == {"run": 4, "collect": 1, "claims": 1, "figure": 3, "all": 1}
+
+
+def test_a_changed_learning_rate_reruns_its_experiment(built, tmp_path):
+    config = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())
+    config["experiments"]["fashion-resnet-rmsprop"]["optimizer"]["lr"]["value"] = 3e-3
+    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config))
+    _, output = snakemake(built, "-n", "--configfile", str(tmp_path / "changed.yaml"))
+    assert jobs(output)["run"] == 4
+
+
+def test_the_profile_and_the_default_config(built):
+    status, output = snakemake(built, "-n", "--profile", str(ROOT / "workflow/profiles/local"))
+    assert status == 0, output
+    runs = jobs(output)["run"]
+    _, output = snakemake(built, "-n")
+    assert jobs(output)["run"] == runs == 78
+
+
+def test_a_mistake_in_the_config_is_one_line_before_any_job(built, tmp_path):
+    config = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())
+    config["experiments"]["fashion-cnn-adam"]["kapas"] = [1]
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(config))
+    status, output = snakemake(built, "--configfile", str(tmp_path / "wrong.yaml"))
+    assert status != 0
+    lines = [line for line in output.splitlines() if "adasde: error: " in line]
+    assert lines == [
+        "adasde: error: experiments.fashion-cnn-adam: unknown key 'kapas'; must be one of "
+        "task, optimizer, batch_size, epochs, sampling, schedule, rules, seeds, evaluate"
+    ]
+    assert "Traceback" not in output
+
+
+def test_the_report_is_made(built):
+    status, output = snakemake(built, "--report", "report.html", *SMOKE)
+    assert status == 0, output
+    assert (built / "report.html").stat().st_size > 100_000

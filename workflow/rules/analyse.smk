@@ -1,0 +1,33 @@
+rule collect:
+    input:
+        expand("<results>/runs/{run}.parquet", run=PLAN.runs),
+    output:
+        trajectories="<results>/trajectories.parquet",
+        runs="<results>/runs.csv",
+    log:
+        "<results>/logs/collect.log",
+    benchmark:
+        "<results>/benchmarks/collect.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        folder=subpath(output.runs, parent=True),
+    shell:
+        "adasde collect {input} --out {params.folder} > {log} 2>&1"
+
+
+rule claims:
+    input:
+        "<results>/trajectories.parquet",
+    output:
+        "<results>/claims.csv",
+    log:
+        "<results>/logs/claims.log",
+    benchmark:
+        "<results>/benchmarks/claims.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        tables=subpath(input[0], parent=True),
+    shell:
+        "adasde claims {params.tables} --out {output} > {log} 2>&1"

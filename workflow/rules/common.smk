@@ -1,0 +1,24 @@
+# The plan of the config, made by the library; a mistake in the config ends here, in one line, before any job.
+import os
+import sys
+import warnings
+
+from adasde import InputError, ScalingWarning
+from adasde.plan import plan
+from adasde.store import canonical, spec_hash
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", ScalingWarning)  # `adasde plan` prints them
+    try:
+        PLAN = plan(config)
+    except InputError as error:
+        sys.exit(f"adasde: error: {error}")
+
+# Jobs use the interpreter that runs Snakemake, whether or not its environment is active.
+shell.prefix(f"export PATH={os.path.dirname(sys.executable)}:$PATH; ")
+
+
+wildcard_constraints:
+    run="[^/]+",
+    figure="[^/]+",
+    data="[^/]+",

@@ -1,0 +1,16 @@
+rule figure:
+    input:
+        "<results>/trajectories.parquet",
+    output:
+        png="<figures>/{figure}.png",
+        pdf="<figures>/{figure}.pdf",
+    log:
+        "<results>/logs/figures/{figure}.log",
+    benchmark:
+        "<results>/benchmarks/figures/{figure}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        tables=subpath(input[0], parent=True),
+    shell:
+        "adasde figure {wildcards.figure} --tables {params.tables} --out {output} > {log} 2>&1"
