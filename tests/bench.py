@@ -1,0 +1,143 @@
+"""Speed as ratios within one process, interleaved so that a drifting machine cancels: `make bench`.
+
+  step   our training step / a bare forward-backward-step of the same model on one fixed batch
+  usual  torchvision's usual loop (data set, transforms, DataLoader, default Adam) / ours
+  run    a whole run of the mini scale with its evaluations / (its steps x the bare step)
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from adasde import data, optim, plan, store, tasks
+from adasde.train import CHUNK, Run, keep_memory, train
+
+ROOT = Path(__file__).parents[1]
+ROUNDS = 15
+SAMPLES = 8 * CHUNK  # per round and contestant
+
+
+class Images(Dataset):
+    """Fashion-MNIST as torchvision serves it: one PIL image at a time through a transform."""
+
+    def __init__(self, tensors):
+        self.images, self.labels = tensors["train-images"][:, 0], tensors["train-labels"].long()
+        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.2860,), (0.3530,))])
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.transform(Image.fromarray(self.images[index].numpy())), int(self.labels[index])
+
+
+def bare(spec, task):
+    """Return a function of one step on a fixed batch, with the run's own model, memory format and optimizer."""
+    run = Run(spec, task)
+    batch = task.gather(run.sampler.draw(spec["batch_size"]))
+
+    def step():
+        run.optimizer.zero_grad()
+        task.loss(run.model, *batch).backward()
+        run.optimizer.step()
+
+    return step
+
+
+def usual(spec, task, tensors):
+    """Return a function of one step of the usual loop."""
+    model = task.build().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=spec["optimizer"]["lr"])
+
+    def endless():
+        while True:
+            yield from DataLoader(Images(tensors), batch_size=spec["batch_size"], shuffle=True, drop_last=True)
+
+    batches = endless()
+
+    def step():
+        images, labels = next(batches)
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def seconds(function):
+    begun = time.perf_counter()
+    function()
+    return time.perf_counter() - begun
+
+
+def steps_of(spec, task, tensors):
+    """Seconds per round of the bare step, of ours and of the usual loop, interleaved."""
+    size = spec["batch_size"]
+    steps = SAMPLES // size
+    ours, fixed, loop = Run(spec, task), bare(spec, task), usual(spec, task, tensors)
+
+    def advance():
+        for _ in range(SAMPLES // CHUNK):
+            ours.advance(CHUNK // size)
+
+    contestants = {
+        "bare": lambda: [fixed() for _ in range(steps)],
+        "ours": advance,
+        "usual": lambda: [loop() for _ in range(steps)],
+    }
+    for function in contestants.values():
+        function()  # warm
+    return [{name: seconds(function) for name, function in contestants.items()} for _ in range(ROUNDS)]
+
+
+def whole_run(spec, task):
+    """Ratio of a whole run to its steps, each bare; the bare step is timed before and after."""
+    steps = spec["samples"] // spec["batch_size"]
+    fixed = bare(spec, task)
+    part = steps // 4
+
+    def some():
+        return seconds(lambda: [fixed() for _ in range(part)]) / part
+
+    some()
+    before = some()
+    whole = seconds(lambda: train(spec, task))
+    return whole / (steps * (before + some()) / 2)
+
+
+def main():
+    keep_memory()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    optim.skip_compiler()
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "results/data"
+    data.prepare("fashion-mnist", root)
+    tensors = data.load("fashion-mnist", root)
+    task = tasks.load("fashion-cnn", root)
+    runs = plan.plan(yaml.safe_load((ROOT / "workflow/config/mini.yaml").read_text())).runs
+    print(f"{store.device_name()}, torch {torch.__version__}, one thread; medians of {ROUNDS} interleaved rounds")
+    print(f"{'fashion-cnn, adam':22}{'step (<= 1.05)':>22}{'usual (>= 2.6)':>22}{'run (<= 1.25)':>16}")
+    for kappa in (1, 4, 16):
+        spec = runs[f"fashion-cnn-adam.sqrt.k{kappa}.s0"]
+        rounds = steps_of(spec, task, tensors)
+        cells = []
+        for above, below in (("ours", "bare"), ("usual", "ours")):
+            ratios = [r[above] / r[below] for r in rounds]
+            low, high = np.quantile(ratios, (0.25, 0.75))
+            cells.append(f"{statistics.median(ratios):.3f} ({low:.2f}-{high:.2f})")
+        whole = statistics.median(whole_run(spec, task) for _ in range(3))
+        print(f"B = {spec['batch_size']:<18}{cells[0]:>22}{cells[1]:>22}{whole:>16.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
