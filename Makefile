@@ -6,7 +6,7 @@ VENV := .venv
 SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES)
 CONFIG := --configfile workflow/config/$(SCALE).yaml
 
-.PHONY: env figures test lint bench report clean lock
+.PHONY: env figures test lint bench report reference clean lock
 
 figures: env  ## install, fetch, train and draw everything, then print the claims
 	$(SNAKEMAKE) all $(CONFIG)
@@ -24,6 +24,12 @@ bench: env  ## ratios to a bare step, to the usual loader, and of whole runs
 report: env  ## results/mini/report.html, one file to open or to send
 	$(SNAKEMAKE) all $(CONFIG) --quiet
 	$(VENV)/bin/snakemake --report results/$(SCALE)/report.html $(CONFIG)
+
+reference: env  ## keep the tables and figures of a finished run, and renew the README's claims
+	mkdir -p results/reference/$(SCALE) figures/reference/$(SCALE)
+	cp results/$(SCALE)/trajectories.parquet results/$(SCALE)/runs.csv results/$(SCALE)/claims.csv results/reference/$(SCALE)
+	cp figures/$(SCALE)/*.png figures/reference/$(SCALE)
+	$(VENV)/bin/adasde claims results/reference/$(SCALE) --readme README.md
 
 clean:  ## what was built, but neither the environment nor the data
 	rm -rf .snakemake results/smoke results/mini figures/smoke figures/mini

@@ -9,6 +9,9 @@ if not workflow.overwrite_configfiles:
     configfile: f"{workflow.basedir}/workflow/config/mini.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 
 

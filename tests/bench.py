@@ -1,8 +1,8 @@
 """Speed as ratios within one process, interleaved so that a drifting machine cancels: `make bench`.
 
-  step   our training step / a bare forward-backward-step of the same model on one fixed batch
-  usual  torchvision's usual loop (data set, transforms, DataLoader, default Adam) / ours
-  run    a whole run of the mini scale with its evaluations / (its steps x the bare step)
+step   our training step / a bare forward-backward-step of the same model on one fixed batch
+usual  torchvision's usual loop (data set, transforms, DataLoader, default Adam) / ours
+run    a whole run of the mini scale with its evaluations / (its steps x the bare step)
 """
 
 import statistics

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from adasde import InputError, claims, plots, store, tables
+from conftest import ROOT
 
 METRICS = {
     "train_loss": 0.3,
@@ -137,6 +138,22 @@ def test_the_text_ends_with_the_count(trajectories):
     lines = claims.summary(claims.evaluate(trajectories(FAITHFUL))).splitlines()
     assert lines[0].split() == ["claim", "value", "95%", "interval", "n", "threshold", "verdict"]
     assert lines[-1].startswith("8 claims: ")
+
+
+def test_the_readme_holds_the_claims_of_the_reference_tables(tmp_path):
+    readme = ROOT / "README.md"
+    copy = tmp_path / "README.md"
+    copy.write_text(readme.read_text())
+    reference = ROOT / "results/reference/mini"
+    table = claims.evaluate(tables.read(reference))
+    claims.renew(table, copy)
+    assert copy.read_text() == readme.read_text(), "stale: run make reference"
+    committed = pd.read_csv(reference / "claims.csv")
+    assert committed["verdict"].tolist() == table["verdict"].tolist()
+    assert np.allclose(committed[["value", "low", "high"]], table[["value", "low", "high"]])
+    (tmp_path / "other.md").write_text("nothing here")
+    with pytest.raises(InputError, match="other.md: no place for the claims"):
+        claims.renew(table, tmp_path / "other.md")
 
 
 @pytest.mark.parametrize("figure", ["scaling-fashion-cnn-adam", "rules-fashion-cnn"])

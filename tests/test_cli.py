@@ -42,6 +42,12 @@ def test_scale_prints_old_new_and_formula(adasde):
     assert "warning" not in done.stdout
 
 
+def test_the_readme_shows_what_scale_prints(adasde):
+    readme = (ROOT / "README.md").read_text()
+    command, _, rest = readme.partition("```console\n$ adasde ")[2].partition("\n")
+    assert adasde(*command.split()).stdout == rest.partition("```")[0]
+
+
 def test_scale_as_json(adasde):
     done = adasde(*SCALE, "--to", 384, "--weight-decay", 0.1, "--decoupled", "--steps", 3000, "--clip", 1, "--json")
     found = json.loads(done.stdout)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from . import stats, tables, text
+from .errors import InputError
 from .store import atomic
 
 COLUMNS = (
@@ -168,6 +169,28 @@ def summary(table: pd.DataFrame) -> str:
     counts = table["verdict"].value_counts()
     total = ", ".join(f"{counts[v]} {v}" for v in ("reproduced", "not reproduced", "inconclusive") if v in counts)
     return f"{text.table(rows)}\n{len(table)} claims: {total}"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return the claims as a Markdown table, for the README."""
+    lines = ["| claim | value | 95% interval | n | threshold | verdict |", "|---|---|---|---|---|---|"]
+    for claim in table.itertuples():
+        lines.append(
+            f"| `{claim.id}` | {claim.value:.3g} | {claim.low:.3g} to {claim.high:.3g} | {claim.n} "
+            f"| {claim.threshold:.3g} | {claim.verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def renew(table: pd.DataFrame, path):
+    """Put the claims between the two marks of the Markdown file at ``path``; InputError if it has none."""
+    document = Path(path).read_text()
+    before, start, rest = document.partition("<!-- claims -->\n")
+    _, end, after = rest.partition("<!-- end of claims -->")
+    if not end:
+        raise InputError(f"{path}: no place for the claims, between <!-- claims --> and <!-- end of claims -->")
+    with atomic(path) as temporary:
+        temporary.write_text(f"{before}{start}{markdown(table)}\n{end}{after}")
 
 
 def _row(value, replicates, below, diverged, **columns):

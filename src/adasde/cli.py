@@ -91,6 +91,7 @@ def _parser():
     sub = command(_claims, "claims", "judge the claims and print them with their verdicts")
     sub.add_argument("tables", type=Path, metavar="FOLDER", help="folder of the tables, such as results/mini")
     sub.add_argument("--out", type=Path, metavar="FILE", help="also write them as CSV")
+    sub.add_argument("--readme", type=Path, metavar="FILE", help="also put them between the marks of a Markdown file")
 
     sub = command(_check, "check", "whether every run of a config is there, whole and as planned")
     sub.add_argument("config", type=Path)
@@ -225,6 +226,8 @@ def _claims(options):
     table = claims.evaluate(tables.read(options.tables))
     if options.out is not None:
         claims.write(table, options.out)
+    if options.readme is not None:
+        claims.renew(table, options.readme)
     print(claims.summary(table))
 
 

@@ -20,7 +20,7 @@ rule claims:
     input:
         "<results>/trajectories.parquet",
     output:
-        "<results>/claims.csv",
+        report("<results>/claims.csv", caption="../report/claims.rst", category="Claims"),
     log:
         "<results>/logs/claims.log",
     benchmark:

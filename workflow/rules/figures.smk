@@ -2,7 +2,7 @@ rule figure:
     input:
         "<results>/trajectories.parquet",
     output:
-        png="<figures>/{figure}.png",
+        png=report("<figures>/{figure}.png", caption="../report/figure.rst", category="Figures"),
         pdf="<figures>/{figure}.pdf",
     log:
         "<results>/logs/figures/{figure}.log",

@@ -50,7 +50,7 @@ def use():
     plt.rcParams.update(
         {
             "figure.dpi": 100,
-            "savefig.dpi": 200,
+            "savefig.dpi": 160,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
@@ -84,7 +84,9 @@ def time_axes(top, bottom, epoch, time):
     rate drops, and an axis that ran in time would hide the rest of the run.
     """
     bottom.set_xlim(0, epoch[-1] * 1.02)
-    ticks = [tick for tick in MaxNLocator(4).tick_values(0, epoch[-1]) if 0 <= tick <= epoch[-1]]
+    ticks = [
+        tick for tick in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(0, epoch[-1]) if 0 <= tick <= epoch[-1]
+    ]
     times = np.interp(ticks, [0, *epoch], [0, *time])
     power = int(np.floor(np.log10(time[-1])))
     bottom.set_xticks(ticks, [f"{t / 10.0**power:.2f}" if t else "0" for t in times])
