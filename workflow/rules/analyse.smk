@@ -20,7 +20,9 @@ rule claims:
     input:
         "<results>/trajectories.parquet",
     output:
-        report("<results>/claims.csv", caption="../report/claims.rst", category="Claims"),
+        report(
+            "<results>/claims.csv", caption="../report/claims.rst", category="Claims"
+        ),
     log:
         "<results>/logs/claims.log",
     benchmark:

@@ -2,7 +2,11 @@ rule figure:
     input:
         "<results>/trajectories.parquet",
     output:
-        png=report("<figures>/{figure}.png", caption="../report/figure.rst", category="Figures"),
+        png=report(
+            "<figures>/{figure}.png",
+            caption="../report/figure.rst",
+            category="Figures",
+        ),
         pdf="<figures>/{figure}.pdf",
     log:
         "<results>/logs/figures/{figure}.log",

@@ -89,6 +89,8 @@ class Debian:
         if failure and os.geteuid() == 0:
             # A fresh container has no package lists, and old lists name files that are gone.
             failure = _run(["apt-get", "update", "-q"], work) or _run(download, work)
+        elif failure:
+            failure += " (`apt-get update` as root may help)"
         if failure:
             raise ValueError(failure)
         (archive,) = work.glob(f"{self.package}_*.deb")
