@@ -3,7 +3,9 @@ PYTHON ?= python3
 CORES ?= all
 SCALE ?= mini
 VENV := .venv
-SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES)
+# Jobs write whole files or none, and two that do the same write the same: no lock is needed, and a killed graph
+# leaves none behind; what it did not finish is done again.
+SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --nolock --rerun-incomplete
 CONFIG := --configfile workflow/config/$(SCALE).yaml
 
 .PHONY: env figures test lint bench report reference clean lock

@@ -36,5 +36,7 @@ rule figures:
 rule all:
     default_target: True
     input:
+        expand("<results>/runs/{run}.parquet", run=PLAN.runs),
+        rules.collect.output,
         rules.figures.input,
         rules.claims.output,

@@ -24,11 +24,11 @@ def write_runs(folder, spec, effects, seeds=3, noise=0.01, diverged=()):
     paths = []
     for (rule, kappa), effect in effects.items():
         for seed in range(seeds):
-            name = f"{spec['experiment']}.{rule}.k{kappa}.s{seed}"
-            own = {"run": name, "rule": rule, "kappa": kappa, "batch_size": 32 * kappa, "seed": seed}
+            name = f"{spec['experiment']}.{rule}.k{kappa:g}.s{seed}"
+            own = {"run": name, "rule": rule, "kappa": kappa, "batch_size": int(32 * kappa), "seed": seed}
             rows = []
             for n in samples:
-                step, time = n // (32 * kappa), n * 1e-8
+                step, time = int(n / (32 * kappa)), n * 1e-8
                 if (rule, kappa, seed) in diverged and n > samples[3]:
                     rows.append((name, step, time, "diverged", 1.0))
                     break
@@ -66,16 +66,42 @@ def test_tables_hold_every_run(tmp_path, spec):
     assert runs["final_test_accuracy"].between(0.8, 1.2).all()
     tables.write(tmp_path / "out", trajectories, runs)
     pd.testing.assert_frame_equal(tables.read(tmp_path / "out"), trajectories)
-    with pytest.raises(InputError, match="no such file; `snakemake"):
+    with pytest.raises(InputError, match="no such file; Snakemake makes it"):
+        tables.read(tmp_path)
+
+
+def test_a_damaged_or_foreign_table_is_refused(tmp_path, spec):
+    tables.write(tmp_path, *tables.collect(write_runs(tmp_path / "runs", spec, FAITHFUL)))
+    path = tmp_path / "trajectories.parquet"
+    whole = path.read_bytes()
+    noticed = 0
+    for place in range(10, len(whole), len(whole) // 60):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
+        try:
+            table = tables.read(tmp_path)
+        except InputError as error:
+            assert "trajectories.parquet" in str(error)
+            noticed += 1
+        else:  # a byte of the footer that carries no value
+            path.write_bytes(whole)
+            pd.testing.assert_frame_equal(table, tables.read(tmp_path))
+    assert noticed > 30
+    for content in (b"", b"text", whole[:-5]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="damaged"):
+            tables.read(tmp_path)
+    pd.DataFrame({"run": ["a"]}).to_parquet(path)
+    with pytest.raises(InputError, match="no table of trajectories .no column 'step'"):
         tables.read(tmp_path)
 
 
 def test_groups_contain_the_baseline_for_every_rule(trajectories):
     groups = tables.groups(trajectories(FAITHFUL), "fashion-cnn-adam", "linear", "test_loss")
-    assert groups.kappas == [1, 4]
+    assert list(groups.values) == [1, 4]
+    assert groups.seeds == 3
     assert groups.values[4].shape == (3, 8)
     assert groups.batch_size == {1: 32, 4: 128}
-    with pytest.raises(InputError, match="no values of test_los for"):
+    with pytest.raises(InputError, match="no values of test_los for experiment"):
         tables.groups(trajectories(FAITHFUL), "fashion-cnn-adam", "linear", "test_los")
 
 
@@ -115,6 +141,27 @@ def test_a_diverged_run_fails_its_claims_and_only_those(trajectories):
     found, _ = verdicts(trajectories(FAITHFUL, seeds=10, noise=1e-3, diverged=[("linear", 4, 0)]))
     assert found["closeness.fashion-cnn-adam.linear.k4"] == "reproduced"
     assert found["final-accuracy.fashion-cnn-adam"] == "reproduced"
+
+
+def test_kappas_below_one_are_compared_with_the_baseline_too(trajectories):
+    effects = {("sqrt", 0.5): 0.1, ("sqrt", 1): 0.0, ("sqrt", 2): 0.0, ("linear", 0.5): 0.3}
+    found, table = verdicts(trajectories(effects, seeds=10, noise=1e-3))
+    notes = dict(zip(table["id"], table["note"], strict=True))
+    assert notes["trajectory.fashion-cnn-adam.test_loss"].startswith("k0.5 ")
+    assert ", k2 " in notes["trajectory.fashion-cnn-adam.test_loss"]
+    row = table[table["id"] == "closeness.fashion-cnn-adam.linear.k0.5"].iloc[0]
+    assert row["value"] == pytest.approx(3.0, rel=0.1)
+    assert row["low"] < row["value"] < row["high"]
+
+
+def test_where_everything_diverges_every_claim_fails(trajectories):
+    table = trajectories(FAITHFUL)
+    lost = table.drop_duplicates("run").assign(metric="diverged", value=1.0)
+    found, _ = verdicts(lost)
+    assert len(found) == 1 + len(METRICS) + 2
+    assert set(found.values()) == {"not reproduced"}
+    for figure in ("scaling-fashion-cnn-adam", "rules-fashion-cnn"):
+        plt.close(plots.draw(figure, lost))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +213,8 @@ def test_figures_show_every_batch_size_in_order_with_units(figure, options, traj
     if figure.startswith("scaling"):
         assert [label.split("$")[1] for label in labels[:3]] == ["B = 32", "B = 64", "B = 128"]
     else:
-        assert labels[1:] == [style.RULES[rule] for rule in ("sqrt", "linear", "none")]
+        assert [label.split(" (")[0] for label in labels[1:]] == [style.RULES[r] for r in ("sqrt", "linear", "none")]
+    assert any("diverged" in label for label in labels) == ("diverged" in options)
     assert any("test accuracy (%)" in axes.get_ylabel() for axes in drawn.axes)
     assert all(axes.get_xlabel() for axes in drawn.axes[-3:])
     style.save(drawn, [tmp_path / "a.png", tmp_path / "a.pdf"])
@@ -178,5 +226,5 @@ def test_figures_show_every_batch_size_in_order_with_units(figure, options, traj
 
 
 def test_a_figure_without_its_runs_is_refused(trajectories):
-    with pytest.raises(InputError, match="no experiment of this task runs more than"):
+    with pytest.raises(InputError, match="possible: none, since no task follows 2 rules"):
         plots.draw("rules-fashion-cnn", trajectories({("sqrt", 1): 0.0, ("sqrt", 2): 0.0}))

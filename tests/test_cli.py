@@ -76,8 +76,11 @@ def test_scale_warns_beyond_half(adasde):
     [
         ([*SCALE, "--to", 4096], "kappa = 16: too large for beta1 = 0.9"),
         ([*SCALE, "--to", 1024, "--rule", "sqr"], "rule = 'sqr': must be one of sqrt, linear"),
-        ([*SCALE, "--to", 0], "to = 0: must be a whole number >= 1"),
-        ([*SCALE, "--to", "many"], "argument --to: invalid int value: 'many'"),
+        ([*SCALE, "--to", 0], "argument --to: '0' is no whole number from 1 to 10^15"),
+        ([*SCALE, "--to", "many"], "argument --to: 'many' is no whole number"),
+        ([*SCALE[:2], "--lr", "-1e-3", *SCALE[4:], "--to", 512], "lr = -0.001: must be a finite number > 0"),
+        ([*SCALE, "--to", "1" + 400 * "0"], "argument --to: "),
+        ([*SCALE, "--to", 512, "--steps", 10, "--warmup-steps", 20], "warmup_steps = 20: must not exceed steps = 10"),
         ([*SCALE[:2], "--lr", -1, *SCALE[4:], "--to", 512], "lr = -1: must be a finite number > 0"),
         (["scale", "adagrad"], "invalid choice: 'adagrad'"),
         (["plan", "nowhere.yaml"], "nowhere.yaml: No such file"),
@@ -201,6 +204,44 @@ def test_the_same_spec_twice_is_the_same_table_and_another_checkpoint_is_refused
     assert not (tmp_path / "c/run.parquet").exists()
 
 
+def test_outputs_are_checked_before_any_training(short, data_root, tmp_path, adasde):
+    arguments = ["run", "--spec", json.dumps(short), "--data", data_root]
+    (tmp_path / "note.txt").write_text("mine")
+    store.write_run(tmp_path / "other.parquet", [], {**short, "seed": 5})
+    begun = time.monotonic()
+    for out, checkpoint, message in (
+        ("/proc/nowhere/r.parquet", "c.pt", "out = /proc/nowhere/r.parquet: cannot be written"),
+        (tmp_path, "c.pt", "cannot be written (is a folder)"),
+        ("r.parquet", "/proc/nowhere/c.pt", "checkpoint = /proc/nowhere/c.pt: cannot be written"),
+        ("same", "same", "checkpoint = same: is also the output"),
+        ("r.parquet", "note.txt", "checkpoint = note.txt: holds something else"),
+        ("other.parquet", "c.pt", "out = other.parquet: holds the run of another spec"),
+        ("note.txt", "c.pt", "note.txt: no run's table, or a damaged one"),
+    ):
+        done = adasde(*arguments, "--out", out, "--checkpoint", checkpoint, cwd=tmp_path)
+        assert done.returncode == 2, done.stdout
+        (line,) = done.stderr.splitlines()
+        assert message in line
+    assert time.monotonic() - begun < 40
+    assert (tmp_path / "note.txt").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"note.txt", "other.parquet"}
+    for option, value in (("--threads", 100_000), ("--threads", 0), ("--checkpoint-every", -1)):
+        done = adasde(*arguments, "--out", "r.parquet", option, value, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_one_line(short, data_root, tmp_path):
+    process = start(short, tmp_path, data_root)
+    while not (tmp_path / "run.pt").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors == "adasde: error: interrupted; a run with a checkpoint goes on from there\n"
+
+
 def test_check_tells_missing_damaged_and_foreign_runs(adasde, config, spec, tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     runs = tmp_path / "runs"
@@ -214,7 +255,7 @@ def test_check_tells_missing_damaged_and_foreign_runs(adasde, config, spec, tmp_
     lines = done.stdout.splitlines()
     assert lines[-1] == f"1 of {len(names)} runs are there, whole and as planned"
     assert "made from another spec" in lines[0]
-    assert "damaged" in lines[1]
+    assert "a damaged one" in lines[1]
     assert "no such file" in lines[2]
 
 

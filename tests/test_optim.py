@@ -108,7 +108,7 @@ def test_the_variants_are_their_definitions(problem):
 
 
 def test_the_variants_differ(problem):
-    paths = {v: run(lambda p, v=v: optim.build(p, RMSPROP, v), problem)[0][9] for v in optim.VARIANTS["rmsprop"]}
+    paths = {v: run(lambda p, v=v: optim.build(p, RMSPROP, v), problem)[0][9] for v in scaling.VARIANTS["rmsprop"]}
     assert not torch.allclose(paths["paper"], paths["torch"], atol=1e-3)
     assert not torch.allclose(paths["paper"], paths["authors"], atol=1e-3)
     assert not torch.allclose(paths["torch"], paths["authors"], atol=1e-3)

@@ -1,5 +1,6 @@
 """plan.py and the schemas: configs multiplied out, and every mistake refused in one line."""
 
+import math
 import subprocess
 import sys
 
@@ -122,9 +123,21 @@ EXPERIMENT = "experiments/fashion-cnn-adam"
         ),
         (
             edit("figures", ["scaling-fashion-cnn-adm"]),
-            "shows 'fashion-cnn-adm', which is no experiment or task",
+            "'fashion-cnn-adm' is no experiment that it can show; possible: scaling-fashion-cnn-adam",
         ),
+        (edit("figures", ["rules-fashion-resnet"]), "'fashion-resnet' is no task .* possible: rules-fashion-cnn"),
+        (edit("figures", ["rules-fashion-cnn-adam"]), "'fashion-cnn-adam' is no task that it can show"),
         (edit("experiments", {}), "experiments: "),
+        (edit("scale", "data"), "scale: 'data' is taken"),
+        (edit("scale", "Mini"), "scale: 'Mini' must be lower-case letters"),
+        (edit(f"{EXPERIMENT}/seeds/value", 2.0), "seeds.value: 2.0 is not of type 'integer'"),
+        (edit(f"{EXPERIMENT}/seeds/value", 10**7), "seeds.value: 10000000 is greater than the maximum"),
+        (edit(f"{EXPERIMENT}/epochs/value", math.nan), "epochs.value = nan: must be a finite number"),
+        (edit(f"{EXPERIMENT}/epochs/value", -1), "epochs.value: -1 is less than or equal to the minimum of 0"),
+        (edit(f"{EXPERIMENT}/epochs/value", 10**400), "epochs.value: .* is greater than the maximum"),
+        (edit(f"{EXPERIMENT}/optimizer/lr/value", 1e200), "lr.value: 1e.200 is greater than the maximum"),
+        (edit(f"{EXPERIMENT}/optimizer/lr", 7e-4), "lr: 0.0007 is not of type 'object' .write {value: 0.0007, source"),
+        (edit("experiments", {5: {}}), "experiments: the key 5 is not text"),
     ],
 )
 def test_mistakes_are_refused_in_one_line(change, message, config):
@@ -139,8 +152,38 @@ def test_variants_and_runs_are_checked_as_well(config):
     config["experiments"]["fashion-cnn-adam"]["optimizer"] = {
         "name": "rmsprop", "variant": {"value": "tf", "source": "ours"}, "lr": number, "beta": number, "eps": number,
     }  # fmt: skip
-    with pytest.raises(InputError, match=r"optimizer.variant: 'tf' is not one of \['paper', 'torch', 'authors'\]"):
+    with pytest.raises(
+        InputError, match="fashion-cnn-adam: optimizer.variant = 'tf': must be one of paper, torch, authors"
+    ):
         plan.plan(config)
+
+
+@pytest.mark.parametrize("document", [None, [], "text", 5])
+def test_a_config_that_is_no_mapping_is_refused_shortly(document):
+    with pytest.raises(InputError, match="config: .* is not of type 'object'"):
+        plan.plan(document)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": 99}, "recipe = 99: this version runs recipe 1"),
+        ({"rule": "bogus"}, "rule = 'bogus': must be one of"),
+        ({"task": "bogus"}, "task = 'bogus': must be one of"),
+        ({"run": "../../evil"}, "run: '../../evil' must be lower-case"),
+        ({"horizon": math.inf}, "horizon = inf: must be a finite number"),
+        ({"batch_size": 32.0}, "batch_size: 32.0 is not of type 'integer'"),
+        ({"evaluate": [13824, 1536]}, "evaluate = .13824, 1536.: must increase in multiples of the batch size 32"),
+        ({"evaluate": [1536, 1536, 13824]}, "evaluate = "),
+        ({"evaluate": [1536]}, "evaluate = .*to samples = 13824"),
+        ({"evaluate": [100, 13824]}, "evaluate = "),
+        ({"schedule": {"warmup": 2}}, "warmup = 2: must be in"),
+    ],
+)
+def test_a_spec_made_by_hand_is_checked_too(change, message, spec):
+    plan.check(spec)
+    with pytest.raises(InputError, match=message):
+        plan.check({**spec, **change})
 
 
 def test_planning_imports_neither_torch_nor_snakemake():
@@ -177,5 +220,5 @@ def test_the_registries_point_to_code():
     from adasde.plots.style import RULES as NAMES
 
     assert all(hasattr(import_module(entry.module), "load") for entry in TASKS.values())
-    assert all(hasattr(import_module(module), "draw") for module in PLOTS.values())
+    assert all(hasattr(import_module(plot.module), "draw") for plot in PLOTS.values())
     assert set(RULES) == set(NAMES) == set(RULE_STYLES)

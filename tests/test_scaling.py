@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adasde import Adam, InputError, Recipe, RMSprop, ScalingWarning, Schedule
-from adasde.scaling import RULES, formula
+from adasde.recipe import formula
+from adasde.scaling import RULES
 
 pytestmark = pytest.mark.filterwarnings("ignore::adasde.scaling.ScalingWarning")
 

@@ -55,7 +55,7 @@ def test_damage_is_noticed(tmp_path):
     assert unnoticed < len(whole) / 7 / 2
     for length in (0, 10, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(InputError, match="damaged"):
+        with pytest.raises(InputError, match="or a damaged one"):
             store.read_run(path)
     path.unlink()
     with pytest.raises(InputError, match="no such file"):

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from adasde import store
 from adasde.plan import plan
 from conftest import ROOT
 
@@ -68,9 +70,48 @@ def test_nothing_is_left_to_do(built):
 def test_touching_every_date_reruns_nothing(built):
     for number, path in enumerate(sorted(built.rglob("*"), reverse=True)):
         if ".snakemake" not in path.parts and path.is_file():
-            os.utime(path, (time.time() + number,) * 2)
+            os.utime(path, (time.time() - 10_000 + number,) * 2)
     _, output = snakemake(built, "-n", *SMOKE)
     assert "Nothing to be done" in output, output
+
+
+def test_a_figure_that_is_not_in_the_config_is_refused_before_any_job(built):
+    status, output = snakemake(built, "-n", "figures/smoke/scaling-nope.png", *SMOKE)
+    assert status != 0
+    assert "MissingRuleException" in output
+
+
+def test_a_damaged_run_file_can_be_deleted_and_comes_back(built, adasde):
+    path = built / "results/smoke/runs/fashion-cnn-adam.sqrt.k4.s0.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    check = ("check", ROOT / "workflow/config/smoke.yaml", "--results", built / "results/smoke")
+    assert "9 of 10 runs are there" in adasde(*check).stdout
+    path.unlink()
+    status, output = snakemake(built, *SMOKE)
+    assert status == 0, output
+    assert adasde(*check).returncode == 0
+
+
+def test_a_killed_graph_is_taken_up_again(built):
+    """SIGKILL to Snakemake and its jobs; then what `make figures` calls finishes the rest."""
+    runs = sorted((built / "results/smoke/runs").glob("*.parquet"))
+    before = {path.name: store.read_run(path)[1]["rows_sha256"] for path in runs}
+    for path in runs[:4]:
+        path.unlink()
+    command = [sys.executable, "-m", "snakemake", "-c2", "--snakefile", str(ROOT / "Snakefile"), *SMOKE]
+    process = subprocess.Popen(
+        command, cwd=built, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not list((built / "results/smoke/runs").glob("*.checkpoint")) and sum(p.exists() for p in runs[:4]) < 2:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    status, output = snakemake(built, "--nolock", "--rerun-incomplete", *SMOKE)
+    assert status == 0, output
+    snakemake(built, "--unlock", *SMOKE)  # the lock that the kill left, for the tests that follow
+    assert {path.name: store.read_run(path)[1]["rows_sha256"] for path in runs} == before
 
 
 def test_a_deleted_figure_is_one_job(built):

@@ -5,7 +5,8 @@ NeurIPS 2022) as a small library, and the code that rebuilds the paper's experim
 """
 
 from .errors import InputError
-from .scaling import Adam, Recipe, RMSprop, ScalingWarning
+from .recipe import Recipe
+from .scaling import Adam, RMSprop, ScalingWarning
 from .schedule import Schedule
 
 __version__ = "0.1.0"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import stats, tables, text
+from . import stats, tables, terminal
 from .errors import InputError
 from .store import atomic
 
@@ -33,7 +33,9 @@ def evaluate(trajectories: pd.DataFrame) -> pd.DataFrame:
     """Return one row per claim that the trajectories can speak to, with the columns COLUMNS."""
     rows = []
     for experiment, table in trajectories.groupby("experiment", sort=False):
-        metrics, kappas = set(table["metric"]), set(table.loc[table["rule"] == "sqrt", "kappa"])
+        # Where all runs diverged at once nothing was measured, and every claim fails.
+        metrics = set(table["metric"]) - {"diverged"} or set(TRAJECTORY_METRICS)
+        kappas = set(table.loc[table["rule"] == "sqrt", "kappa"])
         if len(kappas) > 1 and "test_accuracy" in metrics:
             rows.append(final_accuracy(trajectories, experiment))
         if len(kappas) > 1:
@@ -47,46 +49,52 @@ def evaluate(trajectories: pd.DataFrame) -> pd.DataFrame:
 def final_accuracy(trajectories, experiment) -> dict:
     """The paper's figure 18: under the square-root rule, final test accuracies are within 3% of each other."""
     groups = tables.groups(trajectories, experiment, "sqrt", "test_accuracy")
-    values = [groups.values[kappa][:, -1:] for kappa in groups.kappas]
-    means = np.array([v.mean(axis=0) for v in values])
+    final = {kappa: values[:, -1:] for kappa, values in groups.healthy.items()}
+    means = {kappa: values.mean() for kappa, values in final.items()}
+    replicates = stats.bootstrap_means(final)
     return _row(
         id=f"final-accuracy.{experiment}",
         place="figure 18",
         statement=f"final test accuracies lie within {100 * ACCURACY_TOLERANCE:g}% of each other over kappa",
         statistic="largest difference of mean final test accuracy",
-        value=stats.spread(means)[0],
-        replicates=stats.spread(stats.bootstrap_means(values))[:, 0],
-        n=min(map(len, values)),
+        value=stats.spread(list(means.values())) if means else np.nan,
+        replicates=stats.spread(list(replicates.values()))[:, 0] if means else np.full(2, np.nan),
+        n=groups.seeds,
         threshold=ACCURACY_TOLERANCE,
         below=True,
-        note=", ".join(f"k{k:g} {m:.4f}" for k, m in zip(groups.kappas, means[:, 0], strict=True)),
-        diverged=_names(groups),
+        note=", ".join(f"k{kappa:g} {mean:.4f}" for kappa, mean in means.items()),
+        diverged=groups.diverged_runs,
     )
 
 
 def trajectory(trajectories, experiment, metric) -> dict:
     """The SDE's promise: the whole trajectory of a test function is preserved over kappa, up to the noise of seeds."""
     groups = tables.groups(trajectories, experiment, "sqrt", metric)
-    values = [groups.values[kappa] for kappa in groups.kappas]
-    noise = stats.seed_noise(values)
-    means = np.array([v.mean(axis=0) for v in values])
-    distances = stats.largest_gap(means[1:], means[0], noise)
-    replicates = stats.bootstrap_means(values)
+    value, replicates, notes = np.nan, np.full(2, np.nan), []
+    if not groups.diverged:
+        noise = stats.seed_noise(groups.values)
+        means = {kappa: values.mean(axis=0) for kappa, values in groups.values.items()}
+        drawn = stats.bootstrap_means(groups.values)
+        others = [kappa for kappa in means if kappa != 1]
+        distances = {kappa: stats.largest_gap(means[kappa], means[1], noise) for kappa in others}
+        value = max(distances.values())
+        replicates = np.max([stats.largest_gap(drawn[kappa], drawn[1], noise) for kappa in others], axis=0)
+        notes = [
+            f"k{kappa:g} {distance:.1f}{_settled(means[kappa], means[1], noise, groups.epoch)}"
+            for kappa, distance in distances.items()
+        ]
     return _row(
         id=f"trajectory.{experiment}.{metric}",
         place="square-root rule",
         statement=f"{metric} stays within {MARGIN:g} seed deviations of the baseline at all times and kappas",
         statistic="largest distance from the baseline, in standard deviations of a run's seed noise",
-        value=distances.max(),
-        replicates=stats.largest_gap(replicates[1:], replicates[0], noise).max(axis=0),
-        n=min(map(len, values)),
+        value=value,
+        replicates=replicates,
+        n=groups.seeds,
         threshold=MARGIN,
         below=True,
-        note=", ".join(
-            f"k{kappa:g} {distance:.1f}{_settled(mean, means[0], noise, groups.epoch)}"
-            for kappa, distance, mean in zip(groups.kappas[1:], distances, means[1:], strict=True)
-        ),
-        diverged=_names(groups),
+        note=", ".join(notes),
+        diverged=groups.diverged_runs,
     )
 
 
@@ -96,15 +104,14 @@ def closeness(trajectories, experiment, rule, kappa) -> dict:
     For each test function the typical distance from the baseline over time, other rule / square root; their
     geometric mean, so that no test function outvotes the others because its noise is small.
     """
-    ratios, replicates, diverged = [], [], {}
+    ratios, replicates, diverged = [], [], []
     for metric in CLOSENESS_METRICS:
         root = tables.groups(trajectories, experiment, "sqrt", metric)
         other = tables.groups(trajectories, experiment, rule, metric)
         ratio, replicate = _closeness(root, other, kappa)
         ratios.append(ratio)
         replicates.append(replicate)
-        for groups, k in ((root, 1), (root, kappa), (other, kappa)):
-            diverged |= dict.fromkeys(groups.diverged.get(k, []))
+        diverged = root.diverged.get(1, []) + root.diverged.get(kappa, []) + other.diverged.get(kappa, [])
     return _row(
         id=f"closeness.{experiment}.{rule}.k{kappa:g}",
         place="square-root rule",
@@ -126,17 +133,16 @@ def _closeness(root, other, kappa):
         return 0.0, np.zeros(stats.REPLICATES)
     if other.diverged.get(kappa):
         return np.inf, np.full(stats.REPLICATES, np.inf)
-    kappas = [k for k in root.kappas if not root.diverged.get(k)]
-    values = [root.values[k] for k in kappas]
-    noise = stats.seed_noise(values)
-    means = stats.bootstrap_means(values)
-    others = [k for k in other.kappas if k != 1 and not other.diverged.get(k)]
-    other_means = stats.bootstrap_means([other.values[k] for k in others], seed=1)[others.index(kappa)]
-    baseline, at = root.values[1].mean(axis=0), kappas.index(kappa)
-    ratio = stats.typical_gap(other.values[kappa].mean(axis=0), baseline, noise) / stats.typical_gap(
-        root.values[kappa].mean(axis=0), baseline, noise
+    noise = stats.seed_noise(root.healthy)
+    drawn = stats.bootstrap_means(root.healthy)
+    others = {k: values for k, values in other.healthy.items() if k != 1}
+    drawn_others = stats.bootstrap_means(others, seed=1)
+    baseline = root.values[1].mean(axis=0)
+    far = stats.typical_gap(others[kappa].mean(axis=0), baseline, noise)
+    near = stats.typical_gap(root.values[kappa].mean(axis=0), baseline, noise)
+    return far / near, (
+        stats.typical_gap(drawn_others[kappa], drawn[1], noise) / stats.typical_gap(drawn[kappa], drawn[1], noise)
     )
-    return ratio, stats.typical_gap(other_means, means[0], noise) / stats.typical_gap(means[at], means[0], noise)
 
 
 def _geometric_mean(ratios):
@@ -168,7 +174,7 @@ def summary(table: pd.DataFrame) -> str:
         rows.append((claim.id, f"{claim.value:.3g}", bounds, str(claim.n), threshold, claim.verdict))
     counts = table["verdict"].value_counts()
     total = ", ".join(f"{counts[v]} {v}" for v in ("reproduced", "not reproduced", "inconclusive") if v in counts)
-    return f"{text.table(rows)}\n{len(table)} claims: {total}"
+    return f"{terminal.table(rows)}\n{len(table)} claims: {total}"
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -207,10 +213,6 @@ def _row(value, replicates, below, diverged, **columns):
         "high": high,
         "verdict": verdict(low, high, columns["threshold"], below),
     }
-
-
-def _names(groups):
-    return [run for runs in groups.diverged.values() for run in runs]
 
 
 def _settled(mean, baseline, noise, epoch):

@@ -4,34 +4,53 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 import warnings
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
-from . import __version__, scaling, text
+from . import __version__, recipe, scaling, terminal
 from .errors import InputError
 
 
 def main(arguments=None) -> int:
-    """Run a command; return 0, or 2 after one line on stderr where the input was bad."""
+    """Run a command; return 0, or 2 after one line on stderr where the input was bad or a file could not be used."""
     logging.basicConfig(format="adasde: %(message)s")
     logging.getLogger(__package__).setLevel(logging.INFO)
     try:
         options = _parser().parse_args(arguments)
-        return options.command(options) or 0
+        status = options.command(options) or 0
+        sys.stdout.flush()
+        return status
     except InputError as error:
-        print(f"adasde: error: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; a run with a checkpoint goes on from there", 130)
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return _fail(f"{error.filename or 'output'}: {error.strerror}", 2)
+
+
+def _fail(message, status):
+    print(f"adasde: error: {message}", file=sys.stderr)
+    return status
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self._negative_number_matcher = re.compile(r"-[\d.]+([eE][-+]?\d+)?$")  # argparse takes -1e-3 for an option
+
     def error(self, message):
         raise InputError(f"{message} (see `{self.prog} --help`)")
+
+
+def _count(value):
+    if not (value.isdigit() and 1 <= int(value) <= 10**15):
+        raise argparse.ArgumentTypeError(f"{value!r} is no whole number from 1 to 10^15")
+    return int(value)
 
 
 def _parser():
@@ -51,14 +70,14 @@ def _parser():
         sub.set_defaults(optimizer=kind, betas=betas)
         for name in ("lr", *betas, "eps"):
             sub.add_argument(f"--{name}", type=float, required=True)
-        sub.add_argument("--batch-size", type=int, required=True, help="batch size of these hyperparameters")
-        sub.add_argument("--to", type=int, required=True, help="batch size wanted")
+        sub.add_argument("--batch-size", type=_count, required=True, help="batch size of these hyperparameters")
+        sub.add_argument("--to", type=_count, required=True, help="batch size wanted")
         sub.add_argument("--rule", default="sqrt", help=f"one of {', '.join(scaling.RULES)} (default sqrt)")
         sub.add_argument("--weight-decay", type=float, default=0.0)
         if kind == "adam":
             sub.add_argument("--decoupled", action="store_true", help="the decay is AdamW's")
-        sub.add_argument("--steps", type=int, help="optimizer steps of the whole training")
-        sub.add_argument("--warmup-steps", type=int, default=0)
+        sub.add_argument("--steps", type=_count, help="optimizer steps of the whole training")
+        sub.add_argument("--warmup-steps", type=_count, default=0)
         sub.add_argument("--clip", type=float, help="largest gradient norm")
         sub.add_argument("--average", type=float, help="decay of a moving average of the weights")
         sub.add_argument("--json", action="store_true")
@@ -100,47 +119,35 @@ def _parser():
 
 
 def _data_option(sub):
-    default = os.environ.get("ADASDE_DATA", Path("~/.cache/adasde").expanduser())
-    sub.add_argument("--data", type=Path, default=default, metavar="FOLDER", help="where data sets are kept")
+    here = Path("results/data")
+    default = os.environ.get("ADASDE_DATA") or (here if here.exists() else Path("~/.cache/adasde").expanduser())
+    sub.add_argument(
+        "--data", type=Path, default=default, metavar="FOLDER", help=f"where data sets are kept (default {default})"
+    )
 
 
 def _scale(options):
     """Print what becomes of a recipe when the batch size changes, by the square-root rule or another."""
-    kind = {"adam": scaling.Adam, "rmsprop": scaling.RMSprop}[options.optimizer]
     values = {name: getattr(options, name) for name in ("lr", *options.betas, "eps", "weight_decay")}
-    if kind is scaling.Adam:
+    if options.optimizer == "adam":
         values["decoupled"] = options.decoupled
     rest = {name: getattr(options, name) for name in ("steps", "warmup_steps", "clip", "average")}
-    old = scaling.Recipe(kind(**values), options.batch_size, **rest)
-    if options.to < 1:
-        raise InputError(f"to = {options.to}: must be a whole number >= 1")
+    old = recipe.Recipe(scaling.optimizer(options.optimizer, **values), options.batch_size, **rest)
     kappa = options.to / options.batch_size
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", scaling.ScalingWarning)
         new = old.scaled(kappa, options.rule)
     notes = list(dict.fromkeys(str(warning.message) for warning in caught))
-    before, after = _parts(old), _parts(new)
     if options.json:
         facts = {"optimizer": options.optimizer, "rule": options.rule, "kappa": kappa}
-        print(json.dumps({**facts, **after, "warnings": notes}, indent=1))
+        print(json.dumps({**facts, **new.parts(), "warnings": notes}, indent=1))
         return
     print(f"{options.optimizer}, rule {options.rule}, kappa = {kappa:.6g}")
-    rows = [("", "old", "new", "formula")]
-    for part in (part for part in before if part != "decoupled"):
-        words = scaling.formula(part, options.rule, options.optimizer == "adam" and options.decoupled)
-        rows.append((part, f"{before[part]:.6g}", f"{after[part]:.6g}", words))
-    print(text.table(rows))
+    print(recipe.comparison(old, new, options.rule))
     if old.steps is None:
         print("steps, warm-up and schedule: divide by kappa wherever they are counted in steps (unchanged in epochs)")
     for note in notes:
         print(f"warning: {note}")
-
-
-def _parts(recipe):
-    """A recipe as one flat dictionary, without what it does not use."""
-    parts = {"batch_size": recipe.batch_size, **asdict(recipe.hyperparameters)}
-    rest = {name: getattr(recipe, name) for name in ("steps", "warmup_steps", "clip", "average")}
-    return parts | {name: value for name, value in rest.items() if value}
 
 
 def _plan(options):
@@ -155,7 +162,7 @@ def _plan(options):
         betas = ", ".join(f"{h[name]:.6g}" for name in ("beta1", "beta2", "beta") if name in h)
         steps, samples = spec["samples"] // size, spec["samples"]
         rows.append((run, str(size), f"{h['lr']:.4g}", betas, f"{h['eps']:.3g}", str(steps), str(samples)))
-    print(text.table(rows))
+    print(terminal.table(rows))
     total = sum(spec["samples"] for spec in plan.runs.values())
     print(f"{len(plan.runs)} runs, {total:,} training samples, {len(plan.figures)} figures")
 
@@ -172,16 +179,25 @@ def _data(options):
 
 def _run(options):
     """Train one run and write its table; a checkpoint makes it resumable."""
-    from . import plan
+    from . import plan, store
 
     spec = _json("spec", options.spec)
-    plan.validate(spec, "run")
-    if options.threads < 1:
-        raise InputError(f"threads = {options.threads}: must be a whole number >= 1")
+    plan.check(spec)
+    if not 1 <= options.threads <= (os.cpu_count() or 1):
+        raise InputError(f"threads = {options.threads}: this machine has 1 to {os.cpu_count()}")
+    if not options.checkpoint_every >= 0:
+        raise InputError(f"checkpoint-every = {options.checkpoint_every:g}: must be a number of seconds >= 0")
+    store.check_writable("out", options.out)
+    if options.checkpoint is not None:
+        store.check_writable("checkpoint", options.checkpoint)
+        if options.checkpoint.resolve() == options.out.resolve():
+            raise InputError(f"checkpoint = {options.checkpoint}: is also the output; name another file")
+    if options.out.exists() and store.read_run(options.out)[1]["spec"] != spec:
+        raise InputError(f"out = {options.out}: holds the run of another spec; delete it, or name another file")
 
     import torch
 
-    from . import optim, store, tasks
+    from . import optim, tasks
     from .train import keep_memory, train
 
     keep_memory()
@@ -189,7 +205,7 @@ def _run(options):
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)  # the averages of inactive units decay into numbers that are slow to add
     task = tasks.load(spec["task"], options.data)
-    with _progress(spec["run"]) as report:
+    with terminal.progress(spec["run"]) as report:
         rows, facts = train(spec, task, options.checkpoint, options.checkpoint_every, report)
     store.write_run(options.out, rows, spec, **facts, **store.provenance())
     if options.checkpoint is not None:
@@ -260,9 +276,7 @@ def _planned(path):
 
     try:
         config = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         place = getattr(error, "problem_mark", None)
         raise InputError(f"{path}: not YAML" + (f" (line {place.line + 1})" if place else "")) from error
     with warnings.catch_warnings(record=True) as caught:
@@ -275,26 +289,8 @@ def _planned(path):
 
 def _json(name, value):
     if value.startswith("@"):
-        try:
-            value = Path(value[1:]).read_text()
-        except OSError as error:
-            raise InputError(f"{name} = {value}: {error.strerror}") from error
+        value = Path(value[1:]).read_text(errors="replace")
     try:
         return json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{name}: not JSON ({error})") from error
-
-
-@contextmanager
-def _progress(run):
-    """A function report(step, steps) that moves a bar on a terminal, and None elsewhere: logs stay quiet."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task(run, total=None)
-        yield lambda step, steps: progress.update(bar, completed=step, total=steps)

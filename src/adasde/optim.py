@@ -112,18 +112,15 @@ class AuthorsRMSprop(_eager(torch.optim.Adam)):
         super().__init__(params, lr=lr, betas=(0.0, beta), eps=eps, weight_decay=weight_decay, **options)
 
 
-VARIANTS = {"adam": ("paper",), "rmsprop": ("paper", "torch", "authors")}
-
-
 def build(params, hyperparameters, variant="paper"):
     """Optimizer that runs ``hyperparameters`` (scaling.Adam or scaling.RMSprop) on ``params``.
 
-    ``variant`` is one of VARIANTS. The paper's Adam runs as torch's fused Adam or AdamW, the same algorithm.
+    ``variant`` is one of scaling.VARIANTS. The paper's Adam runs as torch's fused Adam or AdamW, the same algorithm.
     """
     h = hyperparameters
     name = "adam" if isinstance(h, scaling.Adam) else "rmsprop"
-    if variant not in VARIANTS[name]:
-        raise InputError(f"variant = {variant!r}: {name} has {', '.join(VARIANTS[name])}")
+    if variant not in scaling.VARIANTS[name]:
+        raise InputError(f"variant = {variant!r}: {name} has {', '.join(scaling.VARIANTS[name])}")
     if name == "adam":
         fused = _eager(torch.optim.AdamW if h.decoupled else torch.optim.Adam)
         betas = (h.beta1, h.beta2)

@@ -1,14 +1,13 @@
 """From a config to the table of runs: pure, and without torch, so that a workflow can be planned in a second."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
-from math import lcm
 
-from . import scaling
+from . import plots, scaling
 from .errors import InputError
-from .plots import plot_named
 from .schedule import Schedule
 from .tasks import task_named
 
@@ -35,33 +34,58 @@ def plan(config: dict) -> Plan:
     runs = {}
     for name, experiment in config["experiments"].items():
         try:
-            specs = list(_specs(name, experiment))
+            for spec in _specs(name, experiment):
+                check(spec)
+                runs[spec["run"]] = spec
         except InputError as error:
             raise InputError(f"experiments.{name}: {error}") from error
-        for spec in specs:
-            validate(spec, "run")
-            runs[spec["run"]] = spec
-    subjects = {s["experiment"] for s in runs.values()} | {s["task"] for s in runs.values()}
     for figure in config["figures"]:
-        _, subject = plot_named(figure)
-        if subject not in subjects:
-            raise InputError(f"figures: {figure!r} shows {subject!r}, which is no experiment or task of this config")
+        plots.check(figure, {(s["experiment"], s["task"], s["rule"]): None for s in runs.values()})
     return Plan(config["scale"], runs, tuple(config["figures"]))
+
+
+def check(spec: dict):
+    """InputError unless ``spec`` is one that a plan can hold and this version can run."""
+    validate(spec, "run")
+    if spec["recipe"] != RECIPE:
+        raise InputError(f"recipe = {spec['recipe']}: this version runs recipe {RECIPE}")
+    task_named(spec["task"])
+    scaling.rule_named(spec["rule"])
+    scaling.optimizer(**{key: value for key, value in spec["optimizer"].items() if key != "variant"})
+    Schedule(**spec["schedule"])
+    moments, size = spec["evaluate"], spec["batch_size"]
+    if moments != sorted(set(moments)) or moments[-1] != spec["samples"] or any(n % size for n in moments):
+        raise InputError(
+            f"evaluate = {_short(moments)}: must increase in multiples of the batch size {size} "
+            f"to samples = {spec['samples']}"
+        )
 
 
 def validate(document: dict, schema: str):
     """Check a document against a closed schema (``config`` or ``run``); InputError names what is wrong."""
+    for place, value in _leaves(document, ()):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{'.'.join(place)} = {value}: must be a finite number")
     error = _best_match(_validator(schema).iter_errors(document))
     if error is None:
         return
     place = ".".join(str(part) for part in error.absolute_path) or schema
+    instance, allowed = error.instance, error.validator_value
     message = error.message
-    if error.validator == "additionalProperties" and isinstance(error.instance, dict):
+    if error.validator == "additionalProperties" and isinstance(instance, dict):
         known = error.schema.get("properties", {})
-        unknown = [key for key in error.instance if key not in known]
+        unknown = [key for key in instance if key not in known]
         message = f"unknown key {unknown[0]!r}; must be one of {', '.join(known)}"
-    if error.validator == "type" and isinstance(error.instance, str) and "number" in message:
-        message += " (YAML reads 1e-8 as text: write 1.0e-8)"
+    elif error.validator == "type":
+        message = f"{_short(instance)} is not of type {allowed!r}"
+        if schema == "config" and allowed == "number" and isinstance(instance, str):
+            message += " (YAML reads 1e-8 as text: write 1.0e-8)"
+        if schema == "config" and allowed == "object" and isinstance(instance, int | float):
+            message += f" (write {{value: {instance}, source: ours}}, or where it is from)"
+    elif error.validator == "pattern":
+        message = f"{instance!r} must be lower-case letters, digits and dashes, and start with a letter"
+    elif error.validator == "not":
+        message = f"{instance!r} is taken; choose another name"
     raise InputError(f"{place}: {message}")
 
 
@@ -71,7 +95,6 @@ def _specs(name, experiment):
     values = {key: _plain(value) for key, value in experiment.items()}
     base, variant = _baseline(values["optimizer"])
     schedule = values.get("schedule", {})
-    Schedule(**schedule)  # checks the ranges
     if values["sampling"] not in ("replacement", "epoch"):
         raise InputError(f"sampling = {values['sampling']!r}: must be replacement or epoch")
     if 1 not in values["rules"]["sqrt"]:
@@ -94,7 +117,7 @@ def _specs(name, experiment):
             if every % size:
                 raise InputError(
                     f"evaluate.every = {every}: batch size {size} (kappa {kappa:g}) does not divide it; "
-                    f"{lcm(every, size)} would do"
+                    f"{math.lcm(every, size)} would do"
                 )
             for seed in range(values["seeds"]):
                 yield {
@@ -125,10 +148,11 @@ def _plain(value):
 
 def _baseline(optimizer):
     values = dict(optimizer)
-    kind = {"adam": scaling.Adam, "rmsprop": scaling.RMSprop}[values.pop("name")]
-    variant = values.pop("variant", "paper")
+    name, variant = values["name"], values.pop("variant", "paper")
+    if variant not in scaling.VARIANTS[name]:
+        raise InputError(f"optimizer.variant = {variant!r}: must be one of {', '.join(scaling.VARIANTS[name])}")
     try:
-        return kind(**values), variant
+        return scaling.optimizer(**values), variant
     except InputError as error:
         raise InputError(f"optimizer.{error}") from error
 
@@ -145,12 +169,35 @@ def _evaluations(samples, count, every):
     return every * intervals, moments
 
 
+def _leaves(node, place):
+    """Yield (place, value) of everything in a document that is no mapping and no list; keys must be text."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if not isinstance(key, str):
+                raise InputError(f"{'.'.join(place) or 'document'}: the key {key!r} is not text")
+            yield from _leaves(value, (*place, key))
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _leaves(value, (*place, str(number)))
+    else:
+        yield place, node
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 @cache
 def _validator(schema):
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator, validators
 
     text = files("adasde").joinpath("schemas", f"{schema}.schema.json").read_text()
-    return Draft202012Validator(json.loads(text))
+    # JSON Schema takes 2.0 for an integer; range() does not.
+    types = Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    return validators.extend(Draft202012Validator, type_checker=types)(json.loads(text))
 
 
 def _best_match(errors):

@@ -46,6 +46,10 @@ RULES = {
 }
 
 
+# Implementations of each optimizer that a run can name; optim.py says how they differ.
+VARIANTS = {"adam": ("paper",), "rmsprop": ("paper", "torch", "authors")}
+
+
 def rule_named(name: str) -> Rule:
     """Return the rule called ``name``; an unknown name is an InputError that lists the known ones."""
     if name not in RULES:
@@ -82,7 +86,7 @@ class Adam:
 
         Raises InputError where kappa (1 - beta) >= 1, and warns (ScalingWarning) where it exceeds 0.5.
         """
-        powers, kappa = rule_named(rule), _positive("kappa", kappa)
+        powers, kappa = rule_named(rule), positive("kappa", kappa)
         return replace(
             self,
             lr=self.lr * kappa**powers.lr,
@@ -94,11 +98,11 @@ class Adam:
 
     def svag(self, ell: float) -> "Adam":
         """Hyperparameters of SVAG at level ``ell``: the square-root rule at kappa = 1 / ell^2."""
-        return self.scaled(1.0 / _positive("ell", ell) ** 2)
+        return self.scaled(1.0 / positive("ell", ell) ** 2)
 
     def sde_constants(self, sigma: float) -> SDEConstants:
         """Constants of Adam's SDE when the minibatch gradient has noise scale ``sigma``; time is steps * lr^2."""
-        sigma = _positive("sigma", sigma)
+        sigma = positive("sigma", sigma)
         return SDEConstants(
             sigma0=sigma * self.lr,
             eps0=self.eps * self.lr,
@@ -121,7 +125,7 @@ class RMSprop:
 
     def scaled(self, kappa: float, rule: str = "sqrt") -> "RMSprop":
         """Hyperparameters for a batch ``kappa`` times as large, as for Adam."""
-        powers, kappa = rule_named(rule), _positive("kappa", kappa)
+        powers, kappa = rule_named(rule), positive("kappa", kappa)
         return replace(
             self,
             lr=self.lr * kappa**powers.lr,
@@ -131,96 +135,29 @@ class RMSprop:
 
     def svag(self, ell: float) -> "RMSprop":
         """Hyperparameters of SVAG at level ``ell``: the square-root rule at kappa = 1 / ell^2."""
-        return self.scaled(1.0 / _positive("ell", ell) ** 2)
+        return self.scaled(1.0 / positive("ell", ell) ** 2)
 
     def sde_constants(self, sigma: float) -> SDEConstants:
         """Constants of RMSprop's SDE when the minibatch gradient has noise scale ``sigma``."""
-        sigma = _positive("sigma", sigma)
+        sigma = positive("sigma", sigma)
         return SDEConstants(sigma0=sigma * self.lr, eps0=self.eps * self.lr, c2=(1.0 - self.beta) / self.lr**2)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Everything in a training recipe that a change of batch size touches.
-
-    Lengths (``steps``, ``warmup_steps``, ``milestones``) are in optimizer steps; they divide by kappa under
-    every rule, so the number of samples seen stays the same. ``clip`` is the largest gradient norm; dividing
-    it by sqrt(kappa) is right while noise dominates the gradient. ``average`` is the decay rho of a moving
-    average of the weights; rho^kappa averages over the same number of samples.
-    """
-
-    hyperparameters: Adam | RMSprop
-    batch_size: int
-    steps: int | None = None
-    warmup_steps: int = 0
-    milestones: tuple[int, ...] = ()
-    clip: float | None = None
-    average: float | None = None
-
-    def __post_init__(self):
-        _whole("batch_size", self.batch_size, least=1)
-        if self.steps is not None:
-            _whole("steps", self.steps, least=1)
-        _whole("warmup_steps", self.warmup_steps, least=0)
-        for milestone in self.milestones:
-            _whole("milestones", milestone, least=1)
-        if self.clip is not None:
-            _positive("clip", self.clip)
-        if self.average is not None and not 0.0 <= self.average < 1.0:
-            raise InputError(f"average = {self.average:g}: must be in [0, 1)")
-
-    def scaled(self, kappa: float, rule: str = "sqrt") -> "Recipe":
-        """Return the recipe for batch kappa * batch_size; step counts are rounded to whole steps, at least one."""
-        powers, kappa = rule_named(rule), _positive("kappa", kappa)
-
-        def shortened(steps):
-            return max(1, round(steps / kappa)) if steps else steps
-
-        return replace(
-            self,
-            hyperparameters=self.hyperparameters.scaled(kappa, rule),
-            batch_size=scaled_batch_size(self.batch_size, kappa),
-            steps=shortened(self.steps),
-            warmup_steps=shortened(self.warmup_steps),
-            milestones=tuple(shortened(m) for m in self.milestones),
-            clip=None if self.clip is None else self.clip * kappa**powers.clip,
-            average=None if self.average is None else self.average**kappa,
-        )
+def optimizer(name: str, **values) -> Adam | RMSprop:
+    """Hyperparameters of the optimizer called ``adam`` or ``rmsprop``."""
+    return {"adam": Adam, "rmsprop": RMSprop}[name](**values)
 
 
 def scaled_batch_size(batch_size: int, kappa: float) -> int:
     """Return kappa * batch_size; an InputError unless that is a whole number of at least 1."""
-    size = batch_size * _positive("kappa", kappa)
+    size = batch_size * positive("kappa", kappa)
     if round(size) < 1 or not math.isclose(size, round(size), rel_tol=1e-9):
         near = Fraction(max(1, round(size)), batch_size)
         raise InputError(
-            f"kappa = {kappa:g}: batch size {batch_size} would become {size:g}; "
+            f"kappa = {kappa:g}: batch size {batch_size} would become {size:.10g}; "
             f"it must be a whole number (nearest kappa: {near})"
         )
     return round(size)
-
-
-def formula(part: str, rule: str, decoupled: bool = False) -> str:
-    """Return what ``rule`` does to a part of a recipe (``lr``, ``beta1``, ``steps``, ...) as a formula."""
-    powers = rule_named(rule)
-    if part == "batch_size":
-        return "kappa batch_size"
-    if part in ("steps", "warmup_steps", "milestones"):
-        return f"{part} / kappa"
-    if part == "average":
-        return "average^kappa"
-    if part.startswith("beta"):
-        return f"1 - kappa (1 - {part})" if powers.betas else "unchanged"
-    if part == "weight_decay" and not decoupled:
-        return "unchanged (coupled decay is part of the loss)"
-    power = {"lr": powers.lr, "eps": powers.eps, "weight_decay": powers.decay, "clip": powers.clip}[part]
-    words = {
-        0.0: "unchanged",
-        0.5: f"sqrt(kappa) {part}",
-        1.0: f"kappa {part}",
-        -0.5: f"{part} / sqrt(kappa)",
-    }
-    return words[power]
 
 
 def _scaled_beta(name, beta, kappa, powers):
@@ -229,9 +166,10 @@ def _scaled_beta(name, beta, kappa, powers):
         return beta
     complement = factor * (1.0 - beta)
     if complement >= 1.0 - ROUNDING:
+        hint = "" if beta else f"; {name} = 0 averages nothing, and Adam with beta1 = 0 is RMSprop"
         raise InputError(
             f"kappa = {kappa:g}: too large for {name} = {beta:g}, since kappa (1 - {name}) = {complement:g} "
-            f"must be below 1; kappa must be below {1.0 / (1.0 - beta):g}"
+            f"must be below 1; kappa must be below {1.0 / (1.0 - beta):g}{hint}"
         )
     if complement > 0.5 + ROUNDING and factor > 1.0:
         warnings.warn(
@@ -244,7 +182,7 @@ def _scaled_beta(name, beta, kappa, powers):
 
 
 def _check(hyperparameters, betas):
-    _positive("lr", hyperparameters.lr)
+    positive("lr", hyperparameters.lr)
     for name in betas:
         beta = getattr(hyperparameters, name)
         if not 0.0 <= beta < 1.0:
@@ -255,12 +193,15 @@ def _check(hyperparameters, betas):
             raise InputError(f"{name} = {value:g}: must be a finite number >= 0")
 
 
-def _positive(name, value):
+def positive(name, value):
+    """Return ``value`` if it is a finite number above 0; otherwise an InputError that names it."""
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"{name} = {value:g}: must be a finite number > 0")
     return value
 
 
-def _whole(name, value, least):
+def whole(name, value, least):
+    """Return ``value`` if it is a whole number of at least ``least``; otherwise an InputError that names it."""
     if value != int(value) or value < least:
         raise InputError(f"{name} = {value:g}: must be a whole number >= {least}")
+    return value

@@ -1,8 +1,8 @@
 """Statistics of trajectories over seeds: intervals, distances, and the noise they are measured in.
 
-A *group* is the runs that differ in their seed alone: an array of shape (runs, points). The groups of one rule
-follow, if the theory holds, the same law at every kappa, so their deviations from their own means are pooled: with
-three seeds and five batch sizes the noise is known to ten degrees of freedom instead of two.
+*Groups* are a mapping from a label, the kappa, to the runs that differ in their seed alone: an array of shape (runs,
+points). The groups of one rule follow, if the theory holds, the same law at every kappa, so their deviations from their
+own means are pooled: with three seeds and five batch sizes the noise is known to ten degrees of freedom, not two.
 """
 
 import numpy as np
@@ -13,18 +13,18 @@ REPLICATES = 2000
 
 def degrees_of_freedom(groups) -> int:
     """Degrees of freedom of the pooled noise: runs less groups."""
-    return sum(len(group) - 1 for group in groups)
+    return sum(len(group) - 1 for group in groups.values())
 
 
 def seed_noise(groups):
     """Pooled standard deviation of a single run about its group's mean, of shape (points,); NaN without repeats."""
-    squares = sum(((group - group.mean(axis=0)) ** 2).sum(axis=0) for group in groups)
+    squares = sum(((group - group.mean(axis=0)) ** 2).sum(axis=0) for group in groups.values())
     freedom = degrees_of_freedom(groups)
-    return np.sqrt(squares / freedom) if freedom else np.full(np.shape(groups[0])[1], np.nan)
+    return np.sqrt(squares / freedom) if freedom else np.full(np.shape(squares), np.nan)
 
 
-def bootstrap_means(groups, replicates=REPLICATES, seed=0):
-    """Bootstrap replicates of the groups' means, of shape (groups, replicates, points).
+def bootstrap_means(groups, replicates=REPLICATES, seed=0) -> dict:
+    """Bootstrap replicates of each group's mean, of shape (replicates, points).
 
     Residuals are resampled as whole trajectories, which keeps their correlation over time, from the pool of all
     groups after the correction sqrt(n / (n - 1)). Each replicate's noise is multiplied by sqrt(f / chi^2_f), f the
@@ -32,16 +32,17 @@ def bootstrap_means(groups, replicates=REPLICATES, seed=0):
     narrow normal one, which matters with two or three seeds. Without repeats every replicate is NaN.
     """
     freedom = degrees_of_freedom(groups)
-    shape = (len(groups), replicates, np.shape(groups[0])[1])
     if freedom == 0:
-        return np.full(shape, np.nan)
+        return {label: np.full((replicates, group.shape[1]), np.nan) for label, group in groups.items()}
     random = np.random.default_rng(seed)
-    pool = np.concatenate([(g - g.mean(axis=0)) * np.sqrt(len(g) / (len(g) - 1)) for g in groups if len(g) > 1])
+    pool = np.concatenate(
+        [(g - g.mean(axis=0)) * np.sqrt(len(g) / (len(g) - 1)) for g in groups.values() if len(g) > 1]
+    )
     scale = np.sqrt(freedom / random.chisquare(freedom, replicates))[:, None]
-    means = np.empty(shape)
-    for k, group in enumerate(groups):
+    means = {}
+    for label, group in groups.items():
         drawn = random.integers(len(pool), size=(replicates, len(group)))
-        means[k] = group.mean(axis=0) + scale * pool[drawn].mean(axis=1)
+        means[label] = group.mean(axis=0) + scale * pool[drawn].mean(axis=1)
     return means
 
 
@@ -54,7 +55,7 @@ def interval(replicates, level=LEVEL, axis=0):
 
 def spread(means):
     """Largest less smallest of the groups' means, over the first axis."""
-    return means.max(axis=0) - means.min(axis=0)
+    return np.max(means, axis=0) - np.min(means, axis=0)
 
 
 def largest_gap(means, reference, noise):

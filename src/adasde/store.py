@@ -38,6 +38,19 @@ def atomic(path):
             temporary.unlink()
 
 
+def check_writable(name: str, path):
+    """InputError, before any work, if ``path`` cannot be written; ``name`` is what the user calls it."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "is a folder", str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=".", dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{name} = {path}: cannot be written ({error.strerror})") from error
+
+
 def canonical(spec) -> str:
     """Return ``spec`` as JSON with sorted keys: equal specs are equal strings."""
     return json.dumps(spec, sort_keys=True, separators=(",", ":"))
@@ -89,7 +102,7 @@ def write_run(path, rows, spec, **facts):
     columns = [_column(name, [row[i] for row in rows]) for i, name in enumerate(COLUMNS)]
     table = pa.table(columns, COLUMNS, metadata={KEY: json.dumps(metadata).encode()})
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_run(path):
@@ -106,7 +119,7 @@ def read_run(path):
         rows = list(zip(*(table.column(name).to_pylist() for name in COLUMNS), strict=True))
         whole = digest(rows) == metadata["rows_sha256"] and spec_hash(metadata["spec"]) == metadata["spec_hash"]
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: damaged ({type(error).__name__}); delete it and run again") from error
+        raise InputError(f"{path}: no run's table, or a damaged one ({type(error).__name__})") from error
     if not whole:
         raise InputError(f"{path}: damaged (its rows or spec are not what was written); delete it and run again")
     return rows, metadata

@@ -4,17 +4,21 @@ trajectories.parquet  run and its coordinates (experiment, rule, kappa, ...), st
 runs.csv              one row per run: hyperparameters, final test functions, divergence, seconds, memory, versions
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from .errors import InputError
-from .store import atomic, read_run
+from .store import KEY, atomic, read_run
 from .tasks import task_named
 
 COORDINATES = ("experiment", "task", "rule", "kappa", "batch_size", "seed")
+COLUMNS = ("run", "step", "time", "metric", "value", *COORDINATES, "optimizer", "samples", "epoch")
 
 
 def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -43,30 +47,40 @@ def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame]:
                 **facts,
             }
         )
-    if not runs:
-        raise InputError("collect: no run files given")
     return pd.concat(trajectories, ignore_index=True), pd.DataFrame(runs)
 
 
 def write(folder, trajectories: pd.DataFrame, runs: pd.DataFrame):
     """Write the two tables into ``folder``, each whole or not at all."""
     with atomic(Path(folder, "trajectories.parquet")) as temporary:
-        trajectories.to_parquet(temporary, index=False, compression="zstd")
+        table = pa.Table.from_pandas(trajectories, preserve_index=False)
+        table = table.replace_schema_metadata({KEY: _digest(trajectories)})
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
     with atomic(Path(folder, "runs.csv")) as temporary:
         runs.to_csv(temporary, index=False)
 
 
 def read(folder) -> pd.DataFrame:
-    """Return the trajectories in ``folder``; a missing file is an InputError that says how it is made."""
+    """Return the trajectories in ``folder``; InputError if the table is missing, damaged or another."""
     path = Path(folder, "trajectories.parquet")
     if not path.exists():
-        raise InputError(f"{path}: no such file; `snakemake --cores all` makes it, from runs by `adasde collect`")
-    return pd.read_parquet(path)
+        raise InputError(f"{path}: no such file; Snakemake makes it from the runs, by `adasde collect`")
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        frame = table.to_pandas(ignore_metadata=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({type(error).__name__}); delete it and collect the runs again") from error
+    missing = [name for name in COLUMNS if name not in frame]
+    if missing:
+        raise InputError(f"{path}: no table of trajectories (no column {missing[0]!r})")
+    if (table.schema.metadata or {}).get(KEY) != _digest(frame):
+        raise InputError(f"{path}: damaged (not what was written); delete it and collect the runs again")
+    return frame
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Runs of one experiment, rule and metric: per kappa an array (seeds, points), on one grid of points.
+    """Runs of one experiment, rule and metric: per kappa, ascending, an array (seeds, points) on one grid of points.
 
     Points after a divergence are NaN; ``diverged`` names such runs, by kappa.
     """
@@ -78,28 +92,45 @@ class Groups:
     diverged: dict[float, list[str]]
 
     @property
-    def kappas(self) -> list[float]:
-        """Batch multipliers, ascending."""
-        return sorted(self.values)
+    def healthy(self) -> dict[float, np.ndarray]:
+        """The values of the kappas at which no run diverged."""
+        return {kappa: values for kappa, values in self.values.items() if kappa not in self.diverged}
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds, of the kappa that has fewest."""
+        return min(map(len, self.values.values()))
+
+    @property
+    def diverged_runs(self) -> list[str]:
+        """Names of all runs that diverged."""
+        return [run for runs in self.diverged.values() for run in runs]
+
+
+def _digest(frame):
+    """SHA-256 over the table's columns and values, as the metadata of the file holds it."""
+    rows = pd.util.hash_pandas_object(frame, index=False).to_numpy()
+    return hashlib.sha256(",".join(frame.columns).encode() + rows.tobytes()).hexdigest().encode()
 
 
 def groups(trajectories: pd.DataFrame, experiment: str, rule: str, metric: str) -> Groups:
     """Select one experiment, rule and metric; the baseline, kappa = 1, is part of every rule."""
     runs = trajectories[trajectories["experiment"] == experiment]
-    grid = runs[runs["metric"] != "diverged"].drop_duplicates("samples").sort_values("samples")
+    measured = runs[runs["metric"] == metric]
+    if runs.empty or (measured.empty and not (runs["metric"] == "diverged").any()):
+        raise InputError(f"no values of {metric} for experiment {experiment}")
+    # Where every run diverged before it was measured, the divergences are the only points there are.
+    grid = (runs if measured.empty else measured).drop_duplicates("samples").sort_values("samples")
     runs = runs[(runs["rule"] == rule) | (runs["kappa"] == 1)]
-    table = runs[runs["metric"] == metric]
-    if table.empty:
-        raise InputError(f"no values of {metric} for experiment {experiment} and rule {rule}")
-    values = {
-        kappa: part.pivot(index="seed", columns="samples", values="value").reindex(columns=grid["samples"]).to_numpy()
-        for kappa, part in table.groupby("kappa")
-    }
+    values = {}
+    for kappa, part in runs.groupby("kappa"):
+        found = part[part["metric"] == metric].pivot(index="seed", columns="samples", values="value")
+        values[kappa] = found.reindex(index=sorted(part["seed"].unique()), columns=grid["samples"]).to_numpy(float)
     ended = runs[runs["metric"] == "diverged"]
     return Groups(
         time=grid["time"].to_numpy(),
         epoch=grid["epoch"].to_numpy(),
-        batch_size=table.groupby("kappa")["batch_size"].first().to_dict(),
+        batch_size=runs.groupby("kappa")["batch_size"].first().to_dict(),
         values=values,
         diverged=ended.groupby("kappa")["run"].apply(list).to_dict(),
     )

@@ -19,6 +19,7 @@ from .store import atomic, canonical
 
 log = logging.getLogger(__name__)
 
+MAGIC = b"adasde checkpoint 1\n"
 CHUNK = 2048  # samples gathered and normalised at once: few Python calls, and still in cache
 
 
@@ -81,8 +82,9 @@ class Run:
         # The batch size is in the key: runs that are compared across batch sizes share no noise.
         torch.manual_seed(stream("model noise", spec["seed"], spec["batch_size"]))
         self.sampler = Sampler(task.size, spec["sampling"], stream("data order", spec["seed"], spec["batch_size"]))
-        self.hyperparameters = hyperparameters(spec)
-        variant = spec["optimizer"]["variant"]
+        values = dict(spec["optimizer"])
+        variant = values.pop("variant")
+        self.hyperparameters = scaling.optimizer(**values)
         self.optimizer = optim.build(self.model.parameters(), self.hyperparameters, variant)
         self.schedule = Schedule(**spec["schedule"])
         self.step, self.rows, self.diverged, self.seconds = 0, [], False, 0.0
@@ -92,7 +94,7 @@ class Run:
         return self.spec["horizon"] * self.schedule.elapsed(self._progress(step))
 
     def advance(self, steps: int):
-        """Take ``steps`` optimizer steps on freshly drawn minibatches; stop at the first loss that is not finite."""
+        """Take ``steps`` optimizer steps on freshly drawn minibatches, and note the first loss that is not finite."""
         size = self.spec["batch_size"]
         chunk = self.task.gather(self.sampler.draw(steps * size))
         losses = []
@@ -117,7 +119,7 @@ class Run:
         self._record(self.step, metrics if finite else {"diverged": 1.0})
 
     def save(self, path):
-        """Write a checkpoint: digest first, then every state, so that a damaged file is noticed."""
+        """Write a checkpoint: what it is, the digest of the rest, and every state."""
         state = {
             "spec": canonical(self.spec),
             "step": self.step,
@@ -132,15 +134,18 @@ class Run:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         with atomic(path) as temporary:
-            temporary.write_bytes(hashlib.sha256(buffer.getbuffer()).digest() + buffer.getbuffer())
+            temporary.write_bytes(MAGIC + hashlib.sha256(buffer.getbuffer()).digest() + buffer.getbuffer())
 
     def restore(self, path):
         """Continue from a checkpoint. InputError if it belongs to another spec, naming what differs."""
         content = Path(path).read_bytes()
-        if hashlib.sha256(content[32:]).digest() != content[:32]:
+        start = len(MAGIC) + hashlib.sha256().digest_size
+        if not content.startswith(MAGIC):
+            raise InputError(f"checkpoint = {path}: holds something else; name another file")
+        if hashlib.sha256(content[start:]).digest() != content[len(MAGIC) : start]:
             log.warning("%s: damaged checkpoint, starting from the beginning", path)
             return
-        state = torch.load(io.BytesIO(content[32:]), weights_only=True)
+        state = torch.load(io.BytesIO(content[start:]), weights_only=True)
         _refuse_other_spec(path, json.loads(state["spec"]), self.spec)
         self.step, self.diverged, self.seconds = state["step"], state["diverged"], state["seconds"]
         self.rows = state["rows"]
@@ -148,6 +153,7 @@ class Run:
         torch.set_rng_state(state["noise"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        log.info("%s: resumed at step %d", self.spec["run"], self.step)
 
     def _progress(self, step):
         return step * self.spec["batch_size"] / self.spec["samples"]
@@ -161,12 +167,6 @@ class Run:
         self.diverged = self.diverged or "diverged" in metrics
         moment = self.time(step)
         self.rows += [(self.spec["run"], step, moment, metric, value) for metric, value in metrics.items()]
-
-
-def hyperparameters(spec: dict):
-    """scaling.Adam or scaling.RMSprop of a spec."""
-    values = {k: v for k, v in spec["optimizer"].items() if k not in ("name", "variant")}
-    return {"adam": scaling.Adam, "rmsprop": scaling.RMSprop}[spec["optimizer"]["name"]](**values)
 
 
 def train(spec: dict, task, checkpoint=None, every: float = 10.0, report=None):

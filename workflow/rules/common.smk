@@ -1,5 +1,6 @@
 # The plan of the config, made by the library; a mistake in the config ends here, in one line, before any job.
 import os
+import re
 import sys
 import warnings
 
@@ -20,5 +21,5 @@ shell.prefix(f"export PATH={os.path.dirname(sys.executable)}:$PATH; ")
 
 wildcard_constraints:
     run="[^/]+",
-    figure="[^/]+",
+    figure="|".join(map(re.escape, PLAN.figures)),
     data="[^/]+",

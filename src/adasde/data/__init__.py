@@ -111,13 +111,13 @@ def load(name: str, root) -> dict:
     folder = Path(root, dataset_named(name).name)
     mend = f"run `adasde data {name} --data {root}`"
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        hashes = _hashes(folder)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: not prepared; {mend}") from error
     tensors = {}
-    for array, facts in manifest["arrays"].items():
+    for array, wanted in hashes.items():
         path = folder / f"{array}.npy"
-        if not path.exists() or _sha256(path) != facts["sha256"]:
+        if not path.exists() or _sha256(path) != wanted:
             raise InputError(f"{path}: missing or altered; {mend}")
         # Copy-on-write, so that torch gets a writable buffer; nobody writes, so the pages stay shared.
         tensors[array] = torch.from_numpy(np.load(path, mmap_mode="c"))
@@ -126,10 +126,18 @@ def load(name: str, root) -> dict:
 
 def _intact(folder):
     try:
-        arrays = json.loads((folder / "manifest.json").read_text())["arrays"]
-        return all(_sha256(folder / f"{name}.npy") == facts["sha256"] for name, facts in arrays.items())
-    except (OSError, ValueError, KeyError):
+        return all(_sha256(folder / f"{name}.npy") == wanted for name, wanted in _hashes(folder).items())
+    except (OSError, ValueError):
         return False
+
+
+def _hashes(folder):
+    """SHA-256 of each array as the manifest has it; ValueError if it is no manifest."""
+    try:
+        arrays = json.loads((folder / "manifest.json").read_text())["arrays"]
+        return {name: facts["sha256"] for name, facts in arrays.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("no manifest") from error
 
 
 def _sha256(path):

@@ -72,35 +72,51 @@ def batch_colours(kappas):
     return dict(zip(sorted(kappas), shades, strict=True))
 
 
-def batch_label(batch_size, kappa):
+def batch_label(batch_size, kappa, diverged=False):
     """Legend entry of a batch size."""
-    return rf"$B = {batch_size}$" + (" (baseline)" if kappa == 1 else rf" ($\kappa = {kappa:g}$)")
+    name = rf"$B = {batch_size}$" + (" (baseline)" if kappa == 1 else rf" ($\kappa = {kappa:g}$)")
+    return name + (", diverged" if diverged else "")
+
+
+def divergence(diverged):
+    """Words for the kappas at which runs of a rule diverged; empty if none did."""
+    kappas = ", ".join(f"{kappa:g}" for kappa in sorted(diverged))
+    return rf" (diverged at $\kappa = {kappas}$)" if kappas else ""
+
+
+def sample(seeds):
+    """Words for what a curve and its band are."""
+    return f"mean and 95% interval of {seeds} seeds" if seeds > 1 else "one seed"
 
 
 def time_axes(top, bottom, epoch, time):
-    """Run the x-axis of a column of panels in epochs, marked above ``top``; mark the SDE time below ``bottom``.
+    """Run the x-axis of a column of panels in epochs, and mark above ``top`` the SDE time reached.
 
     At a constant learning rate the two are proportional. Under a schedule the time all but stops when the learning
     rate drops, and an axis that ran in time would hide the rest of the run.
     """
     bottom.set_xlim(0, epoch[-1] * 1.02)
-    ticks = [
-        tick for tick in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(0, epoch[-1]) if 0 <= tick <= epoch[-1]
-    ]
+    locator = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10])
+    ticks = [tick for tick in locator.tick_values(0, epoch[-1]) if 0 <= tick <= epoch[-1]]
     times = np.interp(ticks, [0, *epoch], [0, *time])
     power = int(np.floor(np.log10(time[-1])))
-    bottom.set_xticks(ticks, [f"{t / 10.0**power:.2f}" if t else "0" for t in times])
-    bottom.set_xlabel(rf"time $t = \sum \eta^2$ ($10^{{{power}}}$)")
-    epochs = top.secondary_xaxis("top")
-    epochs.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    epochs.set_xlabel("epochs")
+    bottom.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    bottom.set_xlabel("epochs")
+    above = top.secondary_xaxis("top")
+    above.set_xticks(ticks, [f"{t / 10.0**power:.2f}" if t else "0" for t in times])
+    above.set_xlabel(rf"time $t = \sum \eta^2$ reached ($10^{{{power}}}$)")
 
 
-def plain_log_axis(axis):
-    """Label a logarithmic axis with plain numbers at 1, 2, 3 and 5 of each decade."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
+def log_axis(panel, curves):
+    """Make the y-axis logarithmic, its range that of ``curves``, with plain numbers at 1, 2, 3 and 5 of each decade."""
+    values = np.concatenate([np.ravel(curve) for curve in curves])
+    values = values[np.isfinite(values) & (values > 0)]
+    panel.set_yscale("log")
+    if len(values):
+        panel.set_ylim(values.min() / 1.25, values.max() * 1.15)
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_locator(NullLocator())
 
 
 def save(figure, paths):
