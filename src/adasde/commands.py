@@ -1,0 +1,180 @@
+"""What each command of the command line does; every function takes the parsed options."""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from . import recipe, scaling, terminal
+from .errors import InputError
+
+
+def scale(options):
+    """Print what becomes of a recipe when the batch size changes, by the square-root rule or another."""
+    values = {name: getattr(options, name) for name in ("lr", *options.betas, "eps", "weight_decay")}
+    if options.optimizer == "adam":
+        values["decoupled"] = options.decoupled
+    rest = {name: getattr(options, name) for name in ("steps", "warmup_steps", "clip", "average")}
+    old = recipe.Recipe(scaling.optimizer(options.optimizer, **values), options.batch_size, **rest)
+    kappa = options.to / options.batch_size
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", scaling.ScalingWarning)
+        new = old.scaled(kappa, options.rule)
+    notes = list(dict.fromkeys(str(warning.message) for warning in caught))
+    if options.json:
+        facts = {"optimizer": options.optimizer, "rule": options.rule, "kappa": kappa}
+        print(json.dumps({**facts, **new.parts(), "warnings": notes}, indent=1))
+        return
+    print(f"{options.optimizer}, rule {options.rule}, kappa = {kappa:.6g}")
+    print(recipe.comparison(old, new, options.rule))
+    if old.steps is None:
+        print("steps, warm-up and schedule: divide by kappa wherever they are counted in steps (unchanged in epochs)")
+    for note in notes:
+        print(f"warning: {note}")
+
+
+def plan(options):
+    """Print one row per run of a config, every number resolved, without running anything."""
+    plan = _planned(options.config)
+    if options.json:
+        print(json.dumps(list(plan.runs.values()), indent=1))
+        return
+    rows = [("run", "batch", "lr", "betas", "eps", "steps", "samples")]
+    for run, spec in plan.runs.items():
+        h, size = spec["optimizer"], spec["batch_size"]
+        betas = ", ".join(f"{h[name]:.6g}" for name in ("beta1", "beta2", "beta") if name in h)
+        steps, samples = spec["samples"] // size, spec["samples"]
+        rows.append((run, str(size), f"{h['lr']:.4g}", betas, f"{h['eps']:.3g}", str(steps), str(samples)))
+    print(terminal.table(rows))
+    total = sum(spec["samples"] for spec in plan.runs.values())
+    print(f"{len(plan.runs)} runs, {total:,} training samples, {len(plan.figures)} figures")
+
+
+def data(options):
+    """Fetch, verify and prepare a data set, unless that is done; print where it is."""
+    from . import data
+
+    dataset = data.dataset_named(options.name)
+    folder = data.prepare(options.name, options.data)
+    sizes = f"{dataset.train_size:,} training and {dataset.test_size:,} test examples"
+    print(f"{folder}: {sizes}, verified; licence: {dataset.licence}")
+
+
+def run(options):
+    """Train one run and write its table; a checkpoint makes it resumable."""
+    from . import plan, store
+
+    spec = _json("spec", options.spec)
+    plan.check(spec)
+    if not 1 <= options.threads <= (os.cpu_count() or 1):
+        raise InputError(f"threads = {options.threads}: this machine has 1 to {os.cpu_count()}")
+    if not options.checkpoint_every >= 0:
+        raise InputError(f"checkpoint-every = {options.checkpoint_every:g}: must be a number of seconds >= 0")
+    store.check_writable("out", options.out)
+    if options.checkpoint is not None:
+        store.check_writable("checkpoint", options.checkpoint)
+        if options.checkpoint.resolve() == options.out.resolve():
+            raise InputError(f"checkpoint = {options.checkpoint}: is also the output; name another file")
+    if options.out.exists() and store.read_run(options.out)[1]["spec"] != spec:
+        raise InputError(f"out = {options.out}: holds the run of another spec; delete it, or name another file")
+
+    import torch
+
+    from . import optim, tasks
+    from .train import keep_memory, train
+
+    keep_memory()
+    optim.skip_compiler()
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)  # the averages of inactive units decay into numbers that are slow to add
+    task = tasks.load(spec["task"], options.data)
+    with terminal.progress(spec["run"]) as report:
+        rows, facts = train(spec, task, options.checkpoint, options.checkpoint_every, report)
+    store.write_run(options.out, rows, spec, **facts, **store.provenance())
+    if options.checkpoint is not None:
+        options.checkpoint.unlink(missing_ok=True)
+    ended = next((f", diverged at time {r[2]:.4g}" for r in rows if r[3] == "diverged"), "")
+    print(f"{spec['run']}: {rows[-1][1]} steps in {facts['seconds']:.1f} s{ended}")
+
+
+def collect(options):
+    """Stack run files into trajectories.parquet and runs.csv."""
+    from . import tables
+
+    tables.write(options.out, *tables.collect(options.runs))
+
+
+def figure(options):
+    """Draw one figure from the tables of a scale."""
+    from . import plots, tables
+
+    plots.plot_named(options.name)
+    for path in options.out:
+        if path.suffix not in (".png", ".pdf"):
+            raise InputError(f"out = {path}: must end in .png or .pdf")
+    figure = plots.draw(options.name, tables.read(options.tables))
+    from .plots import style
+
+    style.save(figure, options.out)
+
+
+def claims(options):
+    """Judge every claim that the tables can speak to; print and, if asked, write the verdicts."""
+    from . import claims, tables
+
+    table = claims.evaluate(tables.read(options.tables))
+    if options.out is not None:
+        claims.write(table, options.out)
+    if options.readme is not None:
+        claims.renew(table, options.readme)
+    print(claims.summary(table))
+
+
+def check(options):
+    """Say for every run of a config whether its table is there, whole and of the planned spec; exit 1 if not."""
+    from . import store
+
+    plan = _planned(options.config)
+    results = options.results or Path("results", plan.scale)
+    problems = 0
+    for run, spec in plan.runs.items():
+        path = results / "runs" / f"{run}.parquet"
+        try:
+            _, metadata = store.read_run(path)
+            problem = None if metadata["spec"] == spec else f"{path}: made from another spec"
+        except InputError as error:
+            problem = str(error)
+        if problem:
+            problems += 1
+            print(problem)
+    print(f"{len(plan.runs) - problems} of {len(plan.runs)} runs are there, whole and as planned")
+    return 1 if problems else 0
+
+
+def _planned(path):
+    """Plan of the config file at ``path``; warnings of the rules go to stderr, once each."""
+    import yaml
+
+    from .plan import plan
+
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        place = getattr(error, "problem_mark", None)
+        raise InputError(f"{path}: not YAML" + (f" (line {place.line + 1})" if place else "")) from error
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", scaling.ScalingWarning)
+        planned = plan(config)
+    for note in dict.fromkeys(str(warning.message) for warning in caught):
+        print(f"adasde: warning: {note}", file=sys.stderr)
+    return planned
+
+
+def _json(name, value):
+    if value.startswith("@"):
+        value = Path(value[1:]).read_text(errors="replace")
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: not JSON ({error})") from error
