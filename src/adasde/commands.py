@@ -41,14 +41,24 @@ def plan(options):
         print(json.dumps(list(plan.runs.values()), indent=1))
         return
     rows = [("run", "batch", "lr", "betas", "eps", "steps", "samples")]
-    for run, spec in plan.runs.items():
+    trained = {run: spec for run, spec in plan.runs.items() if "study" not in spec}
+    for run, spec in trained.items():
         h, size = spec["optimizer"], spec["batch_size"]
         betas = ", ".join(f"{h[name]:.6g}" for name in ("beta1", "beta2", "beta") if name in h)
         steps, samples = spec["samples"] // size, spec["samples"]
         rows.append((run, str(size), f"{h['lr']:.4g}", betas, f"{h['eps']:.3g}", str(steps), str(samples)))
     print(terminal.table(rows))
-    total = sum(spec["samples"] for spec in plan.runs.values())
-    print(f"{len(plan.runs)} runs, {total:,} training samples, {len(plan.figures)} figures")
+    rows = [("simulation", "study", "paths", "batches")]
+    for run, spec in plan.runs.items():
+        if "study" in spec:
+            rows.append((run, spec["study"], str(spec["paths"]), str(spec["batches"])))
+    if len(rows) > 1:
+        print(terminal.table(rows))
+    total = sum(spec["samples"] for spec in trained.values())
+    print(
+        f"{len(trained)} runs, {total:,} training samples, {len(plan.runs) - len(trained)} simulations, "
+        f"{len(plan.figures)} figures"
+    )
 
 
 def data(options):
@@ -66,6 +76,7 @@ def run(options):
     from . import plan, store
 
     spec = _json("spec", options.spec)
+    warnings.simplefilter("ignore", scaling.ScalingWarning)  # the plan has warned
     plan.check(spec)
     if not 1 <= options.threads <= (os.cpu_count() or 1):
         raise InputError(f"threads = {options.threads}: this machine has 1 to {os.cpu_count()}")
@@ -88,14 +99,21 @@ def run(options):
     optim.skip_compiler()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)  # the averages of inactive units decay into numbers that are slow to add
-    task = tasks.load(spec["task"], options.data)
     with terminal.progress(spec["run"]) as report:
-        rows, facts = train(spec, task, options.checkpoint, options.checkpoint_every, report)
-    store.write_run(options.out, rows, spec, **facts, **store.provenance())
+        if "study" in spec:
+            from .simulate import simulate
+
+            columns, (rows, facts) = store.SIMULATED, simulate(spec, options.data, options.checkpoint, report)
+        else:
+            task = tasks.load(spec["task"], options.data)
+            every = options.checkpoint_every
+            columns, (rows, facts) = store.COLUMNS, train(spec, task, options.checkpoint, every, report)
+    store.write_run(options.out, rows, spec, columns, **facts, **store.provenance())
     if options.checkpoint is not None:
         options.checkpoint.unlink(missing_ok=True)
     ended = next((f", diverged at time {r[2]:.4g}" for r in rows if r[3] == "diverged"), "")
-    print(f"{spec['run']}: {rows[-1][1]} steps in {facts['seconds']:.1f} s{ended}")
+    amount = f"{spec['batches']} batches" if "study" in spec else f"{rows[-1][1]} steps"
+    print(f"{spec['run']}: {amount} in {facts['seconds']:.1f} s{ended}")
 
 
 def collect(options):

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
 
-from . import plots, scaling
+from . import plots, scaling, studies
 from .errors import InputError
 from .schedule import Schedule
 from .tasks import task_named
@@ -23,9 +23,11 @@ class Plan:
     runs: dict[str, dict]
     figures: tuple[str, ...]
 
-    def dataset(self, run: str) -> str:
-        """Name of the data set that a run learns from."""
-        return task_named(self.runs[run]["task"]).data
+    def datasets(self, run: str) -> list[str]:
+        """Names of the data sets that a run reads: one, or none for a closed-form problem."""
+        spec = self.runs[run]
+        name = studies.oracle_named(spec["oracle"]).data if "study" in spec else task_named(spec["task"]).data
+        return [name] if name else []
 
 
 def plan(config: dict) -> Plan:
@@ -39,16 +41,27 @@ def plan(config: dict) -> Plan:
                 runs[spec["run"]] = spec
         except InputError as error:
             raise InputError(f"experiments.{name}: {error}") from error
+    for name, simulation in config.get("simulations", {}).items():
+        try:
+            for spec in studies.specs(name, _plain(simulation), RECIPE):
+                check(spec)
+                runs[spec["run"]] = spec
+        except InputError as error:
+            raise InputError(f"simulations.{name}: {error}") from error
     for figure in config["figures"]:
-        plots.check(figure, {(s["experiment"], s["task"], s["rule"]): None for s in runs.values()})
+        plots.check(figure, {(s["experiment"], s["task"], s["rule"]): None for s in runs.values() if "task" in s})
     return Plan(config["scale"], runs, tuple(config["figures"]))
 
 
 def check(spec: dict):
     """InputError unless ``spec`` is one that a plan can hold and this version can run."""
-    validate(spec, "run")
+    simulated = isinstance(spec, dict) and "study" in spec
+    validate(spec, "simulation" if simulated else "run")
     if spec["recipe"] != RECIPE:
         raise InputError(f"recipe = {spec['recipe']}: this version runs recipe {RECIPE}")
+    if simulated:
+        studies.check(spec)
+        return
     task_named(spec["task"])
     scaling.rule_named(spec["rule"])
     scaling.optimizer(**{key: value for key, value in spec["optimizer"].items() if key != "variant"})

@@ -59,11 +59,11 @@ def rule_named(name: str) -> Rule:
 
 @dataclass(frozen=True)
 class SDEConstants:
-    """Constants of the paper's SDEs; ``c1`` is None for RMSprop, which has no momentum."""
+    """Constants of the paper's SDEs; ``c1`` is None for RMSprop, which has no momentum, and all but sigma0 for SGD."""
 
     sigma0: float
-    eps0: float
-    c2: float
+    eps0: float | None = None
+    c2: float | None = None
     c1: float | None = None
 
 
@@ -110,6 +110,11 @@ class Adam:
             c2=(1.0 - self.beta2) / self.lr**2,
         )
 
+    @property
+    def time_step(self) -> float:
+        """SDE time of one step, lr^2."""
+        return self.lr**2
+
 
 @dataclass(frozen=True)
 class RMSprop:
@@ -141,6 +146,38 @@ class RMSprop:
         """Constants of RMSprop's SDE when the minibatch gradient has noise scale ``sigma``."""
         sigma = positive("sigma", sigma)
         return SDEConstants(sigma0=sigma * self.lr, eps0=self.eps * self.lr, c2=(1.0 - self.beta) / self.lr**2)
+
+    @property
+    def time_step(self) -> float:
+        """SDE time of one step, lr^2."""
+        return self.lr**2
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Learning rate of plain SGD, whose SDE the paper's are compared with; its own rule is the linear one."""
+
+    lr: float
+
+    def __post_init__(self):
+        positive("lr", self.lr)
+
+    def scaled(self, kappa: float) -> "SGD":
+        """Learning rate for a batch ``kappa`` times as large, by the linear rule, which keeps SGD's SDE."""
+        return SGD(self.lr * positive("kappa", kappa))
+
+    def svag(self, ell: float) -> "SGD":
+        """Learning rate of SVAG at level ``ell``: the linear rule at kappa = 1 / ell^2."""
+        return self.scaled(1.0 / positive("ell", ell) ** 2)
+
+    def sde_constants(self, sigma: float) -> SDEConstants:
+        """Constants of SGD's SDE, d theta = -grad f dt - sigma0 Sigma^{1/2} dW with sigma0 = sigma sqrt(lr)."""
+        return SDEConstants(sigma0=positive("sigma", sigma) * self.lr**0.5)
+
+    @property
+    def time_step(self) -> float:
+        """SDE time of one step, lr."""
+        return self.lr
 
 
 def optimizer(name: str, **values) -> Adam | RMSprop:

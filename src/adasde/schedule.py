@@ -1,4 +1,4 @@
-"""The learning-rate schedule of a run, on a clock that does not know the batch size."""
+"""The clock: a learning-rate schedule that does not know the batch size, and whole steps of SDE time."""
 
 import math
 from dataclasses import dataclass
@@ -57,3 +57,16 @@ class Schedule:
         ``elapsed(p)``: runs of every batch size are at the same SDE time after the same number of samples.
         """
         return math.sqrt((self.elapsed(end) - self.elapsed(start)) / (end - start))
+
+
+def steps_until(name, value, step, start=0.0) -> int:
+    """Whole number of steps from ``start`` to ``value``; otherwise an InputError that names the next possible value."""
+    count = (value - start) / step
+    whole = round(count) if math.isfinite(count) else 0
+    if not math.isfinite(count) or abs(count - whole) > 1e-6 * max(1.0, abs(count)) or whole < 0:
+        following = start + step * max(0, math.ceil(count)) if math.isfinite(count) else start + step
+        since = f" from {start:g}" if start else ""
+        raise InputError(
+            f"{name} = {value:g}: must be a whole number of steps of {step:g}{since}; the next is {following:.10g}"
+        )
+    return whole

@@ -70,3 +70,25 @@ def typical_gap(means, reference, noise):
 
 def _in_noise(means, reference, noise):
     return np.abs(means - reference) / np.where(noise > 0, noise, np.nan)
+
+
+def bootstrap(values, statistic, replicates=REPLICATES, seed=0):
+    """Bootstrap replicates of ``statistic(mean)`` where ``values`` is (repeats, ...) and mean is over its first axis.
+
+    Repeats are resampled whole, which keeps whatever correlation they have within, and with the two corrections of
+    `bootstrap_means`.
+    """
+    n = len(values)
+    mean = values.mean(axis=0)
+    if n < 2:
+        return np.full((replicates, *np.shape(statistic(mean))), np.nan)
+    random = np.random.default_rng(seed)
+    scales = np.sqrt(n / random.chisquare(n - 1, replicates))
+    deviations = values - mean
+    return np.array([statistic(mean + s * deviations[random.integers(n, size=n)].mean(axis=0)) for s in scales])
+
+
+def slope(x, y):
+    """Slope of log y against log x, by least squares over the last axis of ``y``."""
+    x = np.log(x) - np.log(x).mean()
+    return (np.log(y) * x).sum(axis=-1) / (x**2).sum()

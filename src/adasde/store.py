@@ -15,7 +15,8 @@ from pathlib import Path
 
 from .errors import InputError
 
-COLUMNS = ("run", "step", "time", "metric", "value")
+COLUMNS = ("run", "step", "time", "metric", "value")  # of a training run
+SIMULATED = ("run", "process", "level", "batch", "time", "metric", "value")  # of a simulation
 KEY = b"adasde"  # metadata key inside the parquet file
 
 
@@ -88,19 +89,19 @@ def device_name() -> str:
 
 
 def digest(rows) -> str:
-    """SHA-256 of the rows' exact values; NaN equals NaN."""
-    exact = [(run, step, float(time).hex(), metric, float(value).hex()) for run, step, time, metric, value in rows]
+    """SHA-256 of the rows' exact values, each a text, an int or a float; NaN equals NaN."""
+    exact = [[value.hex() if isinstance(value, float) else value for value in row] for row in rows]
     return hashlib.sha256(json.dumps(exact).encode()).hexdigest()
 
 
-def write_run(path, rows, spec, **facts):
-    """Write a run's rows, each (run, step, time, metric, value), with its spec and ``facts`` inside."""
+def write_run(path, rows, spec, columns=COLUMNS, **facts):
+    """Write a run's rows, each as ``columns`` says, with its spec and ``facts`` inside."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     metadata = {"spec": spec, "spec_hash": spec_hash(spec), "rows_sha256": digest(rows), **facts}
-    columns = [_column(name, [row[i] for row in rows]) for i, name in enumerate(COLUMNS)]
-    table = pa.table(columns, COLUMNS, metadata={KEY: json.dumps(metadata).encode()})
+    table = pa.table([_column(values) for values in zip(*rows, strict=True)], columns)
+    table = table.replace_schema_metadata({KEY: json.dumps(metadata).encode()})
     with atomic(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
@@ -116,7 +117,7 @@ def read_run(path):
     try:
         table = pq.read_table(path)
         metadata = json.loads(table.schema.metadata[KEY])
-        rows = list(zip(*(table.column(name).to_pylist() for name in COLUMNS), strict=True))
+        rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
         whole = digest(rows) == metadata["rows_sha256"] and spec_hash(metadata["spec"]) == metadata["spec_hash"]
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: no run's table, or a damaged one ({type(error).__name__})") from error
@@ -125,16 +126,16 @@ def read_run(path):
     return rows, metadata
 
 
-def _column(name, values):
+def _column(values):
     """An arrow array built from its buffers: pyarrow imports pandas to look at a list, 0.3 seconds in every job."""
     import numpy as np
     import pyarrow as pa
 
-    if name in ("run", "metric"):
+    if isinstance(values[0], str):
         texts = [value.encode() for value in values]
         offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
         return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(b"".join(texts)))
-    kind, dtype = (pa.int64(), np.int64) if name == "step" else (pa.float64(), np.float64)
+    kind, dtype = (pa.int64(), np.int64) if isinstance(values[0], int) else (pa.float64(), np.float64)
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.array(values, dtype))])
 
 

@@ -1,6 +1,7 @@
 """The tidy tables of a scale: all runs stacked, one row per run, and what figures and claims read from them.
 
 trajectories.parquet  run and its coordinates (experiment, rule, kappa, ...), step, samples, epoch, time, metric, value
+simulations.parquet   run and what it simulates (oracle, optimizer, ...), process, level, batch, time, metric, value
 runs.csv              one row per run: hyperparameters, final test functions, divergence, seconds, memory, versions
 """
 
@@ -14,19 +15,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import InputError
-from .store import KEY, atomic, read_run
+from .store import KEY, SIMULATED, atomic, read_run
 from .tasks import task_named
 
 COORDINATES = ("experiment", "task", "rule", "kappa", "batch_size", "seed")
 COLUMNS = ("run", "step", "time", "metric", "value", *COORDINATES, "optimizer", "samples", "epoch")
+SIMULATED_COLUMNS = (*SIMULATED, "simulation", "study", "oracle", "optimizer")
 
 
-def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return (trajectories, runs) of the run files at ``paths``."""
-    trajectories, runs = [], []
+def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return (trajectories, simulations, runs) of the run files at ``paths``."""
+    trajectories, simulations, runs = [], [], []
     for path in paths:
         rows, metadata = read_run(path)
         spec = metadata["spec"]
+        facts = {k: v for k, v in metadata.items() if k not in ("spec", "spec_hash", "rows_sha256")}
+        if "study" in spec:
+            what = {"simulation": spec["simulation"], "study": spec["study"], "oracle": spec["oracle"]}
+            what["optimizer"] = spec["optimizer"]["name"]
+            simulations.append(pd.DataFrame(rows, columns=SIMULATED).assign(**what))
+            runs.append({"run": spec["run"], "optimizer": what["optimizer"], **facts})
+            continue
         size = task_named(spec["task"]).dataset.train_size
         where = {name: spec[name] for name in COORDINATES} | {"optimizer": spec["optimizer"]["name"]}
         frame = pd.DataFrame(rows, columns=["run", "step", "time", "metric", "value"])
@@ -34,7 +43,6 @@ def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame]:
         trajectories.append(frame.assign(**where, samples=samples, epoch=samples / size))
         ended = frame.loc[frame["metric"] == "diverged", "time"]
         last = frame[(frame["step"] == frame["step"].max()) & (frame["metric"] != "diverged")]
-        facts = {k: v for k, v in metadata.items() if k not in ("spec", "spec_hash", "rows_sha256")}
         runs.append(
             {
                 "run": spec["run"],
@@ -47,22 +55,27 @@ def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame]:
                 **facts,
             }
         )
-    return pd.concat(trajectories, ignore_index=True), pd.DataFrame(runs)
+    return _stack(trajectories, COLUMNS), _stack(simulations, SIMULATED_COLUMNS), pd.DataFrame(runs)
 
 
-def write(folder, trajectories: pd.DataFrame, runs: pd.DataFrame):
-    """Write the two tables into ``folder``, each whole or not at all."""
-    with atomic(Path(folder, "trajectories.parquet")) as temporary:
-        table = pa.Table.from_pandas(trajectories, preserve_index=False)
-        table = table.replace_schema_metadata({KEY: _digest(trajectories)})
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+def _stack(frames, columns):
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({name: [] for name in columns})
+
+
+def write(folder, trajectories: pd.DataFrame, simulations: pd.DataFrame, runs: pd.DataFrame):
+    """Write the tables into ``folder``, each whole or not at all."""
+    for name, frame in (("trajectories", trajectories), ("simulations", simulations)):
+        with atomic(Path(folder, f"{name}.parquet")) as temporary:
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            table = table.replace_schema_metadata({KEY: _digest(frame)})
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
     with atomic(Path(folder, "runs.csv")) as temporary:
         runs.to_csv(temporary, index=False)
 
 
-def read(folder) -> pd.DataFrame:
-    """Return the trajectories in ``folder``; InputError if the table is missing, damaged or another."""
-    path = Path(folder, "trajectories.parquet")
+def read(folder, name: str = "trajectories") -> pd.DataFrame:
+    """Return one of the two tables in ``folder``; InputError if it is missing, damaged or another."""
+    path = Path(folder, f"{name}.parquet")
     if not path.exists():
         raise InputError(f"{path}: no such file; Snakemake makes it from the runs, by `adasde collect`")
     try:
@@ -70,9 +83,10 @@ def read(folder) -> pd.DataFrame:
         frame = table.to_pandas(ignore_metadata=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__}); delete it and collect the runs again") from error
-    missing = [name for name in COLUMNS if name not in frame]
+    columns = {"trajectories": COLUMNS, "simulations": SIMULATED_COLUMNS}[name]
+    missing = [column for column in columns if column not in frame]
     if missing:
-        raise InputError(f"{path}: no table of trajectories (no column {missing[0]!r})")
+        raise InputError(f"{path}: no table of {name} (no column {missing[0]!r})")
     if (table.schema.metadata or {}).get(KEY) != _digest(frame):
         raise InputError(f"{path}: damaged (not what was written); delete it and collect the runs again")
     return frame

@@ -3,6 +3,7 @@ rule collect:
         expand("<results>/runs/{run}.parquet", run=PLAN.runs),
     output:
         trajectories="<results>/trajectories.parquet",
+        simulations="<results>/simulations.parquet",
         runs="<results>/runs.csv",
     log:
         "<results>/logs/collect.log",
@@ -19,6 +20,7 @@ rule collect:
 rule claims:
     input:
         "<results>/trajectories.parquet",
+        "<results>/simulations.parquet",
     output:
         report(
             "<results>/claims.csv", caption="../report/claims.rst", category="Claims"

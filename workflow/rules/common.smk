@@ -3,6 +3,7 @@ import os
 import re
 import sys
 import warnings
+from os.path import dirname
 
 from adasde import InputError, ScalingWarning
 from adasde.plan import plan
@@ -16,7 +17,7 @@ with warnings.catch_warnings():
         sys.exit(f"adasde: error: {error}")
 
 # Jobs use the interpreter that runs Snakemake, whether or not its environment is active.
-shell.prefix(f"export PATH={os.path.dirname(sys.executable)}:$PATH; ")
+shell.prefix(f"export PATH={dirname(sys.executable)}:$PATH; ")
 
 
 wildcard_constraints:

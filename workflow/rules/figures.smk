@@ -1,6 +1,7 @@
 rule figure:
     input:
         "<results>/trajectories.parquet",
+        "<results>/simulations.parquet",
     output:
         png=report(
             "<figures>/{figure}.png",

@@ -15,7 +15,10 @@ rule data:
 # hash, so that a changed config starts anew. Data are verified by hash when loaded: their dates say nothing.
 rule run:
     input:
-        lambda wildcards: ancient(f"<data>/{PLAN.dataset(wildcards.run)}/manifest.json"),
+        lambda wildcards: [
+            ancient(f"<data>/{name}/manifest.json")
+            for name in PLAN.datasets(wildcards.run)
+        ],
     output:
         "<results>/runs/{run}.parquet",
     log:
@@ -26,9 +29,9 @@ rule run:
         "../../envs/environment.yaml"
     threads: 1
     params:
-        root=subpath(input[0], ancestor=2),
+        data=lambda wildcards, input: f"--data {dirname(dirname(input[0]))}" if input else "",
         spec=lambda wildcards: canonical(PLAN.runs[wildcards.run]),
         checkpoint=lambda wildcards: spec_hash(PLAN.runs[wildcards.run])[:12],
     shell:
-        "adasde run --spec {params.spec:q} --data {params.root} --out {output} "
+        "adasde run --spec {params.spec:q} {params.data} --out {output} "
         "--checkpoint {output}.{params.checkpoint}.checkpoint > {log} 2>&1"

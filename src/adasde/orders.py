@@ -1,0 +1,88 @@
+"""How fast the algorithm approaches its SDE: errors of means over paths, from the table of simulations.
+
+Errors of the weak-order study are relative to the test function's root mean square over paths; those of the convergence
+study are in its standard deviation over paths. They are means over batches of paths, so that their noise is known.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import stats
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Differences between processes and the SDE: ``gaps`` is (batches, levels, points), in the study's unit.
+
+    ``levels`` are what the study varies, ascending; points are test functions, at each recorded time.
+    """
+
+    levels: np.ndarray
+    gaps: np.ndarray
+
+    def total(self, mean):
+        """Root mean square over points of a mean gap, (levels, points) -> (levels,)."""
+        return np.sqrt((mean**2).mean(axis=-1))
+
+    @property
+    def error(self):
+        """The total error at every level."""
+        return self.total(self.gaps.mean(axis=0))
+
+    @property
+    def noise(self):
+        """What the total error would be if there were none: the Monte Carlo error at every level."""
+        return np.sqrt((self.gaps.var(axis=0, ddof=1) / len(self.gaps)).mean(axis=-1))
+
+    def interval(self):
+        """95% interval of the error at every level, (2, levels)."""
+        return np.array(stats.interval(stats.bootstrap(self.gaps, self.total)))
+
+    def resolved(self):
+        """The levels whose error stands out from its noise, threefold: an order can be read from these alone."""
+        seen = self.error > 3.0 * self.noise
+        return Errors(self.levels[seen], self.gaps[:, seen])
+
+    def slope(self):
+        """Slope of log error against log level, and its bootstrap replicates; NaN with fewer than two levels."""
+
+        def fitted(mean):
+            return stats.slope(self.levels, self.total(mean)) if len(self.levels) > 1 else np.nan
+
+        return fitted(self.gaps.mean(axis=0)), stats.bootstrap(self.gaps, fitted)
+
+    def join(self, *others):
+        """The same levels with the points of all."""
+        return Errors(self.levels, np.concatenate([self.gaps, *(other.gaps for other in others)], axis=2))
+
+
+def weak_order(simulations, run, process) -> Errors:
+    """Errors of a weak-order study's process at every time step; batches share their Brownian paths with the SDE."""
+    rows = simulations[simulations["run"] == run]
+    exact = rows[rows["process"] == "sde"]
+    return _errors(rows[rows["process"] == process], exact, lambda mean, deviation: np.hypot(mean, deviation))
+
+
+def convergence(simulations, run, process="svag") -> Errors:
+    """Errors of SVAG at every ell, or of the coarser integrations, against the finest integration of the SDE."""
+    rows = simulations[simulations["run"] == run]
+    exact = rows[rows["process"] == "sde"]
+    finest = exact["level"].max()
+    rows = rows[(rows["process"] == process) & ((rows["process"] != "sde") | (rows["level"] != finest))]
+    return _errors(rows, exact[exact["level"] == finest], lambda mean, deviation: deviation)
+
+
+def _errors(rows, exact, size):
+    names = [name for name in exact["metric"].unique() if not name.endswith("_deviation")]
+
+    def array(part, metrics):
+        table = part[part["metric"].isin(metrics)].pivot(index="batch", columns=["metric", "time"], values="value")
+        return table.reindex(columns=metrics, level="metric").to_numpy()
+
+    reference = array(exact, names)
+    sizes = size(reference.mean(axis=0), array(exact, [f"{name}_deviation" for name in names]).mean(axis=0))
+    levels = np.sort(rows["level"].unique())
+    gaps = [array(rows[rows["level"] == level], names) - reference for level in levels]
+    random = sizes > 0  # at the start all paths are at one point
+    return Errors(levels, np.stack(gaps, axis=1)[..., random] / sizes[random])

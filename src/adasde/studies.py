@@ -1,0 +1,112 @@
+"""Simulations by name: what is studied, on which oracle. The registry imports no torch, so that plans stay fast.
+
+A *simulation* takes oracles where a run takes a task: its processes (the algorithm, SVAG, the SDE) are followed on many
+paths, and its rows are means of test functions over batches of paths.
+
+  weak-order   the error of the SDE as the algorithm's step shrinks, both driven by one Brownian path
+  convergence  SVAG on real data as ell grows, and the SDE itself
+  breakdown    the algorithm scaled by kappa, and the lag that its baseline predicts
+"""
+
+from dataclasses import dataclass
+
+from . import data, scaling
+from .errors import InputError
+from .scaling import SGD, Adam, RMSprop, SDEConstants
+from .schedule import steps_until
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """An oracle's name in figures, and the data set that it needs, if any."""
+
+    title: str
+    data: str | None = None
+
+    @property
+    def dataset(self):
+        """Registry entry of the oracle's data set."""
+        return data.dataset_named(self.data)
+
+
+ORACLES = {
+    "linear": Oracle("linear"),
+    "quadratic": Oracle("quadratic"),
+    "double-well": Oracle("double well"),
+    "softmax": Oracle("softmax regression on Fashion-MNIST", data="fashion-mnist"),
+    "hidden-layer": Oracle("one hidden layer on Fashion-MNIST", data="fashion-mnist"),
+}
+
+STUDIES = {
+    "weak-order": ("linear", "quadratic", "double-well"),
+    "convergence": ("softmax", "hidden-layer"),
+    "breakdown": ("linear", "quadratic", "double-well", "softmax", "hidden-layer"),
+}
+
+
+def oracle_named(name: str) -> Oracle:
+    """Return the registry entry called ``name``; an unknown name is an InputError that lists the known ones."""
+    if name not in ORACLES:
+        raise InputError(f"oracle = {name!r}: must be one of {', '.join(ORACLES)}")
+    return ORACLES[name]
+
+
+def specs(name: str, simulation: dict, recipe: int):
+    """Yield one spec per oracle and optimizer of a config's simulation, whose values are plain."""
+    rest = {key: value for key, value in simulation.items() if key not in ("oracles", "optimizers", "variants")}
+    for oracle in simulation["oracles"]:
+        for optimizer, values in simulation["optimizers"].items():
+            own = {"optimizer": {"name": optimizer, **values}}
+            if simulation["study"] == "weak-order":
+                variants = simulation.get("variants", ["paper"]) if optimizer == "rmsprop" else ["paper"]
+                own = {"optimizer": {"name": optimizer}, "constants": values, "variants": variants}
+            run = f"{name}.{oracle}.{optimizer}"
+            yield {"recipe": recipe, "run": run, "simulation": name, "oracle": oracle, **rest, **own}
+
+
+def check(spec: dict):
+    """InputError unless ``spec``, which has passed its schema, can be simulated."""
+    study, oracle = spec["study"], spec["oracle"]
+    oracle_named(oracle)
+    if oracle not in STUDIES[study]:
+        raise InputError(f"oracle = {oracle!r}: {study} can study {', '.join(STUDIES[study])}")
+    if study == "weak-order":
+        _check_weak_order(spec)
+        return
+    h = scaling.optimizer(**spec["optimizer"])
+    if spec["evaluate"] != sorted(set(spec["evaluate"])):
+        raise InputError(f"evaluate = {spec['evaluate']}: must increase")
+    if study == "convergence":
+        for ell in spec["ell"]:
+            h.svag(ell)
+            for steps in spec["evaluate"]:
+                steps_until("evaluate", steps, 1.0 / ell**2)
+        return
+    if 1 not in spec["kappas"]:
+        raise InputError(f"kappas = {spec['kappas']}: must contain 1, the baseline")
+    for kappa in spec["kappas"]:
+        h.scaled(kappa)
+        scaling.scaled_batch_size(spec["batch_size"], kappa)
+        for steps in spec["evaluate"]:
+            steps_until("evaluate", steps, kappa)
+
+
+def _check_weak_order(spec):
+    constants = SDEConstants(**spec["constants"])
+    if constants.c1 is not None and spec["start"] <= 0:
+        raise InputError(f"start = {spec['start']:g}: must be > 0, since Adam's equation is singular at 0")
+    steps_until("horizon", spec["horizon"], spec["step"], spec["start"])
+    for time_step in spec["time_steps"]:
+        hyperparameters(constants, time_step)
+        steps_until("time_steps", time_step, spec["step"])
+        steps_until("start", spec["start"], time_step)
+        steps_until("horizon", spec["horizon"], time_step, spec["start"])
+
+
+def hyperparameters(constants: SDEConstants, time_step: float):
+    """Return the hyperparameters at which a step of ``time_step`` has the SDE of ``constants``."""
+    if constants.c2 is None:
+        return SGD(time_step)
+    lr = time_step**0.5
+    beta2, eps = 1.0 - constants.c2 * time_step, constants.eps0 / lr
+    return RMSprop(lr, beta2, eps) if constants.c1 is None else Adam(lr, 1.0 - constants.c1 * time_step, beta2, eps)
