@@ -15,6 +15,8 @@ from adasde.tasks.vision import BUILDERS, ImageTask
 
 ROOT = Path(__file__).parents[1]
 
+torch.set_num_threads(1)  # as in jobs; on tensors as small as these, threads cost more than they give
+
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory):

@@ -67,6 +67,7 @@ def weak_order(simulations, run, process) -> Errors:
 def convergence(simulations, run, process="svag") -> Errors:
     """Errors of SVAG at every ell, or of the coarser integrations, against the finest integration of the SDE."""
     rows = simulations[simulations["run"] == run]
+    rows = rows[rows["time"] > rows["time"].min()]  # all paths start at one point
     exact = rows[rows["process"] == "sde"]
     finest = exact["level"].max()
     rows = rows[(rows["process"] == process) & ((rows["process"] != "sde") | (rows["level"] != finest))]
@@ -84,5 +85,4 @@ def _errors(rows, exact, size):
     sizes = size(reference.mean(axis=0), array(exact, [f"{name}_deviation" for name in names]).mean(axis=0))
     levels = np.sort(rows["level"].unique())
     gaps = [array(rows[rows["level"] == level], names) - reference for level in levels]
-    random = sizes > 0  # at the start all paths are at one point
-    return Errors(levels, np.stack(gaps, axis=1)[..., random] / sizes[random])
+    return Errors(levels, np.stack(gaps, axis=1) / sizes)

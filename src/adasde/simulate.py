@@ -70,8 +70,9 @@ def weak_order(spec, oracle, batch):
     so that the difference of both has a far smaller variance than either.
     """
     generator = torch.Generator().manual_seed(stream("simulation", spec["run"], batch))
+    normals = sde.Normals(generator)
     constants = SDEConstants(**spec["constants"])
-    equation = sde.Equation(oracle, constants, generator, spec["step"])
+    equation = sde.Equation(oracle, constants, step=spec["step"])
     theta = torch.full((spec["paths"], oracle.dim), spec["theta"], dtype=torch.float64)
     start = spec["start"]
 
@@ -93,7 +94,7 @@ def weak_order(spec, oracle, batch):
     last = first + steps_until("horizon", spec["horizon"], spec["step"], start)
     xi = torch.empty(len(theta), oracle.noise_dim, dtype=theta.dtype)
     for count in range(first, last):
-        xi.normal_(generator=generator)
+        normals.fill(xi)
         equation.advance(exact, count, xi)
         for _, _, process, every, path, total in followed:
             total.add_(xi)

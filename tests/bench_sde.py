@@ -1,0 +1,103 @@
+"""Speed of the SDE simulation as ratios within one process, interleaved: second part of `make bench`.
+
+torchsde  path-steps per second of simulate_sde / torchsde's Euler on the same problem, given only the noise it needs,
+          in its fastest set-up (a BrownianInterval with dt)
+normals   seconds of simulate_sde / torch drawing the normals alone
+"""
+
+import statistics
+import time
+import warnings
+from importlib.util import find_spec
+
+import torch
+
+from adasde import sde
+from adasde.oracles import Quadratic
+from adasde.scaling import SDEConstants
+from adasde.train import keep_memory
+
+ROUNDS = 7
+NUMBERS = 200_000  # paths x dimensions
+STEPS = 64
+CONSTANTS = SDEConstants(sigma0=1.0, eps0=0.1, c2=2.0)
+
+
+def ours(oracle, theta):
+    """Return a function that integrates RMSprop's SDE to time 1."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda: sde.simulate_sde(oracle, CONSTANTS, theta=theta, horizon=1.0, step=1.0 / STEPS, generator=generator)
+
+
+def normals(theta):
+    """Return a function that draws as many normals, in portions of the same size."""
+    generator = torch.Generator().manual_seed(0)
+    portion = torch.empty(sde.PORTION // theta.shape[1], theta.shape[1], dtype=theta.dtype)
+
+    def draw():
+        for _ in range(STEPS * (len(theta) // len(portion))):
+            portion.normal_(generator=generator)
+
+    return draw
+
+
+def torchsde(oracle, theta):
+    """Return a function that does the same with torchsde: state (theta, u), diagonal noise on theta alone."""
+    import torchsde
+
+    c, dim = CONSTANTS, theta.shape[1]
+
+    class Equation(torch.nn.Module):
+        noise_type, sde_type = "general", "ito"
+
+        def f_and_g_prod(self, t, y, v):
+            theta, u = y[:, :dim], y[:, dim:]
+            p = c.sigma0 * u.sqrt() + c.eps0
+            drift = torch.cat([-oracle.gradient(theta) / p, c.c2 * (oracle.noise_variance(theta) - u)], dim=1)
+            moved = torch.cat([-c.sigma0 * oracle.noise(theta, v) / p, torch.zeros_like(u)], dim=1)
+            return drift, moved
+
+    start = torch.cat([theta, oracle.noise_variance(theta).expand_as(theta)], dim=1)
+    moments = torch.tensor([0.0, 1.0], dtype=theta.dtype)
+
+    def integrate():
+        brownian = torchsde.BrownianInterval(
+            t0=0.0, t1=1.0, size=(len(theta), dim), dtype=theta.dtype, dt=1.0 / STEPS, cache_size=None
+        )
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torchsde.sdeint(Equation(), start, moments, bm=brownian, method="euler", dt=1.0 / STEPS)
+
+    return integrate
+
+
+def seconds(function):
+    """Wall-clock time of one call."""
+    begun = time.perf_counter()
+    function()
+    return time.perf_counter() - begun
+
+
+def main():
+    """Print the table."""
+    keep_memory()
+    torch.set_num_threads(1)
+    print(f"\n{'simulate_sde, RMSprop':22}{'torchsde (>= 5)':>22}{'normals (<= 1.5)':>22}{'path-steps/s':>16}")
+    for dim in (1, 4, 10):
+        theta = torch.ones(NUMBERS // dim, dim, dtype=torch.float64)
+        oracle = Quadratic([1.0] * dim)
+        contestants = {"ours": ours(oracle, theta), "normals": normals(theta), "torchsde": torchsde(oracle, theta)}
+        for function in contestants.values():
+            function()  # warm
+        rounds = [{name: seconds(function) for name, function in contestants.items()} for _ in range(ROUNDS)]
+        mine = statistics.median(r["ours"] for r in rounds)
+        drawn = len(theta) // (sde.PORTION // dim) * (sde.PORTION // dim) / len(theta)  # whole portions alone are drawn
+        theirs = statistics.median(r["torchsde"] / r["ours"] for r in rounds)
+        alone = statistics.median(r["ours"] * drawn / r["normals"] for r in rounds)
+        print(f"dimension {dim:<12}{theirs:>22.1f}{alone:>22.2f}{len(theta) * STEPS / mine:>16,.0f}", flush=True)
+    if find_spec("diffrax") is None:
+        print("diffrax is not installed, and not compared with")
+
+
+if __name__ == "__main__":
+    main()
