@@ -41,13 +41,15 @@ def plan(options):
         print(json.dumps(list(plan.runs.values()), indent=1))
         return
     rows = [("run", "batch", "lr", "betas", "eps", "steps", "samples")]
+    total = 0
     for run, spec in plan.runs.items():
         h, size = spec["optimizer"], spec["batch_size"]
         betas = ", ".join(f"{h[name]:.6g}" for name in ("beta1", "beta2", "beta") if name in h)
-        steps, samples = spec["samples"] // size, spec["samples"]
-        rows.append((run, str(size), f"{h['lr']:.4g}", betas, f"{h['eps']:.3g}", str(steps), str(samples)))
+        steps = scaling.steps(spec["samples"], size, spec["ell"])
+        drawn = steps * size * (1 if spec["ell"] == 1 else 2)  # a step of SVAG takes two minibatches
+        total += drawn
+        rows.append((run, str(size), f"{h['lr']:.4g}", betas, f"{h['eps']:.3g}", str(steps), str(drawn)))
     print(terminal.table(rows))
-    total = sum(spec["samples"] for spec in plan.runs.values())
     print(f"{len(plan.runs)} runs, {total:,} training samples, {len(plan.figures)} figures")
 
 
