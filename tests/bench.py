@@ -3,6 +3,7 @@
 step   our training step / a bare forward-backward-step of the same model on one fixed batch
 usual  torchvision's usual loop (data set, transforms, DataLoader, default Adam) / ours
 run    a whole run of the mini scale with its evaluations / (its steps x the bare step)
+svag   a step of SVAG / two steps of a plain run on minibatches of the same size
 """
 
 import statistics
@@ -115,6 +116,26 @@ def whole_run(spec, task):
     return whole / (steps * (before + some()) / 2)
 
 
+def svag_of(spec, plain, task):
+    """Seconds per round of SVAG and of a plain run that draws as many samples, in twice as many steps, interleaved."""
+    runs = {"svag": Run(spec, task), "plain": Run(plain, task)}
+
+    def advance(run):
+        for _ in range(SAMPLES // CHUNK):
+            run.advance(CHUNK // run.drawn)
+
+    for run in runs.values():
+        advance(run)  # warm
+    return [{name: seconds(lambda run=run: advance(run)) for name, run in runs.items()} for _ in range(ROUNDS)]
+
+
+def ratio(rounds, above, below):
+    """Median of the rounds' ratios, and their quartiles, as text."""
+    ratios = [r[above] / r[below] for r in rounds]
+    low, high = np.quantile(ratios, (0.25, 0.75))
+    return f"{statistics.median(ratios):.3f} ({low:.2f}-{high:.2f})"
+
+
 def main():
     keep_memory()
     torch.set_num_threads(1)
@@ -130,13 +151,14 @@ def main():
     for kappa in (1, 4, 16):
         spec = runs[f"fashion-cnn-adam.sqrt.k{kappa}.s0"]
         rounds = steps_of(spec, task, tensors)
-        cells = []
-        for above, below in (("ours", "bare"), ("usual", "ours")):
-            ratios = [r[above] / r[below] for r in rounds]
-            low, high = np.quantile(ratios, (0.25, 0.75))
-            cells.append(f"{statistics.median(ratios):.3f} ({low:.2f}-{high:.2f})")
+        cells = [ratio(rounds, "ours", "bare"), ratio(rounds, "usual", "ours")]
         whole = statistics.median(whole_run(spec, task) for _ in range(3))
         print(f"B = {spec['batch_size']:<18}{cells[0]:>22}{cells[1]:>22}{whole:>16.3f}", flush=True)
+    print(f"{'svag, ell = 2':22}{'step / two plain steps':>24}")
+    for name, size, goal in (("fashion-cnn", 32, 0.85), ("fashion-cnn", 128, 0.95), ("fashion-resnet", 32, 1.05)):
+        spec, plain = ({**runs[f"svag-{name}-adam.{level}.s0"], "batch_size": size} for level in ("svag.l2", "sqrt.k1"))
+        found = ratio(svag_of(spec, plain, tasks.load(name, root)), "svag", "plain")
+        print(f"{f'{name}, B = {size}':22}{found:>24} (<= {goal})", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from adasde.tasks.vision import BUILDERS, ImageTask
 
 ROOT = Path(__file__).parents[1]
 
-torch.set_num_threads(1)  # as in jobs; on tensors as small as these, threads cost more than they give
+torch.set_num_threads(1)  # as jobs run: two threads that wait for a shared core can take a hundred times as long
 
 
 @pytest.fixture(scope="session")

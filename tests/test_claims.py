@@ -18,22 +18,23 @@ METRICS = {
 
 
 def write_runs(folder, spec, effects, seeds=3, noise=0.01, diverged=()):
-    """Run files of one experiment: each metric is its constant, times 1 + effect of (rule, kappa), plus noise."""
+    """Run files of one experiment: each metric is its constant, times 1 + effect of (rule, level), plus noise."""
     random = np.random.default_rng(0)
     samples = [384 * k for k in range(1, 9)]
     paths = []
-    for (rule, kappa), effect in effects.items():
+    for (rule, level), effect in effects.items():
+        kappa, ell = (1, level) if rule == "svag" else (level, 1)
         for seed in range(seeds):
-            name = f"{spec['experiment']}.{rule}.k{kappa:g}.s{seed}"
-            own = {"run": name, "rule": rule, "kappa": kappa, "batch_size": int(32 * kappa), "seed": seed}
+            name = f"{spec['experiment']}.{rule}.{'l' if rule == 'svag' else 'k'}{level:g}.s{seed}"
+            own = {"run": name, "rule": rule, "kappa": kappa, "ell": ell, "batch_size": int(32 * kappa), "seed": seed}
             rows = []
             for n in samples:
-                step, time = int(n / (32 * kappa)), n * 1e-8
-                if (rule, kappa, seed) in diverged and n > samples[3]:
+                step, time = int(n * ell**2 / (32 * kappa)), n * 1e-8
+                if (rule, level, seed) in diverged and n > samples[3]:
                     rows.append((name, step, time, "diverged", 1.0))
                     break
-                for metric, level in METRICS.items():
-                    value = level * (1 + effect + noise * random.normal())
+                for metric, constant in METRICS.items():
+                    value = constant * (1 + effect + noise * random.normal())
                     rows.append((name, step, time, metric, value))
             path = folder / f"{name}.parquet"
             store.write_run(path, rows, {**spec, **own, "samples": samples[-1]}, seconds=1.0, device="x")
@@ -58,13 +59,13 @@ def verdicts(trajectories):
 
 
 def test_tables_hold_every_run(tmp_path, spec):
-    trajectories, runs = tables.collect(write_runs(tmp_path, spec, FAITHFUL))
+    trajectories, simulations, runs = tables.collect(write_runs(tmp_path, spec, FAITHFUL))
     assert len(runs) == 15
     assert len(trajectories) == 15 * 8 * len(METRICS)
     assert set(runs["lr"]) == {spec["optimizer"]["lr"]}
     assert np.isclose(trajectories["epoch"].max(), 8 * 384 / 60_000)
     assert runs["final_test_accuracy"].between(0.8, 1.2).all()
-    tables.write(tmp_path / "out", trajectories, runs)
+    tables.write(tmp_path / "out", trajectories, simulations, runs)
     pd.testing.assert_frame_equal(tables.read(tmp_path / "out"), trajectories)
     with pytest.raises(InputError, match="no such file; Snakemake makes it"):
         tables.read(tmp_path)
@@ -143,6 +144,43 @@ def test_a_diverged_run_fails_its_claims_and_only_those(trajectories):
     assert found["final-accuracy.fashion-cnn-adam"] == "reproduced"
 
 
+WITH_SVAG = {**FAITHFUL, ("svag", 2): 0.0, ("svag", 4): 0.2}
+
+
+def test_svag_is_judged_against_the_plain_run_and_changes_no_other_claim(trajectories):
+    options = {"seeds": 10, "noise": 1e-3}
+    found, table = verdicts(trajectories(WITH_SVAG, **options))
+    own = {k: v for k, v in found.items() if k.startswith("svag.")}
+    assert own == {f"svag.fashion-cnn-adam.{metric}": "not reproduced" for metric in METRICS}
+    row = table[table["id"] == "svag.fashion-cnn-adam.test_loss"].iloc[0]
+    assert row["place"] == "SVAG"
+    assert row["note"].startswith("l2 ")
+    assert ", l4 " in row["note"]
+    rest = claims.evaluate(trajectories(FAITHFUL, **options))
+    assert set(found) - set(own) == set(rest["id"])
+    found, _ = verdicts(trajectories({**WITH_SVAG, ("svag", 4): 0.0}, **options))
+    assert {v for k, v in found.items() if k.startswith("svag.")} == {"reproduced"}
+    found, _ = verdicts(trajectories(WITH_SVAG, **options, diverged=[("svag", 4, 1)]))
+    assert {v for k, v in found.items() if k.startswith("svag.")} == {"not reproduced"}
+    assert found["final-accuracy.fashion-cnn-adam"] == "reproduced"
+
+
+def test_an_experiment_of_svag_alone_makes_no_other_claim(trajectories):
+    found, _ = verdicts(trajectories({("sqrt", 1): 0.0, ("svag", 2): 0.0}))
+    assert set(found) == {f"svag.fashion-cnn-adam.{metric}" for metric in METRICS}
+
+
+def test_groups_of_svag_are_by_ell_and_those_of_rules_hold_none_of_it(trajectories):
+    table = trajectories(WITH_SVAG)
+    groups = tables.groups(table, "fashion-cnn-adam", "svag", "test_loss")
+    assert list(groups.values) == [1, 2, 4]
+    assert {values.shape for values in groups.values.values()} == {(3, 8)}
+    assert all(np.isfinite(values).all() for values in groups.values.values())
+    assert set(groups.batch_size.values()) == {32}
+    assert list(tables.groups(table, "fashion-cnn-adam", "linear", "test_loss").values) == [1, 4]
+    assert tables.groups(table, "fashion-cnn-adam", "linear", "test_loss").values[1].shape == (3, 8)
+
+
 def test_kappas_below_one_are_compared_with_the_baseline_too(trajectories):
     effects = {("sqrt", 0.5): 0.1, ("sqrt", 1): 0.0, ("sqrt", 2): 0.0, ("linear", 0.5): 0.3}
     found, table = verdicts(trajectories(effects, seeds=10, noise=1e-3))
@@ -155,12 +193,12 @@ def test_kappas_below_one_are_compared_with_the_baseline_too(trajectories):
 
 
 def test_where_everything_diverges_every_claim_fails(trajectories):
-    table = trajectories(FAITHFUL)
+    table = trajectories(WITH_SVAG)
     lost = table.drop_duplicates("run").assign(metric="diverged", value=1.0)
     found, _ = verdicts(lost)
-    assert len(found) == 1 + len(METRICS) + 2
+    assert len(found) == 1 + 2 * len(METRICS) + 2
     assert set(found.values()) == {"not reproduced"}
-    for figure in ("scaling-fashion-cnn-adam", "rules-fashion-cnn"):
+    for figure in ("scaling-fashion-cnn-adam", "rules-fashion-cnn", "svag-fashion-cnn-adam"):
         plt.close(plots.draw(figure, lost))
 
 
@@ -203,22 +241,28 @@ def test_the_readme_holds_the_claims_of_the_reference_tables(tmp_path):
         claims.renew(table, tmp_path / "other.md")
 
 
-@pytest.mark.parametrize("figure", ["scaling-fashion-cnn-adam", "rules-fashion-cnn"])
-@pytest.mark.parametrize("options", [{}, {"seeds": 1}, {"diverged": [("linear", 4, 0), ("sqrt", 4, 1)]}])
-def test_figures_show_every_batch_size_in_order_with_units(figure, options, trajectories, tmp_path):
+@pytest.mark.parametrize("figure", ["scaling-fashion-cnn-adam", "rules-fashion-cnn", "svag-fashion-cnn-adam"])
+@pytest.mark.parametrize(
+    "options", [{}, {"seeds": 1}, {"diverged": [("linear", 4, 0), ("sqrt", 4, 1), ("svag", 2, 1)]}]
+)
+def test_figures_show_every_level_in_order_with_units(figure, options, trajectories, tmp_path):
     from adasde.plots import style
 
-    drawn = plots.draw(figure, trajectories(FAITHFUL, **options))
+    drawn = plots.draw(figure, trajectories(WITH_SVAG, **options))
     labels = [text.get_text() for legend in drawn.legends for text in legend.get_texts()]
     if figure.startswith("scaling"):
         assert [label.split("$")[1] for label in labels[:3]] == ["B = 32", "B = 64", "B = 128"]
+        assert not any("ell" in label for label in labels)
+    elif figure.startswith("svag"):
+        assert [label.split("$")[1] for label in labels[:3]] == [rf"\ell = {ell}" for ell in (1, 2, 4)]
+        assert "plain run" in labels[0]
     else:
         assert [label.split(" (")[0] for label in labels[1:]] == [style.RULES[r] for r in ("sqrt", "linear", "none")]
     assert any("diverged" in label for label in labels) == ("diverged" in options)
     assert any("test accuracy (%)" in axes.get_ylabel() for axes in drawn.axes)
     assert all(axes.get_xlabel() for axes in drawn.axes[-3:])
     style.save(drawn, [tmp_path / "a.png", tmp_path / "a.pdf"])
-    again = plots.draw(figure, trajectories(FAITHFUL, **options))
+    again = plots.draw(figure, trajectories(WITH_SVAG, **options))
     style.save(again, [tmp_path / "b.png", tmp_path / "b.pdf"])
     for kind in ("png", "pdf"):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()

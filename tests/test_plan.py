@@ -23,6 +23,8 @@ def test_every_config_plans(path):
     assert planned.runs
     for run, spec in planned.runs.items():
         assert spec["run"] == run
+        if "study" in spec:
+            continue
         assert spec["samples"] == spec["evaluate"][-1]
         assert spec["evaluate"] == sorted(set(spec["evaluate"]))
         assert all(samples % spec["batch_size"] == 0 for samples in spec["evaluate"])
@@ -47,6 +49,25 @@ def test_a_spec_by_hand(config):
     assert spec["horizon"] == pytest.approx(base["lr"] ** 2 * spec["samples"] / 32)
 
 
+def test_a_spec_of_svag_by_hand(config):
+    planned = plan.plan(config)
+    plain, spec = (planned.runs[f"svag-fashion-cnn-adam.{name}.s1"] for name in ("sqrt.k1", "svag.l2"))
+    differing = {key for key in spec if spec[key] != plain[key]}
+    assert differing == {"run", "optimizer", "rule", "ell"}
+    assert (spec["rule"], spec["kappa"], spec["ell"], plain["ell"]) == ("svag", 1, 2, 1)
+    values = {k: v for k, v in plain["optimizer"].items() if k not in ("name", "variant")}
+    assert spec["optimizer"] == {"name": "adam", "variant": "paper", **vars(Adam(**values).svag(2))}
+    # Levels beside kappas in one experiment: the figure is named by the plot and the experiment.
+    both = config["experiments"]["fashion-cnn-adam"]
+    both["ell"] = {"value": [1, 4], "source": "ours"}
+    config["figures"] = ["svag-fashion-cnn-adam"]
+    del config["experiments"]["svag-fashion-cnn-adam"]
+    runs = plan.plan(config).runs
+    assert [r for r in runs if r.startswith("fashion-cnn-adam") and r.endswith("s0")] == [
+        f"fashion-cnn-adam.{name}.s0" for name in ("sqrt.k1", "sqrt.k4", "linear.k4", "svag.l4")
+    ]
+
+
 def test_another_kappa_touches_no_other_run(config):
     before = plan.plan(config).runs
     config["experiments"]["fashion-cnn-adam"]["rules"]["sqrt"]["value"] = [1, 12]
@@ -68,6 +89,7 @@ def edit(path, value):
 
 
 EXPERIMENT = "experiments/fashion-cnn-adam"
+SVAG = "experiments/svag-fashion-cnn-adam"
 
 
 @pytest.mark.parametrize(
@@ -138,6 +160,20 @@ EXPERIMENT = "experiments/fashion-cnn-adam"
         (edit(f"{EXPERIMENT}/optimizer/lr/value", 1e200), "lr.value: 1e.200 is greater than the maximum"),
         (edit(f"{EXPERIMENT}/optimizer/lr", 7e-4), "lr: 0.0007 is not of type 'object' .write {value: 0.0007, source"),
         (edit("experiments", {5: {}}), "experiments: the key 5 is not text"),
+        (edit(f"{SVAG}/ell/value", [2, 4]), "svag-fashion-cnn-adam: ell = .2, 4.: must contain 1, the plain run"),
+        (edit(f"{SVAG}/ell/value", [1, 0.5]), "ell.value.1: 0.5 is less than the minimum of 1"),
+        (edit(f"{SVAG}/ell/value", [1, "2"]), "ell.value.1: '2' is not of type 'number'"),
+        (edit(f"{SVAG}/ell", [1, 2]), "ell: .1, 2. is not of type 'object'"),
+        (
+            edit(f"{SVAG}/ell/value", [1, 1.3]),
+            "ell = 1.3: 256 samples .* would become 13.52 steps, .* whole number .nearest ell: 1.32287565553",
+        ),
+        (edit(f"{SVAG}/rules/svag", {"value": [2], "source": "ours"}), "rule = 'svag': must be one of sqrt, linear"),
+        (
+            edit("figures", ["svag-fashion-resnet-rmsprop"]),
+            "'fashion-resnet-rmsprop' is no experiment that it can show; possible: svag-fashion-cnn-adam",
+        ),
+        (edit(f"{SVAG}/ell/value", [1]), "possible: none, since no experiment is run at an ell above 1"),
     ],
 )
 def test_mistakes_are_refused_in_one_line(change, message, config):
@@ -167,7 +203,7 @@ def test_a_config_that_is_no_mapping_is_refused_shortly(document):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"recipe": 99}, "recipe = 99: this version runs recipe 1"),
+        ({"recipe": 99}, "recipe = 99: this version runs recipe 2"),
         ({"rule": "bogus"}, "rule = 'bogus': must be one of"),
         ({"task": "bogus"}, "task = 'bogus': must be one of"),
         ({"run": "../../evil"}, "run: '../../evil' must be lower-case"),
@@ -178,6 +214,11 @@ def test_a_config_that_is_no_mapping_is_refused_shortly(document):
         ({"evaluate": [1536]}, "evaluate = .*to samples = 13824"),
         ({"evaluate": [100, 13824]}, "evaluate = "),
         ({"schedule": {"warmup": 2}}, "warmup = 2: must be in"),
+        ({"ell": 2}, "ell = 2: does not go with rule 'sqrt' at kappa 1"),
+        ({"rule": "svag"}, "ell = 1: does not go with rule 'svag'"),
+        ({"rule": "svag", "ell": 2, "kappa": 4}, "ell = 2: does not go with rule 'svag' at kappa 4"),
+        ({"rule": "svag", "ell": 0.9}, "ell: 0.9 is less than the minimum of 1"),
+        ({"rule": "svag", "ell": 1.1}, "ell = 1.1: 1536 samples .* 58.08 steps"),
     ],
 )
 def test_a_spec_made_by_hand_is_checked_too(change, message, spec):

@@ -39,14 +39,13 @@ DATA = {
     "batch_size": ours(8),
     "examples": ours(100),
     "scale": ours(0.1),
-    "seed": 0,
     "evaluate": ours([2, 4]),
     "paths": ours(6),
     "batches": ours(3),
 }
 CONVERGENCE = DATA | {
     "study": "convergence",
-    "start": 2,
+    "start": ours(2),
     "ell": ours([1, 2]),
     "parts": ours([2, 4]),
     "sde_paths": ours(4),

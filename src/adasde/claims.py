@@ -40,7 +40,9 @@ def evaluate(trajectories: pd.DataFrame) -> pd.DataFrame:
             rows.append(final_accuracy(trajectories, experiment))
         if len(kappas) > 1:
             rows += [trajectory(trajectories, experiment, m) for m in TRAJECTORY_METRICS if m in metrics]
-        for rule in [rule for rule in table["rule"].unique() if rule != "sqrt"]:
+        if (table["rule"] == "svag").any():
+            rows += [svag(trajectories, experiment, m) for m in TRAJECTORY_METRICS if m in metrics]
+        for rule in [rule for rule in table["rule"].unique() if rule not in ("sqrt", "svag")]:
             for kappa in sorted(set(table.loc[table["rule"] == rule, "kappa"]) & kappas - {1}):
                 rows.append(closeness(trajectories, experiment, rule, kappa))
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -69,33 +71,50 @@ def final_accuracy(trajectories, experiment) -> dict:
 
 def trajectory(trajectories, experiment, metric) -> dict:
     """The SDE's promise: the whole trajectory of a test function is preserved over kappa, up to the noise of seeds."""
-    groups = tables.groups(trajectories, experiment, "sqrt", metric)
-    value, replicates, notes = np.nan, np.full(2, np.nan), []
-    if not groups.diverged:
-        noise = stats.seed_noise(groups.values)
-        means = {kappa: values.mean(axis=0) for kappa, values in groups.values.items()}
-        drawn = stats.bootstrap_means(groups.values)
-        others = [kappa for kappa in means if kappa != 1]
-        distances = {kappa: stats.largest_gap(means[kappa], means[1], noise) for kappa in others}
-        value = max(distances.values())
-        replicates = np.max([stats.largest_gap(drawn[kappa], drawn[1], noise) for kappa in others], axis=0)
-        notes = [
-            f"k{kappa:g} {distance:.1f}{_settled(means[kappa], means[1], noise, groups.epoch)}"
-            for kappa, distance in distances.items()
-        ]
     return _row(
         id=f"trajectory.{experiment}.{metric}",
         place="square-root rule",
         statement=f"{metric} stays within {MARGIN:g} seed deviations of the baseline at all times and kappas",
         statistic="largest distance from the baseline, in standard deviations of a run's seed noise",
-        value=value,
-        replicates=replicates,
-        n=groups.seeds,
-        threshold=MARGIN,
-        below=True,
-        note=", ".join(notes),
-        diverged=groups.diverged_runs,
+        **_largest_distance(tables.groups(trajectories, experiment, "sqrt", metric), "k"),
     )
+
+
+def svag(trajectories, experiment, metric) -> dict:
+    """SVAG's promise: runs at larger ell, which are nearer the SDE, have the trajectory of the plain run, ell = 1."""
+    return _row(
+        id=f"svag.{experiment}.{metric}",
+        place="SVAG",
+        statement=f"{metric} stays within {MARGIN:g} seed deviations of the plain run at all times and ells",
+        statistic="largest distance from the plain run, in standard deviations of a run's seed noise",
+        **_largest_distance(tables.groups(trajectories, experiment, "svag", metric), "l"),
+    )
+
+
+def _largest_distance(groups, prefix):
+    """What `trajectory` and `svag` share of their rows: the largest distance of any level's mean from level 1."""
+    value, replicates, notes = np.nan, np.full(2, np.nan), []
+    if not groups.diverged:
+        noise = stats.seed_noise(groups.values)
+        means = {level: values.mean(axis=0) for level, values in groups.values.items()}
+        drawn = stats.bootstrap_means(groups.values)
+        others = [level for level in means if level != 1]
+        distances = {level: stats.largest_gap(means[level], means[1], noise) for level in others}
+        value = max(distances.values())
+        replicates = np.max([stats.largest_gap(drawn[level], drawn[1], noise) for level in others], axis=0)
+        notes = [
+            f"{prefix}{level:g} {distance:.1f}{_settled(means[level], means[1], noise, groups.epoch)}"
+            for level, distance in distances.items()
+        ]
+    return {
+        "value": value,
+        "replicates": replicates,
+        "n": groups.seeds,
+        "threshold": MARGIN,
+        "below": True,
+        "note": ", ".join(notes),
+        "diverged": groups.diverged_runs,
+    }
 
 
 def closeness(trajectories, experiment, rule, kappa) -> dict:

@@ -42,11 +42,14 @@ def plan(options):
         return
     rows = [("run", "batch", "lr", "betas", "eps", "steps", "samples")]
     trained = {run: spec for run, spec in plan.runs.items() if "study" not in spec}
+    total = 0
     for run, spec in trained.items():
         h, size = spec["optimizer"], spec["batch_size"]
         betas = ", ".join(f"{h[name]:.6g}" for name in ("beta1", "beta2", "beta") if name in h)
-        steps, samples = spec["samples"] // size, spec["samples"]
-        rows.append((run, str(size), f"{h['lr']:.4g}", betas, f"{h['eps']:.3g}", str(steps), str(samples)))
+        steps = scaling.steps(spec["samples"], size, spec["ell"])
+        drawn = steps * size * (1 if spec["ell"] == 1 else 2)  # a step of SVAG takes two minibatches
+        total += drawn
+        rows.append((run, str(size), f"{h['lr']:.4g}", betas, f"{h['eps']:.3g}", str(steps), str(drawn)))
     print(terminal.table(rows))
     rows = [("simulation", "study", "paths", "batches")]
     for run, spec in plan.runs.items():
@@ -54,7 +57,6 @@ def plan(options):
             rows.append((run, spec["study"], str(spec["paths"]), str(spec["batches"])))
     if len(rows) > 1:
         print(terminal.table(rows))
-    total = sum(spec["samples"] for spec in trained.values())
     print(
         f"{len(trained)} runs, {total:,} training samples, {len(plan.runs) - len(trained)} simulations, "
         f"{len(plan.figures)} figures"

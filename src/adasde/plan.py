@@ -12,7 +12,7 @@ from .schedule import Schedule
 from .tasks import task_named
 
 # Raised by hand when a change of the code changes results: every spec carries it, so all runs start anew.
-RECIPE = 1
+RECIPE = 2
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def check(spec: dict):
         studies.check(spec)
         return
     task_named(spec["task"])
-    scaling.rule_named(spec["rule"])
+    _check_rule(spec["rule"], spec["kappa"], spec["ell"])
     scaling.optimizer(**{key: value for key, value in spec["optimizer"].items() if key != "variant"})
     Schedule(**spec["schedule"])
     moments, size = spec["evaluate"], spec["batch_size"]
@@ -72,6 +72,8 @@ def check(spec: dict):
             f"evaluate = {_short(moments)}: must increase in multiples of the batch size {size} "
             f"to samples = {spec['samples']}"
         )
+    for samples in moments:
+        scaling.steps(samples, size, spec["ell"])
 
 
 def validate(document: dict, schema: str):
@@ -103,7 +105,7 @@ def validate(document: dict, schema: str):
 
 
 def _specs(name, experiment):
-    """Specs of one experiment, in the order rule, kappa, seed."""
+    """Specs of one experiment, in the order rule, kappa or ell, seed."""
     task = task_named(experiment["task"])
     values = {key: _plain(value) for key, value in experiment.items()}
     base, variant = _baseline(values["optimizer"])
@@ -114,42 +116,63 @@ def _specs(name, experiment):
         raise InputError(f"rules.sqrt = {values['rules']['sqrt']}: must contain 1, the baseline")
     samples, moments = _evaluations(values["epochs"] * task.dataset.train_size, **values["evaluate"])
     horizon = base.lr**2 * samples / values["batch_size"]
-    for rule, kappas in values["rules"].items():
+    for rule, kappa, ell in _levels(values["rules"], values.get("ell", [1])):
+        hyperparameters = asdict(base.scaled(kappa, rule) if ell == 1 else base.svag(ell))
+        size = scaling.scaled_batch_size(values["batch_size"], kappa)
+        if size > task.dataset.train_size:
+            raise InputError(
+                f"batch_size = {size} (kappa {kappa:g}): larger than the {task.dataset.train_size} training examples"
+            )
+        every = values["evaluate"]["every"]
+        if every % size:
+            raise InputError(
+                f"evaluate.every = {every}: batch size {size} (kappa {kappa:g}) does not divide it; "
+                f"{math.lcm(every, size)} would do"
+            )
+        level = f"k{kappa:g}" if ell == 1 else f"l{ell:g}"
+        for seed in range(values["seeds"]):
+            yield {
+                "recipe": RECIPE,
+                "run": f"{name}.{rule}.{level}.s{seed}",
+                "experiment": name,
+                "task": experiment["task"],
+                "optimizer": {"name": values["optimizer"]["name"], "variant": variant, **hyperparameters},
+                "rule": rule,
+                "kappa": kappa,
+                "ell": ell,
+                "batch_size": size,
+                "seed": seed,
+                "init_seed": 0,
+                "sampling": values["sampling"],
+                "samples": samples,
+                "horizon": horizon,
+                "schedule": schedule,
+                "evaluate": moments,
+            }
+
+
+def _levels(rules, ells):
+    """Yield (rule, kappa, ell) of an experiment: every rule at its kappas, then SVAG at every ell above 1."""
+    for rule, kappas in rules.items():
         scaling.rule_named(rule)
         for kappa in kappas:
             if kappa == 1 and rule != "sqrt":
                 raise InputError(f"rules.{rule}: at kappa = 1 every rule is the baseline; leave 1 to sqrt")
-            hyperparameters = asdict(base.scaled(kappa, rule))
-            size = scaling.scaled_batch_size(values["batch_size"], kappa)
-            if size > task.dataset.train_size:
-                raise InputError(
-                    f"batch_size = {size} (kappa {kappa:g}): "
-                    f"larger than the {task.dataset.train_size} training examples"
-                )
-            every = values["evaluate"]["every"]
-            if every % size:
-                raise InputError(
-                    f"evaluate.every = {every}: batch size {size} (kappa {kappa:g}) does not divide it; "
-                    f"{math.lcm(every, size)} would do"
-                )
-            for seed in range(values["seeds"]):
-                yield {
-                    "recipe": RECIPE,
-                    "run": f"{name}.{rule}.k{kappa:g}.s{seed}",
-                    "experiment": name,
-                    "task": experiment["task"],
-                    "optimizer": {"name": values["optimizer"]["name"], "variant": variant, **hyperparameters},
-                    "rule": rule,
-                    "kappa": kappa,
-                    "batch_size": size,
-                    "seed": seed,
-                    "init_seed": 0,
-                    "sampling": values["sampling"],
-                    "samples": samples,
-                    "horizon": horizon,
-                    "schedule": schedule,
-                    "evaluate": moments,
-                }
+            yield rule, kappa, 1
+    if 1 not in ells:
+        raise InputError(f"ell = {ells}: must contain 1, the plain run that the others are compared with")
+    yield from (("svag", 1, ell) for ell in ells if ell != 1)
+
+
+def _check_rule(rule, kappa, ell):
+    """InputError unless a run with these is plain (a rule at its kappa, ell = 1) or SVAG (kappa = 1, ell > 1)."""
+    if rule != "svag" and ell == 1:
+        scaling.rule_named(rule)
+    elif rule != "svag" or kappa != 1 or ell == 1:
+        raise InputError(
+            f"ell = {ell:g}: does not go with rule {rule!r} at kappa {kappa:g}; "
+            "a run has either ell = 1, or rule svag, kappa = 1 and ell > 1"
+        )
 
 
 def _plain(value):

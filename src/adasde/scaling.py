@@ -197,6 +197,21 @@ def scaled_batch_size(batch_size: int, kappa: float) -> int:
     return round(size)
 
 
+def steps(samples: int, batch_size: int, ell: float = 1) -> int:
+    """Return the optimizer steps in which a run at SVAG level ``ell`` comes as far as a plain run with ``samples``.
+
+    A step at level ell is ell^2 times as short in SDE time, so ell^2 of them make a plain one. InputError unless whole.
+    """
+    count = ell**2 * samples / batch_size
+    if not math.isclose(count, round(count), rel_tol=1e-9):
+        near = math.sqrt(max(1, round(count)) * batch_size / samples)
+        raise InputError(
+            f"ell = {ell:g}: {samples} samples of the plain run at batch size {batch_size} would become {count:.10g} "
+            f"steps, ell^2 for each of its steps; that must be a whole number (nearest ell: {near:.12g})"
+        )
+    return round(count)
+
+
 def _scaled_beta(name, beta, kappa, powers):
     factor = kappa**powers.betas
     if factor == 1.0:

@@ -171,7 +171,7 @@ def _speed(oracle, theta, sigma, kappa):
 
 def initial_theta(oracle, spec):
     """Return the one point, (1, dim), where all paths start: small normals, float32."""
-    generator = torch.Generator().manual_seed(stream("initial weights", spec["seed"]))
+    generator = torch.Generator().manual_seed(stream("initial weights", spec["init_seed"]))
     return spec["scale"] * torch.randn(1, oracle.dim, generator=generator)
 
 

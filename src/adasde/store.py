@@ -100,7 +100,7 @@ def write_run(path, rows, spec, columns=COLUMNS, **facts):
     import pyarrow.parquet as pq
 
     metadata = {"spec": spec, "spec_hash": spec_hash(spec), "rows_sha256": digest(rows), **facts}
-    table = pa.table([_column(values) for values in zip(*rows, strict=True)], columns)
+    table = pa.table([_column([row[i] for row in rows]) for i in range(len(columns))], columns)
     table = table.replace_schema_metadata({KEY: json.dumps(metadata).encode()})
     with atomic(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
@@ -131,6 +131,8 @@ def _column(values):
     import numpy as np
     import pyarrow as pa
 
+    if not values:
+        return pa.array([])
     if isinstance(values[0], str):
         texts = [value.encode() for value in values]
         offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)

@@ -56,7 +56,7 @@ def specs(name: str, simulation: dict, recipe: int):
     rest = {key: value for key, value in simulation.items() if key not in ("oracles", "optimizers", "variants")}
     for oracle in simulation["oracles"]:
         for optimizer, values in simulation["optimizers"].items():
-            own = {"optimizer": {"name": optimizer, **values}}
+            own = {"optimizer": {"name": optimizer, **values}, "init_seed": 0}
             if simulation["study"] == "weak-order":
                 variants = simulation.get("variants", ["paper"]) if optimizer == "rmsprop" else ["paper"]
                 own = {"optimizer": {"name": optimizer}, "constants": values, "variants": variants}

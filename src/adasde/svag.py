@@ -1,25 +1,29 @@
-"""SVAG, the paper's affordable simulator of the SDE: amplify the noise of a gradient by ell, and nothing else.
+"""SVAG: runs whose gradient noise is ell times as large and whose steps are ell times as short, and so nearer the SDE.
 
-Of two independent noisy gradients, r1 g1 + r2 g2 with r = (1 -+ sqrt(2 ell^2 - 1)) / 2 keeps the mean, since
-r1 + r2 = 1, and multiplies the covariance by r1^2 + r2^2 = ell^2. Run with hyperparameters.svag(ell) for ell^2 times as
-many steps, the algorithm follows the same SDE with steps ell^2 times as short; as ell grows it converges to it.
+A step at level ell combines two independent minibatch gradients into r1 g1 + r2 g2, which keeps their mean and
+multiplies their covariance by ell^2. With the hyperparameters of ``Adam.svag(ell)`` and ell^2 times as many steps, the
+run has the SDE of the plain one, and approaches it as ell grows: where ell = 1 agrees with larger ell, the SDE
+describes the plain run.
 """
 
 import math
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .errors import InputError
 from .oracles import NoisyGradientOracle
-from .scaling import positive
+from .scaling import ROUNDING, positive
 
 
 def coefficients(ell: float) -> tuple[float, float]:
-    """Return (r1, r2); at ``ell`` = 1 they are (0, 1). InputError below 1 / sqrt(2), where they are not real."""
-    square = 2.0 * positive("ell", ell) ** 2 - 1.0
-    if square < 0.0:
-        raise InputError(
-            f"ell = {ell:g}: must be at least sqrt(1/2), since two gradients cannot average out more noise"
-        )
-    root = math.sqrt(square)
+    """Return (r1, r2) = (1 -+ sqrt(2 ell^2 - 1)) / 2, for which r1 + r2 = 1 and r1^2 + r2^2 = ell^2."""
+    excess = 2.0 * positive("ell", ell) * ell - 1.0
+    if not -ROUNDING <= excess < math.inf:
+        raise InputError(f"ell = {ell:g}: must be from 1 / sqrt(2) = 0.707107, since 2 ell^2 >= 1, to 1e150")
+    root = math.sqrt(max(0.0, excess))
     return (1.0 - root) / 2.0, (1.0 + root) / 2.0
 
 
@@ -61,3 +65,47 @@ class SVAG(NoisyGradientOracle):
         """Return the weighted sum of two independent noisy gradients."""
         first = self.oracle.sample(theta, sigma, generator)
         return first.mul_(self.r1).add_(self.oracle.sample(theta, sigma, generator), alpha=self.r2)
+
+
+class Loss:
+    """A training loss whose gradient is that of SVAG at level ``ell``.
+
+    ``loss(model, *batch, weights=None)`` is a task's, see tasks. Called with a batch of two minibatches of equal size,
+    one after the other, it returns r1 (mean loss of the first) + r2 (mean loss of the second) at the cost of a single
+    forward and backward pass. Batch norm keeps the minibatches apart; a model that mixes examples in another way needs
+    two passes.
+    """
+
+    def __init__(self, loss, ell: float):
+        self.loss, self.coefficients = loss, coefficients(ell)
+
+    def __call__(self, model, *batch):
+        """Return the loss, a scalar tensor; ``batch`` is a tuple of tensors of shape (2 * minibatch, ...)."""
+        half, odd = divmod(len(batch[0]), 2)
+        if odd:
+            raise InputError(f"batch = {len(batch[0])} examples: must be two minibatches of equal size")
+        shares = torch.tensor(self.coefficients, dtype=torch.float64, device=batch[0].device) / half
+        with minibatches_apart(model):
+            return self.loss(model, *batch, weights=shares.repeat_interleave(half))
+
+
+@contextmanager
+def minibatches_apart(model):
+    """Let every batch norm in training mode take the two halves of its input as two batches, one after the other.
+
+    Each half is normalised by its own mean and variance, and running statistics are updated twice, as in two passes.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    for norm in norms:
+        # Patched for the call alone: who uses the model elsewhere finds it as it was. Against two passes of the whole
+        # model, whose outputs are not copied together, a step of fashion-resnet takes 0.84 (B = 32) of the time.
+        norm.forward = partial(_one_after_the_other, norm.forward)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _one_after_the_other(forward, x):
+    return torch.cat([forward(half) for half in x.chunk(2)])

@@ -1,6 +1,7 @@
 """The tidy tables of a scale: all runs stacked, one row per run, and what figures and claims read from them.
 
-trajectories.parquet  run and its coordinates (experiment, rule, kappa, ...), step, samples, epoch, time, metric, value
+trajectories.parquet  run and its coordinates (experiment, rule, kappa, ell, ...), step, samples, epoch, time, metric,
+                      value; samples and epoch are the plain run's at that time, whatever the run drew to get there
 simulations.parquet   run and what it simulates (oracle, optimizer, ...), process, level, batch, time, metric, value
 runs.csv              one row per run: hyperparameters, final test functions, divergence, seconds, memory, versions
 """
@@ -14,11 +15,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from . import scaling
 from .errors import InputError
 from .store import KEY, SIMULATED, atomic, read_run
 from .tasks import task_named
 
-COORDINATES = ("experiment", "task", "rule", "kappa", "batch_size", "seed")
+COORDINATES = ("experiment", "task", "rule", "kappa", "ell", "batch_size", "seed")
 COLUMNS = ("run", "step", "time", "metric", "value", *COORDINATES, "optimizer", "samples", "epoch")
 SIMULATED_COLUMNS = (*SIMULATED, "simulation", "study", "oracle", "optimizer")
 
@@ -39,7 +41,7 @@ def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         size = task_named(spec["task"]).dataset.train_size
         where = {name: spec[name] for name in COORDINATES} | {"optimizer": spec["optimizer"]["name"]}
         frame = pd.DataFrame(rows, columns=["run", "step", "time", "metric", "value"])
-        samples = frame["step"] * spec["batch_size"]
+        samples = (frame["step"] * spec["batch_size"] / spec["ell"] ** 2).round().astype("int64")
         trajectories.append(frame.assign(**where, samples=samples, epoch=samples / size))
         ended = frame.loc[frame["metric"] == "diverged", "time"]
         last = frame[(frame["step"] == frame["step"].max()) & (frame["metric"] != "diverged")]
@@ -49,7 +51,7 @@ def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                 **where,
                 **{k: v for k, v in spec["optimizer"].items() if k != "name"},
                 "samples": spec["samples"],
-                "steps": spec["samples"] // spec["batch_size"],
+                "steps": scaling.steps(spec["samples"], spec["batch_size"], spec["ell"]),
                 "diverged_time": ended.iloc[0] if len(ended) else np.nan,
                 **{f"final_{m}": v for m, v in zip(last["metric"], last["value"], strict=True)},
                 **facts,
@@ -94,9 +96,10 @@ def read(folder, name: str = "trajectories") -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Groups:
-    """Runs of one experiment, rule and metric: per kappa, ascending, an array (seeds, points) on one grid of points.
+    """Runs of one experiment, rule and metric: per level, ascending, an array (seeds, points) on one grid of points.
 
-    Points after a divergence are NaN; ``diverged`` names such runs, by kappa.
+    The level is kappa, or ell for the rule ``svag``. Points after a divergence are NaN; ``diverged`` names such runs,
+    by level.
     """
 
     time: np.ndarray
@@ -107,12 +110,12 @@ class Groups:
 
     @property
     def healthy(self) -> dict[float, np.ndarray]:
-        """The values of the kappas at which no run diverged."""
-        return {kappa: values for kappa, values in self.values.items() if kappa not in self.diverged}
+        """The values of the levels at which no run diverged."""
+        return {level: values for level, values in self.values.items() if level not in self.diverged}
 
     @property
     def seeds(self) -> int:
-        """Number of seeds, of the kappa that has fewest."""
+        """Number of seeds, of the level that has fewest."""
         return min(map(len, self.values.values()))
 
     @property
@@ -128,23 +131,24 @@ def _digest(frame):
 
 
 def groups(trajectories: pd.DataFrame, experiment: str, rule: str, metric: str) -> Groups:
-    """Select one experiment, rule and metric; the baseline, kappa = 1, is part of every rule."""
+    """Select one experiment, rule and metric; the baseline, kappa = ell = 1, is part of every rule."""
     runs = trajectories[trajectories["experiment"] == experiment]
     measured = runs[runs["metric"] == metric]
     if runs.empty or (measured.empty and not (runs["metric"] == "diverged").any()):
         raise InputError(f"no values of {metric} for experiment {experiment}")
     # Where every run diverged before it was measured, the divergences are the only points there are.
     grid = (runs if measured.empty else measured).drop_duplicates("samples").sort_values("samples")
-    runs = runs[(runs["rule"] == rule) | (runs["kappa"] == 1)]
+    runs = runs[(runs["rule"] == rule) | ((runs["kappa"] == 1) & (runs["ell"] == 1))]
+    level = "ell" if rule == "svag" else "kappa"
     values = {}
-    for kappa, part in runs.groupby("kappa"):
+    for value, part in runs.groupby(level):
         found = part[part["metric"] == metric].pivot(index="seed", columns="samples", values="value")
-        values[kappa] = found.reindex(index=sorted(part["seed"].unique()), columns=grid["samples"]).to_numpy(float)
+        values[value] = found.reindex(index=sorted(part["seed"].unique()), columns=grid["samples"]).to_numpy(float)
     ended = runs[runs["metric"] == "diverged"]
     return Groups(
         time=grid["time"].to_numpy(),
         epoch=grid["epoch"].to_numpy(),
-        batch_size=runs.groupby("kappa")["batch_size"].first().to_dict(),
+        batch_size=runs.groupby(level)["batch_size"].first().to_dict(),
         values=values,
-        diverged=ended.groupby("kappa")["run"].apply(list).to_dict(),
+        diverged=ended.groupby(level)["run"].apply(list).to_dict(),
     )

@@ -31,7 +31,7 @@ def evaluate(simulations) -> list[dict]:
 
 
 def order(simulations, optimizer, runs) -> dict:
-    """The paper's theorems: the SDE is a weak approximation of order 1 in eta^2, over all oracles and test functions."""
+    """The paper's theorems: the SDE is a weak approximation of order 1 in eta^2, over oracles and test functions."""
     parts = [orders.weak_order(simulations, run, "paper") for run in runs]
     oracles = [simulations.loc[simulations["run"] == run, "oracle"].iloc[0] for run in runs]
     slopes = [f"{ORACLES[oracle].title} {part.slope()[0]:.2f}" for oracle, part in zip(oracles, parts, strict=True)]
@@ -46,7 +46,9 @@ def order(simulations, optimizer, runs) -> dict:
 def shared_limit(simulations, run, variant) -> dict:
     """Practice's RMSprop follows the SDE of the paper's, with the same order."""
     errors = orders.weak_order(simulations, run, variant)
-    return _order(f"order.rmsprop-{variant}", f"RMSprop as in {variant} has the SDE of the paper's RMSprop", errors, run)
+    return _order(
+        f"order.rmsprop-{variant}", f"RMSprop as in {variant} has the SDE of the paper's RMSprop", errors, run
+    )
 
 
 def _order(name, statement, errors, note):
@@ -73,8 +75,10 @@ def approach(simulations, run) -> dict:
     slope, replicates = resolved.slope()
     distances = ", ".join(f"l{level:g} {error:.2f}" for level, error in zip(errors.levels, errors.error, strict=True))
     low, high = sorted(-np.array(stats.interval(replicates)))
-    seen = f"order {-slope:.2f} [{low:.2f}, {high:.2f}] in ell up to {resolved.levels[-1]:g}" if np.isfinite(slope) else (
-        "no order can be told"
+    seen = (
+        f"order {-slope:.2f} [{low:.2f}, {high:.2f}] in ell up to {resolved.levels[-1]:g}"
+        if np.isfinite(slope)
+        else ("no order can be told")
     )
 
     def fall(mean):

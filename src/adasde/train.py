@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from . import optim, scaling
+from . import optim, scaling, svag
 from .errors import InputError
 from .schedule import Schedule
 from .store import atomic, canonical
@@ -79,9 +79,11 @@ class Run:
         self.spec, self.task = spec, task
         torch.manual_seed(stream("initial weights", spec["init_seed"]))
         self.model = task.model().train()
-        # The batch size is in the key: runs that are compared across batch sizes share no noise.
-        torch.manual_seed(stream("model noise", spec["seed"], spec["batch_size"]))
-        self.sampler = Sampler(task.size, spec["sampling"], stream("data order", spec["seed"], spec["batch_size"]))
+        # Batch size and ell are in the key: runs that are compared across them share no noise.
+        size, ell = spec["batch_size"], spec["ell"]
+        torch.manual_seed(stream("model noise", spec["seed"], size, ell))
+        self.sampler = Sampler(task.size, spec["sampling"], stream("data order", spec["seed"], size, ell))
+        self.drawn, self.loss = (size, task.loss) if ell == 1 else (2 * size, svag.Loss(task.loss, ell))
         values = dict(spec["optimizer"])
         variant = values.pop("variant")
         self.hyperparameters = scaling.optimizer(**values)
@@ -94,15 +96,17 @@ class Run:
         return self.spec["horizon"] * self.schedule.elapsed(self._progress(step))
 
     def advance(self, steps: int):
-        """Take ``steps`` optimizer steps on freshly drawn minibatches, and note the first loss that is not finite."""
-        size = self.spec["batch_size"]
-        chunk = self.task.gather(self.sampler.draw(steps * size))
+        """Take ``steps`` optimizer steps on freshly drawn minibatches, and note the first loss that is not finite.
+
+        A step of a plain run draws one minibatch, a step of SVAG two: ``drawn`` samples.
+        """
+        chunk = self.task.gather(self.sampler.draw(steps * self.drawn))
         losses = []
-        for batch in zip(*(tensor.split(size) for tensor in chunk), strict=True):
+        for batch in zip(*(tensor.split(self.drawn) for tensor in chunk), strict=True):
             if not self.schedule.constant:
                 self._set_learning_rate()
             self.optimizer.zero_grad()
-            loss = self.task.loss(self.model, *batch)
+            loss = self.loss(self.model, *batch)
             loss.backward()
             self.optimizer.step()
             losses.append(loss.detach())
@@ -156,7 +160,7 @@ class Run:
         log.info("%s: resumed at step %d", self.spec["run"], self.step)
 
     def _progress(self, step):
-        return step * self.spec["batch_size"] / self.spec["samples"]
+        return step * self.spec["batch_size"] / (self.spec["ell"] ** 2 * self.spec["samples"])
 
     def _set_learning_rate(self):
         factor = self.schedule.factor(self._progress(self.step), self._progress(self.step + 1))
@@ -180,7 +184,7 @@ def train(spec: dict, task, checkpoint=None, every: float = 10.0, report=None):
     size = spec["batch_size"]
     if size > task.size:
         raise InputError(f"batch_size = {size}: larger than the {task.size} training examples")
-    stops = [samples // size for samples in spec["evaluate"]]
+    stops = [scaling.steps(samples, size, spec["ell"]) for samples in spec["evaluate"]]
     with torch.random.fork_rng():
         run = Run(spec, task)
         if checkpoint is not None and Path(checkpoint).exists():
@@ -189,7 +193,7 @@ def train(spec: dict, task, checkpoint=None, every: float = 10.0, report=None):
         before = run.seconds
         while run.step < stops[-1] and not run.diverged:
             stop = next(s for s in stops if s > run.step)
-            run.advance(min(max(1, CHUNK // size), stop - run.step))
+            run.advance(min(max(1, CHUNK // run.drawn), stop - run.step))
             if run.step == stop and not run.diverged:
                 run.measure()
             now = time.monotonic()

@@ -29,7 +29,9 @@ rule run:
         "../../envs/environment.yaml"
     threads: 1
     params:
-        data=lambda wildcards, input: f"--data {dirname(dirname(input[0]))}" if input else "",
+        data=lambda wildcards, input: (
+            f"--data {dirname(dirname(input[0]))}" if input else ""
+        ),
         spec=lambda wildcards: canonical(PLAN.runs[wildcards.run]),
         checkpoint=lambda wildcards: spec_hash(PLAN.runs[wildcards.run])[:12],
     shell:

@@ -12,24 +12,36 @@ METRICS = ("train_loss", "test_accuracy", "squared_norm")
 
 
 def draw(trajectories, experiment):
-    """Top: mean test functions over seeds, 95% intervals. Bottom: distances from the baseline, in seed noise."""
+    """One curve per batch size, named by it and its kappa."""
+
+    def label(kappa, groups):
+        return style.batch_label(groups.batch_size[kappa], kappa, kappa in groups.diverged)
+
+    return compare(trajectories, experiment, "sqrt", "square-root scaling rule", "baseline", label)
+
+
+def compare(trajectories, experiment, rule, title, baseline, label):
+    """Top: mean test functions over seeds, 95% intervals. Bottom: distances from level 1, in seed noise.
+
+    A level is a kappa or an ell, as in tables.Groups; ``label(level, groups)`` is its legend entry, ``baseline`` the
+    name of level 1.
+    """
     style.use()
     figure, axes = plt.subplots(
         2, len(METRICS), figsize=(9.6, 5.4), sharex=True, height_ratios=(3, 2), layout="constrained"
     )
     for (top, bottom), metric in zip(axes.T, METRICS, strict=True):
-        groups = tables.groups(trajectories, experiment, "sqrt", metric)
-        _values(top, groups, style.UNITS.get(metric, 1.0))
+        groups = tables.groups(trajectories, experiment, rule, metric)
+        _values(top, groups, style.UNITS.get(metric, 1.0), label)
         _distances(bottom, groups)
         top.set_ylabel(style.LABELS[metric])
         style.time_axes(top, bottom, groups.epoch, groups.time)
         if metric == "train_loss":
             style.log_axis(top, [values.mean(axis=0) for values in groups.values.values()])
-    axes[1, 0].set_ylabel("distance from baseline\n(seed deviations)")
+    axes[1, 0].set_ylabel(f"distance from {baseline}\n(seed deviations)")
     row = trajectories[trajectories["experiment"] == experiment].iloc[0]
     figure.suptitle(
-        f"{style.OPTIMIZERS[row['optimizer']]}, {task_named(row['task']).title}: square-root scaling rule, "
-        f"{style.sample(groups.seeds)}"
+        f"{style.OPTIMIZERS[row['optimizer']]}, {task_named(row['task']).title}: {title}, {style.sample(groups.seeds)}"
     )
     handles, labels = axes[0, 0].get_legend_handles_labels()
     band, name = axes[1, 0].get_legend_handles_labels()
@@ -37,27 +49,27 @@ def draw(trajectories, experiment):
     return figure
 
 
-def _values(panel, groups, unit):
+def _values(panel, groups, unit, label):
     colours = style.batch_colours(groups.values)
     drawn = stats.bootstrap_means(groups.healthy)
-    for kappa, values in groups.values.items():
-        label = style.batch_label(groups.batch_size[kappa], kappa, kappa in groups.diverged)
-        low, high = stats.interval(drawn[kappa]) if kappa in drawn else (np.nan, np.nan)
-        _curve(panel, groups.epoch, unit * values.mean(axis=0), unit * low, unit * high, colours[kappa], label)
+    for level, values in groups.values.items():
+        low, high = stats.interval(drawn[level]) if level in drawn else (np.nan, np.nan)
+        mean = unit * values.mean(axis=0)
+        _curve(panel, groups.epoch, mean, unit * low, unit * high, colours[level], label(level, groups))
 
 
 def _distances(panel, groups):
-    """The others' distance from the baseline, linear within the margin and logarithmic beyond it."""
+    """The others' distance from level 1, linear within the margin and logarithmic beyond it."""
     panel.axhspan(-MARGIN, MARGIN, color="0.88", zorder=0, label=f"within {MARGIN:g} seed deviations")
     panel.axhline(0, color="0.4", linewidth=0.8)
     colours = style.batch_colours(groups.values)
     drawn = stats.bootstrap_means(groups.healthy)
     noise = stats.seed_noise(groups.healthy)
-    for kappa in groups.healthy:
-        if kappa != 1 and 1 in drawn:
-            low, high = stats.interval((drawn[kappa] - drawn[1]) / noise)
-            gap = (groups.values[kappa].mean(axis=0) - groups.values[1].mean(axis=0)) / noise
-            _curve(panel, groups.epoch, gap, low, high, colours[kappa])
+    for level in groups.healthy:
+        if level != 1 and 1 in drawn:
+            low, high = stats.interval((drawn[level] - drawn[1]) / noise)
+            gap = (groups.values[level].mean(axis=0) - groups.values[1].mean(axis=0)) / noise
+            _curve(panel, groups.epoch, gap, low, high, colours[level])
     if not np.isfinite(noise).any():
         panel.text(0.5, 0.8, "unknown: one seed", transform=panel.transAxes, ha="center")
     panel.set_yscale("symlog", linthresh=MARGIN, linscale=1.0)

@@ -67,7 +67,7 @@ def use():
 
 
 def batch_colours(kappas):
-    """One colour per kappa, dark for the smallest batch to light for the largest, readable without colour vision."""
+    """One colour per kappa, or ell, dark for the smallest to light for the largest, readable without colour vision."""
     shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(kappas)))
     return dict(zip(sorted(kappas), shades, strict=True))
 
@@ -76,6 +76,11 @@ def batch_label(batch_size, kappa, diverged=False):
     """Legend entry of a batch size."""
     name = rf"$B = {batch_size}$" + (" (baseline)" if kappa == 1 else rf" ($\kappa = {kappa:g}$)")
     return name + (", diverged" if diverged else "")
+
+
+def ell_label(ell, diverged=False):
+    """Legend entry of a SVAG level."""
+    return rf"$\ell = {ell:g}$" + (" (plain run)" if ell == 1 else "") + (", diverged" if diverged else "")
 
 
 def divergence(diverged):

@@ -4,7 +4,9 @@ A task is an object with
   ``size``                 number of training examples
   ``model()``              a new torch module, its weights drawn from torch's global generator
   ``gather(indices)``      the training examples at ``indices``, a tuple of tensors of that length
-  ``loss(model, *batch)``  mean loss of a minibatch, a scalar tensor
+  ``loss(model, *batch, weights=None)``
+                           mean loss of a minibatch, a scalar tensor; with weights, a tensor of one number per example,
+                           the sum of the weights times the examples' losses: what SVAG needs, and nothing else
   ``measure(model)``       test functions of the current weights: metric name -> float
 and is made by ``load(name, tensors)`` of its module from the arrays of its data set. A new task is one entry here
 and one module with that function; train.py does not change.

@@ -39,9 +39,12 @@ class ImageTask:
         # index_select copies whole images; indexing copies single bytes, fifteen times as slowly.
         return self._normalised(self.images.index_select(0, indices)), self.labels[indices]
 
-    def loss(self, model, images, labels):
-        """Mean cross-entropy in nats."""
-        return F.cross_entropy(model(images), labels)
+    def loss(self, model, images, labels, weights=None):
+        """Mean cross-entropy in nats, or its weighted sum over the images; ``weights`` has shape (images,)."""
+        if weights is None:
+            return F.cross_entropy(model(images), labels)
+        losses = F.cross_entropy(model(images), labels, reduction="none")
+        return losses @ weights.to(losses.dtype)
 
     def measure(self, model) -> dict[str, float]:
         """Return the test functions, batch norm using its running statistics; see the glossary in measure.py."""
