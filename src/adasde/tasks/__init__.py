@@ -5,7 +5,8 @@ A task is an object with
   ``model()``              a new torch module, its weights drawn from torch's global generator
   ``gather(indices)``      the training examples at ``indices``, a tuple of tensors of that length
   ``loss(model, *batch)``  mean loss of a minibatch, a scalar tensor
-  ``measure(model)``       test functions of the current weights: metric name -> float
+  ``measure(model, sigma, eps)``  test functions of the current weights: metric name -> float; for predictions from
+                           the gradient's noise it is told the run's noise scale sigma = 1 / sqrt(batch size) and eps
 and is made by ``load(name, tensors)`` of its module from the arrays of its data set. A new task is one entry here
 and one module with that function; train.py does not change.
 """
