@@ -33,7 +33,7 @@ def draw(trajectories, experiment):
     )
     handles, labels = axes[0, 0].get_legend_handles_labels()
     band, name = axes[1, 0].get_legend_handles_labels()
-    figure.legend(handles + band, labels + name, loc="outside lower center", ncols=min(6, len(labels) + 1))
+    figure.legend(handles + band, labels + name, loc="outside lower center", ncols=min(4, len(labels) + 1))
     return figure
 
 
@@ -43,7 +43,7 @@ def _values(panel, groups, unit):
     for kappa, values in groups.values.items():
         label = style.batch_label(groups.batch_size[kappa], kappa, kappa in groups.diverged)
         low, high = stats.interval(drawn[kappa]) if kappa in drawn else (np.nan, np.nan)
-        _curve(panel, groups.epoch, unit * values.mean(axis=0), unit * low, unit * high, colours[kappa], label)
+        style.curve(panel, groups.epoch, unit * values.mean(axis=0), unit * low, unit * high, colours[kappa], label)
 
 
 def _distances(panel, groups):
@@ -55,9 +55,9 @@ def _distances(panel, groups):
     noise = stats.seed_noise(groups.healthy)
     for kappa in groups.healthy:
         if kappa != 1 and 1 in drawn:
-            low, high = stats.interval((drawn[kappa] - drawn[1]) / noise)
-            gap = (groups.values[kappa].mean(axis=0) - groups.values[1].mean(axis=0)) / noise
-            _curve(panel, groups.epoch, gap, low, high, colours[kappa])
+            low, high = stats.interval(stats.in_noise(drawn[kappa], drawn[1], noise))
+            gap = stats.in_noise(groups.values[kappa].mean(axis=0), groups.values[1].mean(axis=0), noise)
+            style.curve(panel, groups.epoch, gap, low, high, colours[kappa])
     if not np.isfinite(noise).any():
         panel.text(0.5, 0.8, "unknown: one seed", transform=panel.transAxes, ha="center")
     panel.set_yscale("symlog", linthresh=MARGIN, linscale=1.0)
@@ -66,8 +66,3 @@ def _distances(panel, groups):
     ticks = [tick for tick in ticks if low <= tick <= high]
     panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     panel.set_yticks([], minor=True)
-
-
-def _curve(panel, x, mean, low, high, colour, label=None):
-    panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-    panel.plot(x, mean, color=colour, marker="o", label=label)
