@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from adasde import InputError, claims, plots, store, tables
+from adasde import InputError, claims, plots, report, store, tables
 from conftest import ROOT
 
 METRICS = {
@@ -17,7 +17,7 @@ METRICS = {
 }
 
 
-def write_runs(folder, spec, effects, seeds=3, noise=0.01, diverged=()):
+def write_runs(folder, spec, effects, seeds=3, noise=0.01, diverged=(), metrics=METRICS):
     """Run files of one experiment: each metric is its constant, times 1 + effect of (rule, kappa), plus noise."""
     random = np.random.default_rng(0)
     samples = [384 * k for k in range(1, 9)]
@@ -32,7 +32,7 @@ def write_runs(folder, spec, effects, seeds=3, noise=0.01, diverged=()):
                 if (rule, kappa, seed) in diverged and n > samples[3]:
                     rows.append((name, step, time, "diverged", 1.0))
                     break
-                for metric, level in METRICS.items():
+                for metric, level in metrics.items():
                     value = level * (1 + effect + noise * random.normal())
                     rows.append((name, step, time, metric, value))
             path = folder / f"{name}.parquet"
@@ -125,6 +125,18 @@ def test_a_broken_rule_is_not_reproduced(trajectories):
     assert "(outside at the end)" in notes["trajectory.fashion-cnn-adam.test_loss"]
 
 
+def test_kappas_that_leave_no_average_are_judged_apart(tmp_path, spec):
+    paths = write_runs(tmp_path, spec, FAITHFUL, seeds=10, noise=1e-3)
+    extreme = {**spec, "optimizer": {**spec["optimizer"], "beta2": 0.36}}
+    paths += write_runs(tmp_path / "k12", extreme, {("sqrt", 12): -0.2}, seeds=10, noise=1e-3)
+    found, table = verdicts(tables.collect(paths)[0])
+    assert found["final-accuracy.fashion-cnn-adam"] == "reproduced"
+    assert found["final-accuracy-beyond.fashion-cnn-adam"] == "not reproduced"
+    notes = dict(zip(table["id"], table["note"], strict=True))
+    assert "k12" not in notes["final-accuracy.fashion-cnn-adam"]
+    assert "k12" in notes["final-accuracy-beyond.fashion-cnn-adam"]
+
+
 def test_too_much_noise_and_single_seeds_are_inconclusive(trajectories):
     found, _ = verdicts(trajectories({**FAITHFUL, ("sqrt", 4): 0.02}, noise=0.02))
     assert found["final-accuracy.fashion-cnn-adam"] == "inconclusive"
@@ -182,7 +194,7 @@ def test_verdicts(low, high, below, wanted):
 
 
 def test_the_text_ends_with_the_count(trajectories):
-    lines = claims.summary(claims.evaluate(trajectories(FAITHFUL))).splitlines()
+    lines = report.summary(claims.evaluate(trajectories(FAITHFUL))).splitlines()
     assert lines[0].split() == ["claim", "value", "95%", "interval", "n", "threshold", "verdict"]
     assert lines[-1].startswith("8 claims: ")
 
@@ -193,14 +205,14 @@ def test_the_readme_holds_the_claims_of_the_reference_tables(tmp_path):
     copy.write_text(readme.read_text())
     reference = ROOT / "results/reference/mini"
     table = claims.evaluate(tables.read(reference))
-    claims.renew(table, copy)
+    report.renew(table, copy)
     assert copy.read_text() == readme.read_text(), "stale: run make reference"
     committed = pd.read_csv(reference / "claims.csv")
     assert committed["verdict"].tolist() == table["verdict"].tolist()
     assert np.allclose(committed[["value", "low", "high"]], table[["value", "low", "high"]])
     (tmp_path / "other.md").write_text("nothing here")
     with pytest.raises(InputError, match="other.md: no place for the claims"):
-        claims.renew(table, tmp_path / "other.md")
+        report.renew(table, tmp_path / "other.md")
 
 
 @pytest.mark.parametrize("figure", ["scaling-fashion-cnn-adam", "rules-fashion-cnn"])
@@ -226,5 +238,5 @@ def test_figures_show_every_batch_size_in_order_with_units(figure, options, traj
 
 
 def test_a_figure_without_its_runs_is_refused(trajectories):
-    with pytest.raises(InputError, match="possible: none, since no task follows 2 rules"):
+    with pytest.raises(InputError, match="possible: none, since no run follows linear or lr-only or none"):
         plots.draw("rules-fashion-cnn", trajectories({("sqrt", 1): 0.0, ("sqrt", 2): 0.0}))

@@ -28,7 +28,10 @@ def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame]:
         rows, metadata = read_run(path)
         spec = metadata["spec"]
         size = task_named(spec["task"]).dataset.train_size
-        where = {name: spec[name] for name in COORDINATES} | {"optimizer": spec["optimizer"]["name"]}
+        where = {name: spec[name] for name in COORDINATES}
+        where |= {"optimizer": spec["optimizer"]["name"], "eps": spec["optimizer"]["eps"]}
+        betas = [value for name, value in spec["optimizer"].items() if name.startswith("beta")]
+        where["smallest_beta"] = min((beta for beta in betas if beta), default=0.0)  # of those that average
         frame = pd.DataFrame(rows, columns=["run", "step", "time", "metric", "value"])
         samples = frame["step"] * spec["batch_size"]
         trajectories.append(frame.assign(**where, samples=samples, epoch=samples / size))
@@ -39,7 +42,7 @@ def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame]:
             {
                 "run": spec["run"],
                 **where,
-                **{k: v for k, v in spec["optimizer"].items() if k != "name"},
+                **{k: v for k, v in spec["optimizer"].items() if k not in where and k != "name"},
                 "samples": spec["samples"],
                 "steps": spec["samples"] // spec["batch_size"],
                 "diverged_time": ended.iloc[0] if len(ended) else np.nan,
