@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from adasde import InputError, claims, plots, store, tables
+from adasde import InputError, claims, plots, store, tables, verdicts
 from conftest import ROOT
 
 METRICS = {
@@ -17,7 +17,7 @@ METRICS = {
 }
 
 
-def write_runs(folder, spec, effects, seeds=3, noise=0.01, diverged=()):
+def write_runs(folder, spec, effects, seeds=3, noise=0.01, diverged=(), metrics=METRICS):
     """Run files of one experiment: each metric is its constant, times 1 + effect of (rule, level), plus noise."""
     random = np.random.default_rng(0)
     samples = [384 * k for k in range(1, 9)]
@@ -33,7 +33,7 @@ def write_runs(folder, spec, effects, seeds=3, noise=0.01, diverged=()):
                 if (rule, level, seed) in diverged and n > samples[3]:
                     rows.append((name, step, time, "diverged", 1.0))
                     break
-                for metric, constant in METRICS.items():
+                for metric, constant in metrics.items():
                     value = constant * (1 + effect + noise * random.normal())
                     rows.append((name, step, time, metric, value))
             path = folder / f"{name}.parquet"
@@ -53,7 +53,7 @@ def trajectories(tmp_path, spec):
 FAITHFUL = {("sqrt", 1): 0.0, ("sqrt", 2): 0.0, ("sqrt", 4): 0.0, ("linear", 4): 0.3, ("none", 4): -0.001}
 
 
-def verdicts(trajectories):
+def judged(trajectories):
     table = claims.evaluate(trajectories)
     return dict(zip(table["id"], table["verdict"], strict=True)), table
 
@@ -108,7 +108,7 @@ def test_groups_contain_the_baseline_for_every_rule(trajectories):
 
 def test_a_faithful_rule_is_reproduced_and_a_bad_alternative_told_apart(trajectories):
     # Noise far below the tolerance and ten seeds: the intervals are narrow against every threshold.
-    found, table = verdicts(trajectories(FAITHFUL, seeds=10, noise=1e-3))
+    found, table = judged(trajectories(FAITHFUL, seeds=10, noise=1e-3))
     assert found["final-accuracy.fashion-cnn-adam"] == "reproduced"
     assert {v for k, v in found.items() if k.startswith("trajectory.")} == {"reproduced"}
     assert found["closeness.fashion-cnn-adam.linear.k4"] == "reproduced"
@@ -118,7 +118,7 @@ def test_a_faithful_rule_is_reproduced_and_a_bad_alternative_told_apart(trajecto
 
 
 def test_a_broken_rule_is_not_reproduced(trajectories):
-    found, table = verdicts(trajectories({**FAITHFUL, ("sqrt", 4): 0.2}, noise=1e-3))
+    found, table = judged(trajectories({**FAITHFUL, ("sqrt", 4): 0.2}, noise=1e-3))
     assert found["final-accuracy.fashion-cnn-adam"] == "not reproduced"
     assert {v for k, v in found.items() if k.startswith("trajectory.")} == {"not reproduced"}
     assert found["closeness.fashion-cnn-adam.none.k4"] == "not reproduced"
@@ -126,20 +126,32 @@ def test_a_broken_rule_is_not_reproduced(trajectories):
     assert "(outside at the end)" in notes["trajectory.fashion-cnn-adam.test_loss"]
 
 
+def test_kappas_that_leave_no_average_are_judged_apart(tmp_path, spec):
+    paths = write_runs(tmp_path, spec, FAITHFUL, seeds=10, noise=1e-3)
+    extreme = {**spec, "optimizer": {**spec["optimizer"], "beta2": 0.36}}
+    paths += write_runs(tmp_path / "k12", extreme, {("sqrt", 12): -0.2}, seeds=10, noise=1e-3)
+    found, table = judged(tables.collect(paths)[0])
+    assert found["final-accuracy.fashion-cnn-adam"] == "reproduced"
+    assert found["final-accuracy-beyond.fashion-cnn-adam"] == "not reproduced"
+    notes = dict(zip(table["id"], table["note"], strict=True))
+    assert "k12" not in notes["final-accuracy.fashion-cnn-adam"]
+    assert "k12" in notes["final-accuracy-beyond.fashion-cnn-adam"]
+
+
 def test_too_much_noise_and_single_seeds_are_inconclusive(trajectories):
-    found, _ = verdicts(trajectories({**FAITHFUL, ("sqrt", 4): 0.02}, noise=0.02))
+    found, _ = judged(trajectories({**FAITHFUL, ("sqrt", 4): 0.02}, noise=0.02))
     assert found["final-accuracy.fashion-cnn-adam"] == "inconclusive"
-    single, table = verdicts(trajectories(FAITHFUL, seeds=1))
+    single, table = judged(trajectories(FAITHFUL, seeds=1))
     assert set(single.values()) == {"inconclusive"}
     assert set(table["n"]) == {1}
 
 
 def test_a_diverged_run_fails_its_claims_and_only_those(trajectories):
-    found, table = verdicts(trajectories(FAITHFUL, seeds=10, noise=1e-3, diverged=[("sqrt", 4, 2)]))
+    found, table = judged(trajectories(FAITHFUL, seeds=10, noise=1e-3, diverged=[("sqrt", 4, 2)]))
     own = {k: v for k, v in found.items() if not k.startswith("closeness.")}
     assert set(own.values()) == {"not reproduced"}
     assert table["note"].str.contains("fashion-cnn-adam.sqrt.k4.s2 diverged").sum() == len(own) + 2
-    found, _ = verdicts(trajectories(FAITHFUL, seeds=10, noise=1e-3, diverged=[("linear", 4, 0)]))
+    found, _ = judged(trajectories(FAITHFUL, seeds=10, noise=1e-3, diverged=[("linear", 4, 0)]))
     assert found["closeness.fashion-cnn-adam.linear.k4"] == "reproduced"
     assert found["final-accuracy.fashion-cnn-adam"] == "reproduced"
 
@@ -149,7 +161,7 @@ WITH_SVAG = {**FAITHFUL, ("svag", 2): 0.0, ("svag", 4): 0.2}
 
 def test_svag_is_judged_against_the_plain_run_and_changes_no_other_claim(trajectories):
     options = {"seeds": 10, "noise": 1e-3}
-    found, table = verdicts(trajectories(WITH_SVAG, **options))
+    found, table = judged(trajectories(WITH_SVAG, **options))
     own = {k: v for k, v in found.items() if k.startswith("svag.")}
     assert own == {f"svag.fashion-cnn-adam.{metric}": "not reproduced" for metric in METRICS}
     row = table[table["id"] == "svag.fashion-cnn-adam.test_loss"].iloc[0]
@@ -158,15 +170,15 @@ def test_svag_is_judged_against_the_plain_run_and_changes_no_other_claim(traject
     assert ", l4 " in row["note"]
     rest = claims.evaluate(trajectories(FAITHFUL, **options))
     assert set(found) - set(own) == set(rest["id"])
-    found, _ = verdicts(trajectories({**WITH_SVAG, ("svag", 4): 0.0}, **options))
+    found, _ = judged(trajectories({**WITH_SVAG, ("svag", 4): 0.0}, **options))
     assert {v for k, v in found.items() if k.startswith("svag.")} == {"reproduced"}
-    found, _ = verdicts(trajectories(WITH_SVAG, **options, diverged=[("svag", 4, 1)]))
+    found, _ = judged(trajectories(WITH_SVAG, **options, diverged=[("svag", 4, 1)]))
     assert {v for k, v in found.items() if k.startswith("svag.")} == {"not reproduced"}
     assert found["final-accuracy.fashion-cnn-adam"] == "reproduced"
 
 
 def test_an_experiment_of_svag_alone_makes_no_other_claim(trajectories):
-    found, _ = verdicts(trajectories({("sqrt", 1): 0.0, ("svag", 2): 0.0}))
+    found, _ = judged(trajectories({("sqrt", 1): 0.0, ("svag", 2): 0.0}))
     assert set(found) == {f"svag.fashion-cnn-adam.{metric}" for metric in METRICS}
 
 
@@ -183,7 +195,7 @@ def test_groups_of_svag_are_by_ell_and_those_of_rules_hold_none_of_it(trajectori
 
 def test_kappas_below_one_are_compared_with_the_baseline_too(trajectories):
     effects = {("sqrt", 0.5): 0.1, ("sqrt", 1): 0.0, ("sqrt", 2): 0.0, ("linear", 0.5): 0.3}
-    found, table = verdicts(trajectories(effects, seeds=10, noise=1e-3))
+    found, table = judged(trajectories(effects, seeds=10, noise=1e-3))
     notes = dict(zip(table["id"], table["note"], strict=True))
     assert notes["trajectory.fashion-cnn-adam.test_loss"].startswith("k0.5 ")
     assert ", k2 " in notes["trajectory.fashion-cnn-adam.test_loss"]
@@ -195,7 +207,7 @@ def test_kappas_below_one_are_compared_with_the_baseline_too(trajectories):
 def test_where_everything_diverges_every_claim_fails(trajectories):
     table = trajectories(WITH_SVAG)
     lost = table.drop_duplicates("run").assign(metric="diverged", value=1.0)
-    found, _ = verdicts(lost)
+    found, _ = judged(lost)
     assert len(found) == 1 + 2 * len(METRICS) + 2
     assert set(found.values()) == {"not reproduced"}
     for figure in ("scaling-fashion-cnn-adam", "rules-fashion-cnn", "svag-fashion-cnn-adam"):
@@ -216,11 +228,11 @@ def test_where_everything_diverges_every_claim_fails(trajectories):
     ],
 )
 def test_verdicts(low, high, below, wanted):
-    assert claims.verdict(low, high, 3, below) == wanted
+    assert verdicts.verdict(low, high, 3, below) == wanted
 
 
 def test_the_text_ends_with_the_count(trajectories):
-    lines = claims.summary(claims.evaluate(trajectories(FAITHFUL))).splitlines()
+    lines = verdicts.summary(claims.evaluate(trajectories(FAITHFUL))).splitlines()
     assert lines[0].split() == ["claim", "value", "95%", "interval", "n", "threshold", "verdict"]
     assert lines[-1].startswith("8 claims: ")
 
@@ -231,14 +243,14 @@ def test_the_readme_holds_the_claims_of_the_reference_tables(tmp_path):
     copy.write_text(readme.read_text())
     reference = ROOT / "results/reference/mini"
     table = claims.evaluate(tables.read(reference))
-    claims.renew(table, copy)
+    verdicts.renew(table, copy)
     assert copy.read_text() == readme.read_text(), "stale: run make reference"
     committed = pd.read_csv(reference / "claims.csv")
     assert committed["verdict"].tolist() == table["verdict"].tolist()
     assert np.allclose(committed[["value", "low", "high"]], table[["value", "low", "high"]])
     (tmp_path / "other.md").write_text("nothing here")
     with pytest.raises(InputError, match="other.md: no place for the claims"):
-        claims.renew(table, tmp_path / "other.md")
+        verdicts.renew(table, tmp_path / "other.md")
 
 
 @pytest.mark.parametrize("figure", ["scaling-fashion-cnn-adam", "rules-fashion-cnn", "svag-fashion-cnn-adam"])
@@ -270,5 +282,5 @@ def test_figures_show_every_level_in_order_with_units(figure, options, trajector
 
 
 def test_a_figure_without_its_runs_is_refused(trajectories):
-    with pytest.raises(InputError, match="possible: none, since no task follows 2 rules"):
+    with pytest.raises(InputError, match="possible: none, since no run follows linear or lr-only or none"):
         plots.draw("rules-fashion-cnn", trajectories({("sqrt", 1): 0.0, ("sqrt", 2): 0.0}))

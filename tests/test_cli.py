@@ -88,7 +88,10 @@ def test_scale_warns_beyond_half(adasde):
         (["run", "--spec", "{", "--out", "x.parquet"], "spec: not JSON"),
         (["run", "--spec", "{}", "--out", "x.parquet"], "run: 'recipe' is a required property"),
         (["collect", "nowhere.parquet", "--out", "."], "nowhere.parquet: no such file"),
-        (["figure", "scatter-x", "--tables", ".", "--out", "x.png"], "figure = 'scatter-x': must start with"),
+        (
+            ["figure", "scatter-x", "--tables", ".", "--out", "x.png"],
+            "'scatter-x': must be one of scaling-EXPERIMENT",
+        ),
         (["figure", "rules-x", "--tables", ".", "--out", "x.gif"], "out = x.gif: must end in .png or .pdf"),
         (["claims", "nowhere"], "trajectories.parquet: no such file"),
         ([], "the following arguments are required: COMMAND"),

@@ -62,4 +62,26 @@ def test_distances_by_hand():
     )
     assert stats.largest_gap(means, reference, noise) == [2.0]
     assert np.isclose(stats.typical_gap(means, reference, noise)[0], np.sqrt((0 + 1 + 4) / 3))
+    single = np.full(3, np.nan)
+    assert np.isnan(stats.largest_gap(means, reference, single)).all()
     assert stats.spread(np.array([[1.0], [4.0], [2.0]])) == [3.0]
+
+
+def test_a_common_start_is_no_distance_and_a_difference_without_noise_an_infinite_one():
+    start = np.full((3, 1), 0.1)
+    groups = {1: np.hstack([start, [[1.0], [2.0], [3.0]]]), 4: np.hstack([start, [[2.0], [3.0], [4.0]]])}
+    noise = stats.seed_noise(groups)
+    means = {kappa: group.mean(axis=0) for kappa, group in groups.items()}
+    assert stats.largest_gap(means[4], means[1], noise) == 1.0
+    drawn = stats.bootstrap_means(groups)
+    assert (stats.in_noise(drawn[4], drawn[1], noise)[:, 0] == 0).all()
+    assert stats.in_noise(np.array([0.2]), np.array([0.1]), np.array([0.0])) == np.inf
+
+
+def test_ranks_and_distances_skip_unknown_points():
+    x, y = np.array([1.0, 2.0, 3.0, 4.0, 9.0]), np.array([10.0, 30.0, 20.0, 40.0, np.nan])
+    assert stats.rank_correlation(x, y) == pytest.approx(0.8)
+    assert stats.rank_correlation(x, np.array([1.0, 1.0, 2.0, 2.0, np.nan])) == pytest.approx(2 / np.sqrt(5))
+    assert np.isnan(stats.rank_correlation(x[:2], y[:2]))
+    assert stats.mean_distance(x, y) == pytest.approx((9 + 28 + 17 + 36) / 4)
+    assert np.isnan(stats.mean_distance(x[4:], y[4:]))

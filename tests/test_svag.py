@@ -158,8 +158,8 @@ def test_all_levels_are_measured_at_the_same_samples_and_times(at_ell, task, tmp
         assert runs["samples"].tolist() == [1280]
         assert set(table["ell"]) == {ell}
         grids[ell] = table.drop_duplicates("step")
-    assert grids[1]["step"].tolist() == [10, 20, 40]
-    assert grids[2]["step"].tolist() == [40, 80, 160]
+    assert grids[1]["step"].tolist() == [0, 10, 20, 40]
+    assert grids[2]["step"].tolist() == [0, 40, 80, 160]
     for column in ("samples", "epoch"):
         assert grids[1][column].tolist() == grids[2][column].tolist()
     assert grids[2]["time"].tolist() == pytest.approx(grids[1]["time"].tolist(), rel=1e-12)
@@ -167,7 +167,7 @@ def test_all_levels_are_measured_at_the_same_samples_and_times(at_ell, task, tmp
 
 def test_a_level_that_is_no_whole_number(at_ell, task):
     rows, _ = train({**at_ell(1.5), "evaluate": [128, 1280]}, task)  # 4 and 40 plain steps
-    assert sorted({step for _, step, *_ in rows}) == [9, 90]
+    assert sorted({step for _, step, *_ in rows}) == [0, 9, 90]
 
 
 def test_levels_share_their_weights_and_not_their_noise(at_ell, task):

@@ -16,7 +16,7 @@ def by_metric(rows, metric):
 
 def test_a_run_learns_and_is_measured_when_it_should_be(small_spec, task):
     rows, facts = train({**small_spec, "schedule": {}, "evaluate": [32, 640, 1280]}, task)
-    assert [step for _, step, _, name, _ in rows if name == "test_loss"] == [1, 20, 40]
+    assert [step for _, step, _, name, _ in rows if name == "test_loss"] == [0, 1, 20, 40]
     losses = by_metric(rows, "train_loss")
     assert losses[-1] < 0.7 * losses[0]
     assert by_metric(rows, "test_accuracy")[-1] > 0.3
@@ -151,9 +151,10 @@ def test_loss_and_gradient_are_those_of_the_whole_set(task):
     loss = F.cross_entropy(model(images), labels)
     grads = torch.autograd.grad(loss, list(model.parameters()))
     chunks = list(zip(images.split(130), labels.split(130), strict=True))  # unequal chunks must not matter
-    mean, norm = measure.loss_and_gradient_norm(model, task.loss, chunks)
-    assert math.isclose(mean, loss.item(), rel_tol=1e-5)
-    assert math.isclose(norm, sum(g.square().sum().item() for g in grads) ** 0.5, rel_tol=1e-4)
+    found = measure.loss_and_gradient(model, task.loss, chunks, 0.1, 0.0)
+    assert math.isclose(found["train_loss"], loss.item(), rel_tol=1e-5)
+    assert math.isclose(found["gradient_norm"], sum(g.square().sum().item() for g in grads) ** 0.5, rel_tol=1e-4)
+    assert 1 > found["speed_k2"] > found["speed_k256"] > 0
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -174,13 +175,13 @@ def test_accuracy_and_norm_by_hand(task):
 def test_measuring_changes_nothing(task):
     model = task.model().train()
     before = [t.clone() for t in model.state_dict().values()]
-    first, second = task.measure(model), task.measure(model)
+    first, second = task.measure(model, 0.1, 0.0), task.measure(model, 0.1, 0.0)
     assert first == second
     assert model.training
     assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
 
 
 def test_an_untrained_network_knows_nothing(task):
-    metrics = task.measure(task.model())
+    metrics = task.measure(task.model(), 0.1, 0.0)
     assert abs(metrics["test_loss"] - math.log(10)) < 0.5
     assert metrics["test_accuracy"] < 0.3

@@ -105,6 +105,12 @@ def _parser():
     sub.add_argument("--tables", type=Path, required=True, metavar="FOLDER")
     sub.add_argument("--out", type=Path, nargs="+", required=True, metavar="FILE", help="PNG or PDF files")
 
+    sub = command(commands.predict, "predict", "how far larger batches would fall behind a finished run")
+    sub.add_argument(
+        "run", type=Path, metavar="RUN", help="file of a finished run, such as results/mini/runs/*.parquet"
+    )
+    sub.add_argument("--json", action="store_true")
+
     sub = command(commands.claims, "claims", "judge the claims and print them with their verdicts")
     sub.add_argument("tables", type=Path, metavar="FOLDER", help="folder of the tables, such as results/mini")
     sub.add_argument("--out", type=Path, metavar="FILE", help="also write them as CSV")

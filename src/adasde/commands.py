@@ -133,22 +133,60 @@ def figure(options):
     for path in options.out:
         if path.suffix not in (".png", ".pdf"):
             raise InputError(f"out = {path}: must end in .png or .pdf")
-    figure = plots.draw(options.name, tables.read(options.tables))
+    figure = plots.draw(options.name, *(tables.read(options.tables, name) for name in ("trajectories", "simulations")))
     from .plots import style
 
     style.save(figure, options.out)
 
 
+def predict(options):
+    """Predict from one finished run how far the square-root rule makes larger batches fall behind it."""
+    from . import lag, store
+
+    rows, metadata = store.read_run(options.run)
+    lags = lag.of_run(rows, options.run)
+    spec = metadata["spec"]
+    betas = [value for name, value in spec["optimizer"].items() if name.startswith("beta") and value > 0]
+    limit = round(1.0 / (1.0 - min(betas)), 6) if betas else None
+    table = [
+        {"kappa": kappa, "batch_size": spec["batch_size"] * kappa, "lag_at_end": curve[-1], "largest_lag": curve.max()}
+        for kappa, curve in lags.items()
+    ]
+    safe = lag.safe_kappa(lags)
+    if options.json:
+        facts = {
+            "run": spec["run"],
+            "tolerated_lag": lag.TOLERATED,
+            "safe_kappa": safe,
+            "rule_needs_kappa_below": limit,
+        }
+        print(json.dumps({**facts, "lags": table}, indent=1))
+        return
+    print(f"{spec['run']}: predicted lag, as a share of the samples seen, if the square-root rule scales this run")
+    cells = [
+        (f"{r['kappa']:g}", f"{r['batch_size']:g}", f"{100 * r['lag_at_end']:.1f}%", f"{100 * r['largest_lag']:.1f}%")
+        for r in table
+    ]
+    print(terminal.table([("kappa", "batch size", "at the end", "largest"), *cells]))
+    reach = "at least " if safe == max(lags) else ""
+    print(
+        f"largest kappa with a predicted lag under {100 * lag.TOLERATED:g}% at the end: {reach}{safe:.3g} "
+        "(linear in log kappa between the rows" + (f"; the rule itself needs kappa < {limit:g})" if limit else ")")
+    )
+    if spec["schedule"]:
+        print("warning: the run's learning rate is not constant, as the prediction presumes")
+
+
 def claims(options):
     """Judge every claim that the tables can speak to; print and, if asked, write the verdicts."""
-    from . import claims, tables
+    from . import claims, tables, verdicts
 
-    table = claims.evaluate(tables.read(options.tables))
+    table = claims.evaluate(*(tables.read(options.tables, name) for name in ("trajectories", "simulations")))
     if options.out is not None:
-        claims.write(table, options.out)
+        verdicts.write(table, options.out)
     if options.readme is not None:
-        claims.renew(table, options.readme)
-    print(claims.summary(table))
+        verdicts.renew(table, options.readme)
+    print(verdicts.summary(table))
 
 
 def check(options):

@@ -6,26 +6,35 @@ Glossary (also the metric names in every table):
   test_accuracy  share of the test set classified correctly, 0 to 1
   squared_norm   squared Euclidean norm of all trained weights
   gradient_norm  Euclidean norm of the gradient of train_loss
+  noise_trace    trace of the covariance of a single example's gradient, tr Sigma, from the same subset
+  squared_gradient  squared norm of the mean gradient over all of the data: gradient_norm^2 less the subset's noise,
+                 unbiased, so it can fall below 0
+  speed_k<kappa> predicted descent of the loss if the square-root rule multiplied this run's batch size by kappa,
+                 relative to the run itself, 0 to 1 (noise.py)
   diverged       1 at the step where the loss, a metric or a weight ceased to be finite; the trajectory ends there
 """
 
 import torch
 from torch.nn import functional as F
 
+from . import noise
 
-def loss_and_gradient_norm(model, loss, chunks) -> tuple[float, float]:
-    """Mean of ``loss(model, *chunk)`` over the examples of all chunks, and the norm of its gradient."""
-    model.zero_grad(set_to_none=True)
-    total = sum(len(chunk[0]) for chunk in chunks)
-    mean = 0.0
-    for chunk in chunks:
-        part = loss(model, *chunk) * (len(chunk[0]) / total)
-        part.backward()
-        mean += part.item()
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))).item()
-    model.zero_grad(set_to_none=True)
-    return mean, norm
+
+def loss_and_gradient(model, loss, chunks, sigma: float, eps: float) -> dict[str, float]:
+    """Train loss, its gradient's norm and noise, and the predicted speeds of a run at noise scale ``sigma``."""
+    mean, gradient = noise.measure(model, loss, chunks)
+    return {
+        "train_loss": mean,
+        "gradient_norm": gradient.norm,
+        "noise_trace": gradient.trace,
+        "squared_gradient": gradient.squared,
+        **{speed(kappa): value for kappa, value in gradient.speeds(noise.KAPPAS, sigma, eps).items()},
+    }
+
+
+def speed(kappa: float) -> str:
+    """Name of the metric that holds the predicted speed at ``kappa``."""
+    return f"speed_k{kappa:g}"
 
 
 @torch.inference_mode()

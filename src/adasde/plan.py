@@ -49,7 +49,8 @@ def plan(config: dict) -> Plan:
         except InputError as error:
             raise InputError(f"simulations.{name}: {error}") from error
     for figure in config["figures"]:
-        plots.check(figure, {(s["experiment"], s["task"], s["rule"]): None for s in runs.values() if "task" in s})
+        trained = {(s["experiment"], s["task"], s["rule"]): None for s in runs.values() if "task" in s}
+        plots.check(figure, trained, {s["study"] for s in runs.values() if "study" in s})
     return Plan(config["scale"], runs, tuple(config["figures"]))
 
 

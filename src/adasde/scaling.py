@@ -45,6 +45,7 @@ RULES = {
     "sqrt-no-eps": replace(SQRT, eps=0.0),
 }
 
+ABLATIONS = ("sqrt-no-betas", "sqrt-no-eps")  # the square root with one part left out
 
 # Implementations of each optimizer that a run can name; optim.py says how they differ.
 VARIANTS = {"adam": ("paper",), "rmsprop": ("paper", "torch", "authors")}

@@ -9,6 +9,7 @@ import numpy as np
 
 LEVEL = 0.95
 REPLICATES = 2000
+ROUNDING = 1e-12  # relative
 
 
 def degrees_of_freedom(groups) -> int:
@@ -60,16 +61,44 @@ def spread(means):
 
 def largest_gap(means, reference, noise):
     """Trajectory distance: the largest |means - reference| / noise over the last axis, the points in time."""
-    return _in_noise(means, reference, noise).max(axis=-1)
+    return np.abs(in_noise(means, reference, noise)).max(axis=-1)
 
 
 def typical_gap(means, reference, noise):
     """Root mean square of |means - reference| / noise over the last axis."""
-    return np.sqrt((_in_noise(means, reference, noise) ** 2).mean(axis=-1))
+    return np.sqrt((in_noise(means, reference, noise) ** 2).mean(axis=-1))
 
 
-def _in_noise(means, reference, noise):
-    return np.abs(means - reference) / np.where(noise > 0, noise, np.nan)
+def rank_correlation(x, y) -> float:
+    """Spearman's rank correlation over the points at which both are finite; NaN for fewer than three."""
+    known = np.isfinite(x) & np.isfinite(y)
+    if known.sum() < 3:
+        return np.nan
+    return float(np.corrcoef(_ranks(x[known]), _ranks(y[known]))[0, 1])
+
+
+def mean_distance(x, y) -> float:
+    """Mean of |x - y| over the points at which both are finite; NaN if there is none."""
+    gaps = np.abs(x - y)
+    known = np.isfinite(gaps)
+    return float(gaps[known].mean()) if known.any() else np.nan
+
+
+def _ranks(values):
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]  # equal values share the mean of their ranks
+
+
+def in_noise(means, reference, noise):
+    """(means - reference) / noise: 0 where they agree to rounding, as at the common start, whatever the noise there.
+
+    Where they differ without any noise the distance is infinite, and unknown (NaN) where the noise is.
+    """
+    gap = means - reference
+    # Means of equal numbers differ in their last bit, and so does the noise from zero.
+    same = (np.abs(gap) <= ROUNDING * np.abs(reference)) & (noise <= ROUNDING * np.abs(reference))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(same, 0.0, gap / noise)
 
 
 def bootstrap(values, statistic, replicates=REPLICATES, seed=0):

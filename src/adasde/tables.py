@@ -23,6 +23,7 @@ from .tasks import task_named
 COORDINATES = ("experiment", "task", "rule", "kappa", "ell", "batch_size", "seed")
 COLUMNS = ("run", "step", "time", "metric", "value", *COORDINATES, "optimizer", "samples", "epoch")
 SIMULATED_COLUMNS = (*SIMULATED, "simulation", "study", "oracle", "optimizer")
+NO_SIMULATIONS = pd.DataFrame({name: [] for name in SIMULATED_COLUMNS})
 
 
 def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -39,7 +40,10 @@ def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
             runs.append({"run": spec["run"], "optimizer": what["optimizer"], **facts})
             continue
         size = task_named(spec["task"]).dataset.train_size
-        where = {name: spec[name] for name in COORDINATES} | {"optimizer": spec["optimizer"]["name"]}
+        where = {name: spec[name] for name in COORDINATES}
+        where |= {"optimizer": spec["optimizer"]["name"], "eps": spec["optimizer"]["eps"]}
+        betas = [value for name, value in spec["optimizer"].items() if name.startswith("beta")]
+        where["smallest_beta"] = min((beta for beta in betas if beta), default=0.0)  # of those that average
         frame = pd.DataFrame(rows, columns=["run", "step", "time", "metric", "value"])
         samples = (frame["step"] * spec["batch_size"] / spec["ell"] ** 2).round().astype("int64")
         trajectories.append(frame.assign(**where, samples=samples, epoch=samples / size))
@@ -49,7 +53,7 @@ def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
             {
                 "run": spec["run"],
                 **where,
-                **{k: v for k, v in spec["optimizer"].items() if k != "name"},
+                **{k: v for k, v in spec["optimizer"].items() if k not in where and k != "name"},
                 "samples": spec["samples"],
                 "steps": scaling.steps(spec["samples"], spec["batch_size"], spec["ell"]),
                 "diverged_time": ended.iloc[0] if len(ended) else np.nan,

@@ -89,6 +89,7 @@ class Run:
         self.hyperparameters = scaling.optimizer(**values)
         self.optimizer = optim.build(self.model.parameters(), self.hyperparameters, variant)
         self.schedule = Schedule(**spec["schedule"])
+        self.sigma = spec["batch_size"] ** -0.5  # noise scale of a minibatch gradient
         self.step, self.rows, self.diverged, self.seconds = 0, [], False, 0.0
 
     def time(self, step: int) -> float:
@@ -118,7 +119,7 @@ class Run:
 
     def measure(self):
         """Append a row for every test function of the current weights."""
-        metrics = self.task.measure(self.model)
+        metrics = self.task.measure(self.model, self.sigma, self.hyperparameters.eps)
         finite = torch.tensor(list(metrics.values())).isfinite().all()
         self._record(self.step, metrics if finite else {"diverged": 1.0})
 
@@ -191,6 +192,8 @@ def train(spec: dict, task, checkpoint=None, every: float = 10.0, report=None):
             run.restore(checkpoint)
         begun = saved = time.monotonic()
         before = run.seconds
+        if not run.rows:
+            run.measure()  # the start, which all runs of an experiment share
         while run.step < stops[-1] and not run.diverged:
             stop = next(s for s in stops if s > run.step)
             run.advance(min(max(1, CHUNK // run.drawn), stop - run.step))

@@ -1,71 +1,93 @@
-"""Figures by name: a plot, a dash, and what it shows. The registry imports no plotting library.
+"""Figures by name: a plot, and what it shows after a dash. The registry imports no plotting library.
 
-A plot is a function ``draw(trajectories, subject)`` that returns a matplotlib Figure, in a module of this package; its
-subject is an experiment or a task. An experiment made for a plot can bear its name, which is then not said twice:
-svag-fashion-cnn-adam shows the experiment of that name. A new plot is one entry here and one function.
+A plot is a function ``draw(*tables, subject)`` that returns a matplotlib Figure, in a module of this package; its
+subject is an experiment or a task, or nothing where one figure shows the whole scale; plots of simulations are given
+these instead. An experiment made for a plot can bear its name, which is then not said twice: svag-fashion-cnn-adam
+shows the experiment of that name. A new plot is one entry here and one function.
 """
 
 from dataclasses import dataclass
 from importlib import import_module
 
 from ..errors import InputError
+from ..scaling import ABLATIONS, RULES
+
+COMPARED = frozenset(RULES) - {"sqrt", *ABLATIONS}
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Where a plot is drawn, and what it can show: a ``subject`` with runs of at least ``rules`` rules, or of SVAG."""
+    """Where a plot is drawn, and what it can show.
+
+    Its ``subject`` is an experiment, a task or, if None, the scale; some of its runs follow one of ``rules``, or are
+    simulations of a ``study``. ``reads`` are the tables that it is drawn from.
+    """
 
     module: str
-    subject: str
-    rules: int = 1
-    svag: bool = False
-
-    def shows(self, followed: set[str]) -> bool:
-        """Whether an experiment with runs of the rules ``followed`` gives it something to show."""
-        return "svag" in followed if self.svag else len(followed - {"svag"}) >= self.rules
-
-    @property
-    def needs(self) -> str:
-        """What a subject needs to be shown, in words."""
-        return "is run at an ell above 1" if self.svag else f"follows {self.rules} rules"
+    subject: str | None = None
+    rules: frozenset[str] = frozenset({"sqrt"})
+    study: str | None = None
+    reads: tuple[str, ...] = ("trajectories",)
 
 
 PLOTS = {
-    "scaling": Plot("adasde.plots.scaling", subject="experiment"),
-    "rules": Plot("adasde.plots.rules", subject="task", rules=2),
-    "svag": Plot("adasde.plots.svag", subject="experiment", svag=True),
+    "scaling": Plot("adasde.plots.scaling", "experiment"),
+    "rules": Plot("adasde.plots.rules", "task", COMPARED),
+    "svag": Plot("adasde.plots.svag", "experiment", frozenset({"svag"})),
+    "noise": Plot("adasde.plots.noise"),
+    "breakdown": Plot("adasde.plots.breakdown", reads=("trajectories", "simulations")),
+    "ablation": Plot("adasde.plots.ablation", rules=frozenset(ABLATIONS)),
+    "weak-order": Plot("adasde.plots.weak_order", study="weak-order", reads=("simulations",)),
+    "sde-real-data": Plot("adasde.plots.real_data", study="convergence", reads=("simulations",)),
 }
 
 
 def plot_named(figure: str) -> tuple[str, str]:
     """Split a figure's name into plot and subject; an unknown plot is an InputError that lists the known ones."""
-    for plot in PLOTS:
-        if figure.startswith(f"{plot}-"):
-            return plot, figure[len(plot) + 1 :]
-    raise InputError(f"figure = {figure!r}: must start with one of {', '.join(f'{plot}-' for plot in PLOTS)}")
+    for name, plot in PLOTS.items():
+        if plot.subject is None and figure == name:
+            return name, ""
+        if plot.subject and figure.startswith(f"{name}-"):
+            return name, figure[len(name) + 1 :]
+    known = [name if plot.subject is None else f"{name}-{plot.subject.upper()}" for name, plot in PLOTS.items()]
+    raise InputError(f"figure = {figure!r}: must be one of {', '.join(known)}")
 
 
-def check(figure: str, rows) -> str:
-    """Return the subject that ``figure`` shows; InputError unless runs of these (experiment, task, rule) have one."""
+def check(figure: str, rows, studied) -> str:
+    """Return the subject that ``figure`` shows; InputError unless the runs of a scale have one.
+
+    ``rows`` are the (experiment, task, rule) of the training runs, ``studied`` the studies of the simulations.
+    """
     name, subject = plot_named(figure)
     plot = PLOTS[name]
-    found = {}
+    if plot.study:
+        if plot.study not in studied:
+            raise InputError(f"figure = {figure!r}: nothing to show, since no simulation studies {plot.study}")
+        return subject
+    able = {}  # in the order of the rows
     for experiment, task, rule in rows:
-        found.setdefault(experiment if plot.subject == "experiment" else task, {}).setdefault(experiment, set()).add(
-            rule
-        )
-    able = [who for who, experiments in found.items() if any(map(plot.shows, experiments.values()))]
-    subjects = {f"{name}-{who.removeprefix(f'{name}-')}": who for who in able}
+        if rule in plot.rules:
+            able[{"experiment": experiment, "task": task, None: ""}[plot.subject]] = None
+    subjects = {f"{name}-{who.removeprefix(f'{name}-')}" if who else name: who for who in able}
     if figure not in subjects:
-        possible = ", ".join(subjects) or f"none, since no {plot.subject} {plot.needs}"
+        needed = (
+            f"no run follows {' or '.join(sorted(plot.rules))}" if "svag" not in plot.rules else "no ell is above 1"
+        )
+        if plot.subject is None:
+            raise InputError(f"figure = {figure!r}: nothing to show, since {needed}")
+        possible = ", ".join(subjects) or f"none, since {needed}"
         raise InputError(
             f"figure = {figure!r}: {subject!r} is no {plot.subject} that it can show; possible: {possible}"
         )
     return subjects[figure]
 
 
-def draw(figure: str, trajectories):
-    """Return the matplotlib Figure called ``figure``, drawn from the trajectories of a scale."""
-    subject = check(figure, trajectories[["experiment", "task", "rule"]].drop_duplicates().itertuples(index=False))
-    name, _ = plot_named(figure)
-    return import_module(PLOTS[name].module).draw(trajectories, subject)
+def draw(figure: str, trajectories, simulations=None):
+    """Return the matplotlib Figure called ``figure``, drawn from the tables of a scale."""
+    rows = trajectories[["experiment", "task", "rule"]].drop_duplicates().itertuples(index=False)
+    if simulations is None:
+        simulations = import_module("adasde.tables").NO_SIMULATIONS
+    subject = check(figure, rows, set(simulations["study"]))
+    plot = PLOTS[plot_named(figure)[0]]
+    tables = {"trajectories": trajectories, "simulations": simulations}
+    return import_module(plot.module).draw(*(tables[name] for name in plot.reads), subject)

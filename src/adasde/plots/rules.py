@@ -5,7 +5,7 @@ import numpy as np
 
 from .. import stats, tables
 from ..tasks import task_named
-from . import style
+from . import COMPARED, style
 
 METRICS = ("train_loss", "test_accuracy", "squared_norm")
 
@@ -13,9 +13,9 @@ METRICS = ("train_loss", "test_accuracy", "squared_norm")
 def draw(trajectories, task):
     """Final test functions against kappa, one line per rule: means and 95% intervals over seeds."""
     style.use()
-    table = trajectories[(trajectories["task"] == task) & (trajectories["rule"] != "svag")]
-    compared = table.groupby("experiment", sort=False)["rule"].nunique()
-    experiments = list(compared[compared > 1].index)
+    table = trajectories[trajectories["task"] == task]
+    followed = table.groupby("experiment", sort=False)["rule"].agg(set)
+    experiments = [name for name, rules in followed.items() if rules & COMPARED]
     figure, axes = plt.subplots(
         len(experiments),
         len(METRICS),

@@ -45,7 +45,7 @@ def compare(trajectories, experiment, rule, title, baseline, label):
     )
     handles, labels = axes[0, 0].get_legend_handles_labels()
     band, name = axes[1, 0].get_legend_handles_labels()
-    figure.legend(handles + band, labels + name, loc="outside lower center", ncols=min(6, len(labels) + 1))
+    figure.legend(handles + band, labels + name, loc="outside lower center", ncols=min(4, len(labels) + 1))
     return figure
 
 
@@ -55,7 +55,7 @@ def _values(panel, groups, unit, label):
     for level, values in groups.values.items():
         low, high = stats.interval(drawn[level]) if level in drawn else (np.nan, np.nan)
         mean = unit * values.mean(axis=0)
-        _curve(panel, groups.epoch, mean, unit * low, unit * high, colours[level], label(level, groups))
+        style.curve(panel, groups.epoch, mean, unit * low, unit * high, colours[level], label(level, groups))
 
 
 def _distances(panel, groups):
@@ -67,9 +67,9 @@ def _distances(panel, groups):
     noise = stats.seed_noise(groups.healthy)
     for level in groups.healthy:
         if level != 1 and 1 in drawn:
-            low, high = stats.interval((drawn[level] - drawn[1]) / noise)
-            gap = (groups.values[level].mean(axis=0) - groups.values[1].mean(axis=0)) / noise
-            _curve(panel, groups.epoch, gap, low, high, colours[level])
+            low, high = stats.interval(stats.in_noise(drawn[level], drawn[1], noise))
+            gap = stats.in_noise(groups.values[level].mean(axis=0), groups.values[1].mean(axis=0), noise)
+            style.curve(panel, groups.epoch, gap, low, high, colours[level])
     if not np.isfinite(noise).any():
         panel.text(0.5, 0.8, "unknown: one seed", transform=panel.transAxes, ha="center")
     panel.set_yscale("symlog", linthresh=MARGIN, linscale=1.0)
@@ -78,8 +78,3 @@ def _distances(panel, groups):
     ticks = [tick for tick in ticks if low <= tick <= high]
     panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     panel.set_yticks([], minor=True)
-
-
-def _curve(panel, x, mean, low, high, colour, label=None):
-    panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-    panel.plot(x, mean, color=colour, marker="o", label=label)

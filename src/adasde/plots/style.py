@@ -94,6 +94,12 @@ def sample(seeds):
     return f"mean and 95% interval of {seeds} seeds" if seeds > 1 else "one seed"
 
 
+def curve(panel, x, mean, low, high, colour, label=None):
+    """Draw a mean with its points, and its interval as a band."""
+    panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    panel.plot(x, mean, color=colour, marker="o", label=label)
+
+
 def time_axes(top, bottom, epoch, time):
     """Run the x-axis of a column of panels in epochs, and mark above ``top`` the SDE time reached.
 
@@ -119,6 +125,11 @@ def log_axis(panel, curves):
     panel.set_yscale("log")
     if len(values):
         panel.set_ylim(values.min() / 1.25, values.max() * 1.15)
+    plain_log(panel)
+
+
+def plain_log(panel):
+    """Put plain numbers at 1, 2, 3 and 5 of each decade of a logarithmic y-axis."""
     panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.yaxis.set_minor_locator(NullLocator())

@@ -7,7 +7,8 @@ A task is an object with
   ``loss(model, *batch, weights=None)``
                            mean loss of a minibatch, a scalar tensor; with weights, a tensor of one number per example,
                            the sum of the weights times the examples' losses: what SVAG needs, and nothing else
-  ``measure(model)``       test functions of the current weights: metric name -> float
+  ``measure(model, sigma, eps)``  test functions of the current weights: metric name -> float; for predictions from
+                           the gradient's noise it is told the run's noise scale sigma = 1 / sqrt(batch size) and eps
 and is made by ``load(name, tensors)`` of its module from the arrays of its data set. A new task is one entry here
 and one module with that function; train.py does not change.
 """

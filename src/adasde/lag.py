@@ -1,0 +1,211 @@
+"""How far behind the baseline a larger batch falls: predicted from the baseline alone, and observed.
+
+A run scaled by kappa is at time t where the baseline was at time tau(t); its *lag* is 1 - tau / t, a share. The
+prediction follows the speed rho_kappa that the baseline recorded (noise.py): d tau / dt = rho_kappa(tau), tau(0) = 0.
+It knows nothing of any run at kappa. The observed tau is where the baseline had the train loss that the scaled run has
+at t. Both presume a constant learning rate: when that drops, the loss falls for another reason than progress.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import stats, tables
+from .errors import InputError
+
+SPEED = "speed_k"  # start of the metrics that hold a run's speeds
+TOLERATED = 0.1  # lag at the end of a run up to which `adasde predict` calls a batch size safe
+
+
+def warp(time, speed):
+    """Return tau at each ``time``, where d tau / dt = rho(tau), linear between the values ``speed`` at ``time``.
+
+    ``time`` (points,) starts at 0; ``speed`` is (points,) or (replicates, points), not negative. Exact: on a stretch
+    where rho = r + a (tau - tau0), tau grows by (r / a) (exp(a t) - 1).
+    """
+    speed = np.maximum(np.asarray(speed, float), 1e-6)  # a speed of 0 would never be left again
+    if speed.ndim == 2:
+        return np.array([warp(time, row) for row in speed])
+    steps, slopes = np.diff(time), np.diff(speed) / np.diff(time)
+    curved = np.abs(np.diff(speed)) > 1e-9 * speed[1:]
+    ratio = np.log(speed[1:] / speed[:-1])
+    needed = np.where(curved, ratio / np.where(curved, slopes, 1.0), steps / speed[:-1])  # time to cross each stretch
+    reached = np.concatenate([[0.0], np.cumsum(needed)])  # the time at which tau is time[i]
+    at = np.clip(np.searchsorted(reached, time, side="right") - 1, 0, len(steps) - 1)
+    passed = time - reached[at]
+    grown = np.where(curved[at], speed[at] * np.expm1(slopes[at] * passed) / np.where(curved, slopes, 1.0)[at], 0.0)
+    return np.minimum(time[at] + np.where(curved[at], grown, speed[at] * passed), time[-1])
+
+
+def predicted(time, speed):
+    """Predicted lag at each ``time``, from the baseline's ``speed`` there; at time 0 its limit, 1 - speed."""
+    tau = warp(time, speed)
+    return 1.0 - np.concatenate([np.asarray(speed)[..., :1], tau[..., 1:] / time[1:]], axis=-1)
+
+
+def observed(time, baseline, losses):
+    """Observed lag: 1 - tau / t, where the ``baseline``'s running minimum at tau equals ``losses`` at t; all positive.
+
+    NaN where the baseline never had that loss, and at the first two times: at 0 there is no lag, and before the next
+    measurement the loss falls by more than can be interpolated. Between measurements the loss is taken to fall
+    geometrically.
+    """
+    depth, depths = (-np.log(np.maximum(curve, np.finfo(float).tiny)) for curve in (losses, baseline))
+    tau = np.interp(depth, np.maximum.accumulate(depths), time, left=np.nan, right=np.nan)
+    tau[:2] = np.nan
+    return 1.0 - tau / np.where(time > 0, time, 1.0)
+
+
+def speed_between(speeds: dict, kappa: float):
+    """Speed at a kappa between those of ``speeds`` (kappa -> array), linear in log kappa; at kappa = 1 it is 1."""
+    known = sorted(speeds)
+    if not 1 <= kappa <= known[-1]:
+        raise InputError(f"kappa = {kappa:g}: a run records its speeds for kappa from 1 to {known[-1]:g}")
+    above = next(k for k in known if k >= kappa)
+    below = max((k for k in known if k < above), default=1)
+    weight = np.log(kappa / below) / np.log(above / below)
+    return weight * speeds[above] + (1.0 - weight) * speeds.get(below, np.ones_like(speeds[above]))
+
+
+def safe_kappa(lags: dict) -> float:
+    """Largest kappa at which the lag at the end stays tolerable, linear in log kappa between those of ``lags``."""
+    kappas, ends = [1.0], [0.0]
+    for kappa in sorted(lags):
+        kappas.append(kappa)
+        ends.append(lags[kappa][-1])
+        if ends[-1] > TOLERATED:
+            return float(2 ** np.interp(TOLERATED, ends[-2:], np.log2(kappas[-2:])))
+    return kappas[-1]
+
+
+def of_run(rows, name: str):
+    """Predicted lag (points,) per kappa from a run's ``rows``; InputError, naming it, if they hold no speeds."""
+    ended = [time for _, _, time, metric, _ in rows if metric == "diverged"]
+    if ended:
+        raise InputError(f"{name}: diverged at time {ended[0]:.4g}; a prediction needs a run that reached its end")
+    points = {}
+    for _, _, time, metric, value in rows:
+        if metric.startswith(SPEED):
+            points.setdefault(float(metric.removeprefix(SPEED)), []).append((time, value))
+    times, values = zip(*(np.transpose(points[kappa]) for kappa in sorted(points)), strict=True) if points else ((), ())
+    if not points or len(times[0]) < 2 or any(len(time) != len(times[0]) for time in times):
+        raise InputError(f"{name}: holds no {SPEED}2, ... along the run, which a prediction reads; run it again")
+    return {kappa: predicted(times[0], speed) for kappa, speed in zip(sorted(points), values, strict=True)}
+
+
+@dataclass(frozen=True)
+class Lags:
+    """Lags of one experiment under the square-root rule: per kappa above 1 an array (points,), or of replicates.
+
+    ``drawn_predicted`` and ``drawn_observed`` are bootstrap replicates over seeds, (replicates, points).
+    """
+
+    time: np.ndarray
+    progress: np.ndarray
+    unit: str
+    batch_size: dict[float, int]
+    seeds: int
+    predicted: dict[float, np.ndarray]
+    observed: dict[float, np.ndarray]
+    drawn_predicted: dict[float, np.ndarray]
+    drawn_observed: dict[float, np.ndarray]
+
+    def agreement(self, statistic) -> tuple[float, np.ndarray]:
+        """``statistic(predicted, observed)`` over all points (kappa, time) with an observed lag, and its replicates.
+
+        The replicates hold the seeds' noise twice, once of the runs and once of the resampling, and any disagreement
+        grows with noise; so they are moved to have the statistic itself as their median.
+        """
+        arrays = (self.predicted, self.observed, self.drawn_predicted, self.drawn_observed)
+        x, y, xs, ys = (np.concatenate([array[kappa] for kappa in self.predicted], axis=-1) for array in arrays)
+        there = np.isfinite(y)
+        drawn = zip(xs[:, there], ys[:, there], strict=True)
+        value, replicates = statistic(x[there], y[there]), np.array([statistic(*pair) for pair in drawn])
+        return value, replicates + (value - np.median(replicates))
+
+
+def known(trajectories, experiment: str) -> bool:
+    """Whether the experiment can have lags.
+
+    They need a baseline that recorded its speeds and did not diverge, a larger batch, and a constant learning rate.
+    """
+    found = _runs(trajectories, experiment)
+    healthy = found.groupby("kappa")["metric"].agg(lambda metrics: "diverged" not in set(metrics))
+    times = found.drop_duplicates("time")
+    return bool(
+        found["metric"].str.startswith(SPEED).any()
+        and healthy.get(1, False)
+        and healthy[healthy.index > 1].any()
+        # SDE time is proportional to the samples.
+        and np.allclose(times["time"] * times["samples"].max(), times["samples"] * times["time"].max(), rtol=1e-6)
+    )
+
+
+def lags(trajectories, experiment: str) -> Lags:
+    """Predicted and observed lags of an experiment that has them (`known`)."""
+    found = _runs(trajectories, experiment)
+    names = [name for name in found["metric"].unique() if name.startswith(SPEED)]
+    losses = tables.groups(found, experiment, "sqrt", "train_loss")
+    baseline = found[found["kappa"] == 1]
+    speeds, drawn_speeds = {}, {}
+    for name in names:
+        groups = tables.groups(baseline, experiment, "sqrt", name)
+        kappa = float(name.removeprefix(SPEED))
+        speeds[kappa] = groups.values[1].mean(axis=0)
+        drawn_speeds[kappa] = np.clip(stats.bootstrap_means(groups.values, seed=1)[1], 0.0, 1.0)
+    others = [kappa for kappa in losses.healthy if 1 < kappa <= max(speeds)]
+    means = {kappa: values.mean(axis=0) for kappa, values in losses.healthy.items()}
+    drawn = stats.bootstrap_means(losses.healthy)
+    time = losses.time
+    return Lags(
+        time=time,
+        progress=losses.epoch,
+        unit="epochs",
+        batch_size=losses.batch_size,
+        seeds=losses.seeds,
+        predicted={k: predicted(time, speed_between(speeds, k)) for k in others},
+        observed={k: observed(time, means[1], means[k]) for k in others},
+        drawn_predicted={k: predicted(time, speed_between(drawn_speeds, k)) for k in others},
+        drawn_observed={
+            k: np.array([observed(time, *pair) for pair in zip(drawn[1], drawn[k], strict=True)]) for k in others
+        },
+    )
+
+
+def simulated(simulations, run: str) -> Lags:
+    """Predicted and observed lags of a breakdown study, whose speeds are exact; its batches of paths are the seeds."""
+    rows = simulations[simulations["run"] == run]
+
+    def groups(metric):
+        part = rows[rows["metric"] == metric]
+        return {
+            level: p.pivot(index="batch", columns="time", values="value").to_numpy()
+            for level, p in part.groupby("level")
+        }
+
+    time = np.sort(rows["time"].unique())
+    losses = groups("loss")
+    if min(values.min() for values in losses.values()) <= 0:
+        # Of exp(f) the geometric interpolation between measurements is that of f along a line.
+        losses = {kappa: np.exp(values) for kappa, values in losses.items()}
+    names = [name for name in rows["metric"].unique() if name.startswith(SPEED)]
+    speeds = {float(name.removeprefix(SPEED)): groups(name)[1] for name in names}
+    means, drawn = {kappa: values.mean(axis=0) for kappa, values in losses.items()}, stats.bootstrap_means(losses)
+    drawn_speeds = {k: np.clip(stats.bootstrap_means({1: v}, seed=1)[1], 0.0, 1.0) for k, v in speeds.items()}
+    return Lags(
+        time=time,
+        progress=time / time[-1],
+        unit="part of the run",
+        batch_size={},
+        seeds=rows["batch"].nunique(),
+        predicted={k: predicted(time, values.mean(axis=0)) for k, values in speeds.items()},
+        observed={k: observed(time, means[1], means[k]) for k in speeds},
+        drawn_predicted={k: predicted(time, values) for k, values in drawn_speeds.items()},
+        drawn_observed={
+            k: np.array([observed(time, *pair) for pair in zip(drawn[1], drawn[k], strict=True)]) for k in speeds
+        },
+    )
+
+
+def _runs(trajectories, experiment):
+    return trajectories[(trajectories["experiment"] == experiment) & (trajectories["rule"] == "sqrt")]

@@ -1,0 +1,114 @@
+"""``breakdown``: where the square-root rule falls behind, predicted from the baseline's noise and observed."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from .. import lag, stats
+from ..errors import InputError
+from ..studies import ORACLES
+from ..tasks import task_named
+from . import style
+
+MOMENTS = (0.2, 0.5, 1.0)  # parts of the run at which the lag is drawn against kappa
+
+
+def draw(trajectories, simulations, subject):
+    """Lag behind the baseline against kappa, top, and along training, bottom: lines predicted, points observed."""
+    style.use()
+    columns = _columns(trajectories) + _oracles(simulations)
+    if not columns:
+        raise InputError("figure = 'breakdown': no baseline at a constant learning rate recorded its speeds")
+    size = (1.6 + 3.4 * len(columns), 6.4)
+    figure, axes = plt.subplots(2, len(columns), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for (top, bottom), (title, lags) in zip(axes.T, columns, strict=True):
+        _against_kappa(top, lags)
+        _against_time(bottom, lags)
+        top.set_title(title, fontweight="bold")
+    axes[0, 0].set_ylim(-0.3, 1.02)
+    for panel in axes[:, 0]:
+        panel.set_ylabel("lag behind the baseline")
+    for row in axes:
+        handles, labels = row[0].get_legend_handles_labels()
+        look = {"color": "0.4", "markersize": 4}
+        handles += [plt.Line2D([], [], **look), plt.Line2D([], [], linestyle="", marker="o", **look)]
+        row[-1].legend(handles, [*labels, "predicted", "observed"], loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    seeds = min(lags.seeds for _, lags in columns)
+    figure.suptitle(f"Square-root rule: where the batch gets too large, {style.sample(seeds)}")
+    return figure
+
+
+def _columns(trajectories):
+    """What each column shows, (title, Lags): the experiments that compare the most batch sizes."""
+    rows = trajectories[trajectories["rule"] == "sqrt"].groupby("experiment", sort=False)
+    counts = {name: rows.get_group(name)["kappa"].nunique() for name in rows.groups if lag.known(trajectories, name)}
+    columns = []
+    for name, count in counts.items():
+        if count == max(counts.values()):
+            row = rows.get_group(name).iloc[0]
+            title = f"{style.OPTIMIZERS[row['optimizer']]}, {task_named(row['task']).title}"
+            columns.append((title, lag.lags(trajectories, name)))
+    return columns
+
+
+def _oracles(simulations):
+    """Columns of the oracles, whose gradient and noise are known exactly."""
+    rows = simulations[simulations["study"] == "breakdown"]
+    columns = []
+    for run, part in rows.groupby("run", sort=False):
+        title = f"{style.OPTIMIZERS[part['optimizer'].iloc[0]]}, {ORACLES[part['oracle'].iloc[0]].title}"
+        columns.append((title, lag.simulated(simulations, run)))
+    return columns
+
+
+def _against_kappa(panel, lags):
+    kappas = list(lags.predicted)
+    points = sorted({int(np.argmin(np.abs(lags.time - part * lags.time[-1]))) for part in MOMENTS})
+    shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(points)))
+    for place, (point, colour) in enumerate(zip(points, shades, strict=True)):
+        predicted = np.array([0.0, *(lags.predicted[k][point] for k in kappas)])
+        low, high = _bounds([lags.drawn_predicted[k][:, point] for k in kappas])
+        panel.fill_between([1, *kappas], [0, *low], [0, *high], color=colour, alpha=0.15, linewidth=0)
+        panel.plot(
+            [1, *kappas],
+            predicted,
+            color=colour,
+            label=f"{100 * lags.progress[point] / lags.progress[-1]:.0f}% of the run",
+        )
+        aside = 2.0 ** (0.12 * (place - (len(points) - 1) / 2))  # keeps the intervals of moments apart
+        observed = np.array([lags.observed[k][point] for k in kappas])
+        _points(panel, aside * np.array(kappas), observed, [lags.drawn_observed[k][:, point] for k in kappas], colour)
+    panel.set_xscale("log", base=2)
+    panel.set_xticks([1, *kappas], [f"{kappa:g}" for kappa in (1, *kappas)])
+    panel.set_xlabel(r"batch multiplier $\kappa$ (moments side by side)")
+
+
+def _against_time(panel, lags):
+    colours = style.batch_colours([1, *lags.predicted])
+    for place, kappa in enumerate(lags.predicted):
+        low, high = _bounds(lags.drawn_predicted[kappa].T)
+        panel.fill_between(lags.progress, low, high, color=colours[kappa], alpha=0.1, linewidth=0)
+        label = style.batch_label(lags.batch_size[kappa], kappa) if lags.batch_size else rf"$\kappa = {kappa:g}$"
+        panel.plot(lags.progress, lags.predicted[kappa], color=colours[kappa], label=label)
+        aside = (
+            0.008 * lags.progress[-1] * (place - (len(lags.predicted) - 1) / 2)
+        )  # keeps the intervals of kappas apart
+        _points(panel, lags.progress + aside, lags.observed[kappa], lags.drawn_observed[kappa].T, colours[kappa])
+    panel.set_xlim(0, lags.progress[-1] * 1.04)
+    panel.set_xlabel(f"{lags.unit} (batch sizes side by side)")
+
+
+def _points(panel, x, values, drawn, colour):
+    """Points with their intervals, where there is a value; the interval may be unknown."""
+    low, high = _bounds(drawn)
+    there = np.isfinite(values)
+    errors = np.maximum([values - low, high - values], 0.0)[:, there]
+    panel.errorbar(x[there], values[there], yerr=errors, linestyle="", marker="o", color=colour, elinewidth=0.8)
+
+
+def _bounds(drawn):
+    """95% intervals of replicates, one row per point; of those that have a value, unless most have none."""
+    bounds = []
+    for row in drawn:
+        known = row[np.isfinite(row)]
+        bounds.append(stats.interval(known) if 2 * len(known) > len(row) else (np.nan, np.nan))
+    return np.array(bounds).T

@@ -1,0 +1,69 @@
+"""``noise``: how far noise dominates the gradient along training, and the speeds that the baselines predict from it."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from .. import lag, stats, tables
+from ..errors import InputError
+from ..scaling import ABLATIONS
+from ..tasks import task_named
+from . import style
+
+SHOWN = (2, 4, 16, 64)  # kappas of the predicted speeds, among those that a run records
+
+
+def draw(trajectories, subject):
+    """Top: B |grad f|^2 / tr Sigma of the runs, which the rule needs to be small. Bottom: predicted relative speed."""
+    style.use()
+    rules = trajectories.groupby("experiment", sort=False)["rule"].agg(set)
+    experiments = [name for name, followed in rules.items() if not followed & set(ABLATIONS)]
+    if "noise_trace" not in set(trajectories["metric"]):
+        raise InputError("figure = 'noise': the runs hold no noise_trace; they were made by an older recipe")
+    size = (1.2 + 2.6 * len(experiments), 5.2)
+    figure, axes = plt.subplots(
+        2, len(experiments), figsize=size, sharex="col", sharey="row", squeeze=False, layout="constrained"
+    )
+    shown = trajectories[trajectories["experiment"].isin(experiments) & (trajectories["rule"] == "sqrt")]
+    colours = style.batch_colours({*shown["kappa"], *SHOWN})
+    for (top, bottom), experiment in zip(axes.T, experiments, strict=True):
+        _curves(top, *_ratios(trajectories, experiment), colours)
+        top.axhline(1, color="0.4", linewidth=0.8)
+        for kappa in SHOWN:
+            groups = tables.groups(trajectories, experiment, "sqrt", f"{lag.SPEED}{kappa}")
+            baseline = {kappa: groups.healthy[1]} if 1 in groups.healthy else {}
+            _curves(bottom, groups.epoch, baseline, colours, limits=(0.0, 1.0))
+        row = shown[shown["experiment"] == experiment].iloc[0]
+        top.set_title(f"{style.OPTIMIZERS[row['optimizer']]},\n{task_named(row['task']).title}", fontsize="medium")
+        style.time_axes(top, bottom, groups.epoch, groups.time)
+    axes[0, 0].set_yscale("log")
+    axes[0, 0].set_ylabel("signal over noise\n" + r"$B\,\|\nabla f\|^2 / \mathrm{tr}\,\Sigma$")
+    axes[1, 0].set_ylim(0, 1.05)
+    axes[1, 0].set_ylabel("predicted speed at\n" + r"$\kappa$ times the batch")
+    handles = [plt.Line2D([], [], color=colours[kappa], marker="o") for kappa in sorted(colours)]
+    labels = [rf"$\kappa = {kappa:g}$" + (" (baseline)" if kappa == 1 else "") for kappa in sorted(colours)]
+    figure.suptitle(f"Gradient noise, {style.sample(groups.seeds)}")
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def _ratios(trajectories, experiment):
+    """Epochs, and per healthy kappa the logarithm of each run's signal over noise at its own batch size.
+
+    Where the unbiased estimate falls below a tenth of its error from so few images, it counts as that.
+    """
+    squares, traces = (tables.groups(trajectories, experiment, "sqrt", m) for m in ("squared_gradient", "noise_trace"))
+    sizes, examples = squares.batch_size, 1000
+    values = {
+        k: np.log(np.maximum(sizes[k] * squares.values[k] / traces.values[k], sizes[k] / examples / 10))
+        for k in squares.healthy
+    }
+    return squares.epoch, values
+
+
+def _curves(panel, epoch, values, colours, limits=None):
+    """Means and intervals of ``values`` per kappa, (seeds, points): logarithms, unless they have ``limits``."""
+    drawn = stats.bootstrap_means(values) if values else {}
+    for kappa, runs in values.items():
+        curves = np.stack([runs.mean(axis=0), *stats.interval(drawn[kappa])])
+        curves = np.clip(curves, *limits) if limits else np.exp(curves)
+        style.curve(panel, epoch, *curves, colours[kappa])
