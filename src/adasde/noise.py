@@ -46,8 +46,9 @@ class Gradient:
         The descent is sum_i g_i^2 / (sqrt(kappa g_i^2 + sigma^2 Sigma_ii) + eps). The squares of the sample's mean
         hold its noise, Sigma_ii / examples, which at large kappa would pass for signal. Taking it off weight by weight
         leaves half of them negative, and clipping those is biased; so each tensor's squares are shrunk by the one
-        factor that makes its descent unbiased where noise dominates. On 1,000 images the speeds of the networks here
-        are then right to 0.02 on average, where the plain squares are up to 0.12 too low.
+        factor that makes its descent unbiased where noise dominates. Against the gradients of 30,000 images, speeds of
+        the convolutional network from 1,000 were then biased by less than 0.04 and usually 0.01, with a standard
+        deviation of about 0.03; the plain squares are up to 0.13 too low.
         """
         descents = dict.fromkeys((1, *kappas), 0.0)
         for mean, variance in zip(self.mean, self.variance, strict=True):
