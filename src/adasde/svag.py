@@ -8,7 +8,7 @@ describes the plain run.
 
 import math
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -84,9 +84,8 @@ class Loss:
         half, odd = divmod(len(batch[0]), 2)
         if odd:
             raise InputError(f"batch = {len(batch[0])} examples: must be two minibatches of equal size")
-        shares = torch.tensor(self.coefficients, dtype=torch.float64, device=batch[0].device) / half
         with minibatches_apart(model):
-            return self.loss(model, *batch, weights=shares.repeat_interleave(half))
+            return self.loss(model, *batch, weights=_weights(self.coefficients, half, batch[0].device))
 
 
 @contextmanager
@@ -105,6 +104,12 @@ def minibatches_apart(model):
     finally:
         for norm in norms:
             del norm.forward
+
+
+@lru_cache(maxsize=8)  # 0.02 of a step of fashion-cnn at B = 32
+def _weights(coefficients, half, device):
+    """Weights of the examples, r1 / half and then r2 / half, float64 of shape (2 * half,)."""
+    return torch.tensor(coefficients, dtype=torch.float64, device=device).repeat_interleave(half) / half
 
 
 def _one_after_the_other(forward, x):
