@@ -22,6 +22,7 @@ lint: env
 
 bench: env  ## ratios to a bare step, to the usual loader, and of whole runs
 	$(VENV)/bin/python tests/bench.py
+	$(VENV)/bin/python tests/bench_sde.py
 
 report: env  ## results/mini/report.html, one file to open or to send
 	$(SNAKEMAKE) all $(CONFIG) --quiet
@@ -29,7 +30,7 @@ report: env  ## results/mini/report.html, one file to open or to send
 
 reference: env  ## keep the tables and figures of a finished run, and renew the README's claims
 	mkdir -p results/reference/$(SCALE) figures/reference/$(SCALE)
-	cp results/$(SCALE)/trajectories.parquet results/$(SCALE)/runs.csv results/$(SCALE)/claims.csv results/reference/$(SCALE)
+	cp results/$(SCALE)/*.parquet results/$(SCALE)/runs.csv results/$(SCALE)/claims.csv results/reference/$(SCALE)
 	cp figures/$(SCALE)/*.png figures/reference/$(SCALE)
 	$(VENV)/bin/adasde claims results/reference/$(SCALE) --readme README.md
 

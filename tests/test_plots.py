@@ -62,9 +62,7 @@ def test_figures_without_their_runs_are_refused(scale, tmp_path, spec):
         plots.draw("noise", table)
     with pytest.raises(InputError, match="nothing to show, since no run follows sqrt-no-betas or sqrt-no-eps"):
         plots.draw("ablation", table[table["experiment"] != "ablation"])
-    with pytest.raises(
-        InputError, match="figure = 'noise-x': must be one of scaling-EXPERIMENT, rules-TASK, svag-"
-    ):
+    with pytest.raises(InputError, match="figure = 'noise-x': must be one of scaling-EXPERIMENT, rules-TASK, svag-"):
         plots.draw("noise-x", table)
 
 

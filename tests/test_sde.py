@@ -1,6 +1,7 @@
 """sde.py: moments against closed forms, the algorithm against optim.py, one clock, and clear errors."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from adasde import InputError, optim, scaling, sde
 from adasde.oracles import DoubleWell, Linear, NoisyGradientOracle, Quadratic
 from adasde.scaling import SGD, Adam, RMSprop, SDEConstants
+from conftest import ROOT
 
 PATHS = 40_000
 
@@ -234,3 +236,12 @@ def test_unknown_variant_is_named():
             Quadratic([1.0]), H, 1.0, theta=ones(), horizon=1.0, generator=seeded(), variant="tensorflow"
         )
     assert scaling.VARIANTS["rmsprop"] == ("paper", "torch", "authors")
+
+
+def test_the_example_in_the_readme_runs(capsys):
+    """Its three means are in the order that the theory wants: SVAG between the algorithm and the SDE."""
+    text = (ROOT / "README.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "simulate_sde" in block)
+    exec(code.replace("10_000", "100_000"), {})
+    discrete, nearer, limit = (float(first) for first in re.findall(r"tensor\(\[([\d.]+)", capsys.readouterr().out))
+    assert limit < nearer < discrete

@@ -32,7 +32,9 @@ class Errors:
 
     @property
     def noise(self):
-        """What the total error would be if there were none: the Monte Carlo error at every level."""
+        """What the total error would be if there were none: the Monte Carlo error at every level; NaN for one batch."""
+        if len(self.gaps) < 2:
+            return np.full(len(self.levels), np.nan)
         return np.sqrt((self.gaps.var(axis=0, ddof=1) / len(self.gaps)).mean(axis=-1))
 
     def interval(self):

@@ -14,6 +14,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
+VERDICTS = ("reproduced", "not reproduced", "inconclusive")
+
+
 def verdict(low, high, threshold, below) -> str:
     """Verdict of an interval on a claim that the statistic is ``below`` the threshold, or above it."""
     if np.isnan(low) or np.isnan(high):
@@ -53,19 +56,25 @@ def summary(table: pd.DataFrame) -> str:
         threshold = f"{claim.threshold:.3g}"
         rows.append((claim.id, f"{claim.value:.3g}", bounds, str(claim.n), threshold, claim.verdict))
     counts = table["verdict"].value_counts()
-    total = ", ".join(f"{counts[v]} {v}" for v in ("reproduced", "not reproduced", "inconclusive") if v in counts)
+    total = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts)
     return f"{terminal.table(rows)}\n{len(table)} claims: {total}"
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return the claims as a Markdown table, for the README."""
-    lines = ["| claim | value | 95% interval | n | threshold | verdict |", "|---|---|---|---|---|---|"]
+    """Return the claims as Markdown, for the README: the verdicts per kind of claim, and every claim, folded."""
+    kinds = table["id"].str.partition(".")[0]
+    lines = [f"| claim | {' | '.join(VERDICTS)} |", f"|---|{'---|' * len(VERDICTS)}"]
+    for kind, rows in table.groupby(kinds, sort=False):
+        counts = rows["verdict"].value_counts()
+        lines.append(f"| `{kind}` | {' | '.join(str(counts.get(verdict, 0)) for verdict in VERDICTS)} |")
+    lines += ["", "<details><summary>every claim</summary>", ""]
+    lines += ["| claim | value | 95% interval | n | threshold | verdict |", "|---|---|---|---|---|---|"]
     for claim in table.itertuples():
         lines.append(
             f"| `{claim.id}` | {claim.value:.3g} | {claim.low:.3g} to {claim.high:.3g} | {claim.n} "
             f"| {claim.threshold:.3g} | {claim.verdict} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "</details>"])
 
 
 def renew(table: pd.DataFrame, path):

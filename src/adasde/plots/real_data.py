@@ -66,15 +66,11 @@ def _distance(panel, simulations, run):
         errors.levels, errors.error, yerr=bars, color="0.2", marker="o", capsize=2, label="distance from the SDE"
     )
     panel.plot(errors.levels, errors.noise, color="0.6", linestyle=":", label="Monte Carlo error of it")
-    coarse = orders.convergence(simulations, run, "sde")
-    for level, error in zip(coarse.levels, coarse.error, strict=True):
-        panel.axhline(
-            error,
-            color="0.5",
-            linewidth=0.9,
-            linestyle="-.",
-            label=rf"distance of its integration at $\eta^2/{level:g}$",
-        )
+    integrations = simulations.loc[(simulations["run"] == run) & (simulations["process"] == "sde"), "level"]
+    if integrations.nunique() > 1:
+        coarse = orders.convergence(simulations, run, "sde")
+        label = rf"distance of its integration at $\eta^2/{coarse.levels[-1]:g}$"
+        panel.axhline(coarse.error[-1], color="0.5", linewidth=0.9, linestyle="-.", label=label)
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
     panel.set_xticks(errors.levels, [f"{level:g}" for level in errors.levels])
