@@ -42,8 +42,8 @@ class Errors:
         return np.array(stats.interval(stats.bootstrap(self.gaps, self.total)))
 
     def resolved(self):
-        """The levels whose error stands out from its noise, threefold: an order can be read from these alone."""
-        seen = self.error > 3.0 * self.noise
+        """The levels whose error stands out from its noise, twice as large: an order can be read from these alone."""
+        seen = self.error > 2.0 * self.noise
         return Errors(self.levels[seen], self.gaps[:, seen])
 
     def slope(self):

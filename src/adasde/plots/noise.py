@@ -16,7 +16,7 @@ def draw(trajectories, subject):
     """Top: B |grad f|^2 / tr Sigma of the runs, which the rule needs to be small. Bottom: predicted relative speed."""
     style.use()
     rules = trajectories.groupby("experiment", sort=False)["rule"].agg(set)
-    experiments = [name for name, followed in rules.items() if not followed & set(ABLATIONS)]
+    experiments = [name for name, followed in rules.items() if not followed & {"svag", *ABLATIONS}]
     if "noise_trace" not in set(trajectories["metric"]):
         raise InputError("figure = 'noise': the runs hold no noise_trace; they were made by an older recipe")
     size = (1.2 + 2.6 * len(experiments), 5.2)
@@ -41,7 +41,7 @@ def draw(trajectories, subject):
     axes[1, 0].set_ylabel("predicted speed at\n" + r"$\kappa$ times the batch")
     handles = [plt.Line2D([], [], color=colours[kappa], marker="o") for kappa in sorted(colours)]
     labels = [rf"$\kappa = {kappa:g}$" + (" (baseline)" if kappa == 1 else "") for kappa in sorted(colours)]
-    figure.suptitle(f"Gradient noise, {style.sample(groups.seeds)}")
+    figure.suptitle(f"How far noise dominates the gradient, {style.sample(groups.seeds)}")
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
 

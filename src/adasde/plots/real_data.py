@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 from .. import orders, stats
 from ..studies import ORACLES
@@ -72,12 +73,12 @@ def _distance(panel, simulations, run):
         label = rf"distance of its integration at $\eta^2/{coarse.levels[-1]:g}$"
         panel.axhline(coarse.error[-1], color="0.5", linewidth=0.9, linestyle="-.", label=label)
     panel.set_xscale("log", base=2)
-    panel.set_yscale("log")
+    style.log_axis(panel, [errors.error, low, high, errors.noise])
     panel.set_xticks(errors.levels, [f"{level:g}" for level in errors.levels])
-    panel.minorticks_off()
+    panel.xaxis.set_minor_locator(NullLocator())
     resolved = errors.resolved()
     slope, replicates = resolved.slope()
     if np.isfinite(slope):
         bounds = "order {:.2f} [{:.2f}, {:.2f}]".format(-slope, *sorted(-np.array(stats.interval(replicates))))
-        panel.set_title(rf"{bounds} in $\ell$, up to $\ell = {resolved.levels[-1]:g}$", fontsize="medium")
+        panel.set_title(rf"{bounds}, $\ell \leq {resolved.levels[-1]:g}$", fontsize="small")
     panel.set_ylabel("distance (path deviations)")

@@ -86,7 +86,8 @@ def _variants(panel, simulations, own, variants):
     compared = {"paper": paper} | {
         name: variants["run"].iloc[0] for name in variants["process"].unique() if name != "sde"
     }
-    look = dict(zip(VARIANTS, (("0.2", "o"), (sns.color_palette("colorblind")[8], "s"), ("0.55", "^")), strict=True))
+    colours = ("0.2", *sns.color_palette("colorblind")[:2])
+    look = dict(zip(VARIANTS, zip(colours, "os^", strict=True), strict=True))
     for name, run in compared.items():
         errors = orders.weak_order(simulations, run, name)
         slope, replicates = errors.slope()
@@ -96,7 +97,7 @@ def _variants(panel, simulations, own, variants):
     panel.set_title(f"variants, {ORACLES[oracle].title}: slopes")
     levels = np.unique(np.concatenate([orders.weak_order(simulations, run, n).levels for n, run in compared.items()]))
     _ticks(panel, levels)
-    panel.legend(loc="lower right", fontsize="small")
+    panel.legend(loc="lower right", fontsize="x-small", handlelength=1.4, borderaxespad=0)
 
 
 def _total(panel, errors, colour, width, marker=None, label=None):
