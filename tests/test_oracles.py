@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adasde import InputError
-from adasde.finite_sums import FiniteSum, HiddenLayer, Minibatch, SoftmaxRegression, pooled
+from adasde.finite_sums import HiddenLayer, Minibatch, SoftmaxRegression, pooled
 from adasde.oracles import DoubleWell, Linear, NoisyGradientOracle, Quadratic
 
 CLOSED = [Linear([1.0, -0.3], [0.5, 2.0]), Quadratic([1.0, 0.25], state=0.3), DoubleWell(2)]
@@ -87,7 +87,7 @@ def test_minibatch_refuses_another_noise_scale():
 
 def test_finite_sum_refuses_labels_of_another_length():
     with pytest.raises(InputError, match=r"inputs has shape \(64, 6\) and labels \(3,\)"):
-        FiniteSum(examples()[0], torch.zeros(3))
+        SoftmaxRegression(examples()[0], torch.zeros(3))
 
 
 def test_own_oracle_needs_three_methods_and_has_no_loss():

@@ -10,6 +10,7 @@ per-example gradient is ever formed.
 """
 
 import math
+from abc import abstractmethod
 
 import torch
 from torch.nn import functional as F
@@ -41,16 +42,16 @@ class FiniteSum(NoisyGradientOracle):
         """All paths' deltas are held at once."""
         return len(self.inputs) * self.classes
 
+    @abstractmethod
     def layers(self, theta, inputs, labels):
         """Return [(inputs, deltas), ...] per layer: g_i of its weights is the outer product of their i-th rows.
 
         ``inputs`` is (n, features + 1) for all paths, or (paths, n, features + 1); deltas are (paths, n, outputs).
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def logits(self, theta, inputs):
         """Return the model's outputs, (paths, n, classes)."""
-        raise NotImplementedError
 
     def gradient(self, theta):
         """Return grad f."""

@@ -56,9 +56,9 @@ class NoisyGradientOracle(ABC):
 class _Independent(NoisyGradientOracle):
     """Noise that is independent over coordinates: subclasses give its standard deviation."""
 
+    @abstractmethod
     def deviation(self, theta):
         """Return the standard deviation of the noise at ``theta``: (paths, dim), or what broadcasts to it."""
-        raise NotImplementedError
 
     def noise(self, theta, xi):
         """Return the noise's standard deviation times ``xi``."""
