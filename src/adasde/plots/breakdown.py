@@ -20,9 +20,10 @@ def draw(trajectories, simulations, subject):
         raise InputError("figure = 'breakdown': no baseline at a constant learning rate recorded its speeds")
     size = (1.6 + 3.4 * len(columns), 6.4)
     figure, axes = plt.subplots(2, len(columns), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    colours = style.batch_colours({1.0}.union(*(lags.predicted for _, lags in columns)))
     for (top, bottom), (title, lags) in zip(axes.T, columns, strict=True):
         _against_kappa(top, lags)
-        _against_time(bottom, lags)
+        _against_time(bottom, lags, colours)
         top.set_title(title, fontweight="bold")
     axes[0, 0].set_ylim(-0.3, 1.02)
     for panel in axes[:, 0]:
@@ -45,7 +46,7 @@ def _columns(trajectories):
     for name, count in counts.items():
         if count == max(counts.values()):
             row = rows.get_group(name).iloc[0]
-            title = f"{style.OPTIMIZERS[row['optimizer']]}, {task_named(row['task']).title}"
+            title = f"{style.OPTIMIZERS[row['optimizer']]},\n{task_named(row['task']).title}"
             columns.append((title, lag.lags(trajectories, name)))
     return columns
 
@@ -55,7 +56,7 @@ def _oracles(simulations):
     rows = simulations[simulations["study"] == "breakdown"]
     columns = []
     for run, part in rows.groupby("run", sort=False):
-        title = f"{style.OPTIMIZERS[part['optimizer'].iloc[0]]}, {ORACLES[part['oracle'].iloc[0]].title}"
+        title = f"{style.OPTIMIZERS[part['optimizer'].iloc[0]]},\n{ORACLES[part['oracle'].iloc[0]].title}"
         columns.append((title, lag.simulated(simulations, run)))
     return columns
 
@@ -82,8 +83,7 @@ def _against_kappa(panel, lags):
     panel.set_xlabel(r"batch multiplier $\kappa$ (moments side by side)")
 
 
-def _against_time(panel, lags):
-    colours = style.batch_colours([1, *lags.predicted])
+def _against_time(panel, lags, colours):
     for place, kappa in enumerate(lags.predicted):
         low, high = _bounds(lags.drawn_predicted[kappa].T)
         panel.fill_between(lags.progress, low, high, color=colours[kappa], alpha=0.1, linewidth=0)
