@@ -176,6 +176,8 @@ def test_predict_refuses_what_it_cannot_read_in_one_line(adasde, run_file, tmp_p
         (run_file([*rows[:20], ("a", 9, 1.1, "diverged", 1.0)], "lost.parquet"), "diverged at time 1.1; a prediction"),
         (run_file([row for row in rows if row[3] == "train_loss"], "old.parquet"), "holds no speed_k2, ... along"),
         (run_file(rows[:5], "short.parquet"), "holds no speed_k2, ... along"),
+        (run_file(rows, "svag.parquet", ell=2), "holds SVAG at ell = 2; a prediction needs a plain training run"),
+        (run_file(rows, "study.parquet", study="breakdown"), "holds a simulation; a prediction needs a plain"),
     ):
         done = adasde("predict", path)
         assert done.returncode == 2

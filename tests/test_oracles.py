@@ -119,3 +119,10 @@ def test_pooled_images_are_averages_of_mean_0_and_variance_1():
     assert abs(inputs.std() - 1) < 1e-6
     raw = images[0, 0, :4, :4].float().mean() - images[0, 0, 4:8, :4].float().mean()
     assert torch.sign(inputs[0, 0] - inputs[0, 7]) == torch.sign(raw)
+
+
+def test_examples_that_agree_have_no_variance_below_zero():
+    inputs, labels = examples(torch.float32)
+    oracle = SoftmaxRegression(inputs[:1].expand(N, -1), torch.full((N,), 3))
+    variance = oracle.noise_variance(points(oracle).float())
+    assert (variance >= 0).all()

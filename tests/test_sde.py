@@ -196,6 +196,7 @@ BAD = [
     ({"theta": torch.ones(4, 1, dtype=torch.int64)}, "theta has dtype torch.int64: must be a floating-point type"),
     ({"u": torch.ones(3, 1)}, r"u has shape \(3, 1\): must be that of theta, \(4, 1\)"),
     ({"horizon": math.nan}, "horizon = nan"),
+    ({"m": torch.ones(4, 1)}, "this process has no m; leave it out"),
     ({"oracle": Broken("gradient")}, "the oracle's gradient is not finite: path 3, time 0.25"),
 ]
 

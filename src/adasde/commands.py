@@ -144,8 +144,11 @@ def predict(options):
     from . import lag, store
 
     rows, metadata = store.read_run(options.run)
-    lags = lag.of_run(rows, options.run)
     spec = metadata["spec"]
+    if "study" in spec or spec.get("ell", 1) != 1:
+        kind = "a simulation" if "study" in spec else f"SVAG at ell = {spec['ell']:g}"
+        raise InputError(f"{options.run}: holds {kind}; a prediction needs a plain training run")
+    lags = lag.of_run(rows, options.run)
     betas = [value for name, value in spec["optimizer"].items() if name.startswith("beta") and value > 0]
     limit = round(1.0 / (1.0 - min(betas)), 6) if betas else None
     table = [

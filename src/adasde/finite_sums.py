@@ -90,7 +90,8 @@ class FiniteSum(NoisyGradientOracle):
 
     def _variance(self, layers, gradient):
         squares = _join([_product(a**2, d**2) for a, d in layers]).div_(self.noise_dim)
-        return squares.addcmul_(gradient, gradient, value=-1.0)
+        # Where all examples agree, rounding would leave a variance just below 0.
+        return squares.addcmul_(gradient, gradient, value=-1.0).clamp_(min=0.0)
 
 
 class SoftmaxRegression(FiniteSum):

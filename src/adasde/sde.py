@@ -213,6 +213,9 @@ def _simulate(process, theta, start, horizon, u, m, record):
     if any(stop > last for stop in stops):
         raise InputError(f"record = {max(record):g}: must not exceed horizon = {horizon:g}")
 
+    for name, part, constant in (("u", u, process.constants.c2), ("m", m, process.constants.c1)):
+        if part is not None and constant is None:
+            raise InputError(f"{name} has shape {tuple(part.shape)}: this process has no {name}; leave it out")
     held = initial_state(process, theta, start) if u is None or m is None else (None, None)
     u, m = (there if part is None else part for there, part in zip(held, (u, m), strict=True))
     whole = State(start, *(None if part is None else part.clone() for part in (theta, u, m)))

@@ -64,7 +64,7 @@ class SVAG(NoisyGradientOracle):
     def sample(self, theta, sigma, generator):
         """Return the weighted sum of two independent noisy gradients."""
         first = self.oracle.sample(theta, sigma, generator)
-        return first.mul_(self.r1).add_(self.oracle.sample(theta, sigma, generator), alpha=self.r2)
+        return torch.add(self.r1 * first, self.oracle.sample(theta, sigma, generator), alpha=self.r2)
 
 
 class Loss:
