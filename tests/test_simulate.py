@@ -56,7 +56,7 @@ BREAKDOWN = DATA | {"study": "breakdown", "oracles": ["linear", "softmax"], "kap
 @pytest.fixture
 def planned(config):
     def make(**simulations):
-        config["simulations"] = copy.deepcopy(simulations)
+        config["simulations"], config["figures"] = copy.deepcopy(simulations), []
         return {run: spec for run, spec in plan.plan(config).runs.items() if "study" in spec}
 
     return make
