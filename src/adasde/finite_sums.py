@@ -55,22 +55,23 @@ class FiniteSum(NoisyGradientOracle):
 
     def gradient(self, theta):
         """Return grad f."""
-        return _join([_product(a, d) for a, d in self._layers(theta)]).div_(self.noise_dim)
+        return _total(self._layers(theta)).div_(self.noise_dim)
 
     def noise(self, theta, xi):
         """Return the random weighting of the examples' gradients that has covariance Sigma."""
         weights = self._weights(xi)
-        return _join([_product(a, d * weights) for a, d in self._layers(theta)])
+        return _total([(a, d * weights) for a, d in self._layers(theta)])
 
     def noise_variance(self, theta):
         """Return diag Sigma."""
-        return self._variance(self._layers(theta), self.gradient(theta))
+        layers = self._layers(theta)
+        return self._variance(layers, _total(layers).div_(self.noise_dim))
 
     def terms(self, theta, xi):
         """Return gradient, noise and noise_variance from one forward and backward pass."""
         layers, weights = self._layers(theta), self._weights(xi)
-        gradient = _join([_product(a, d) for a, d in layers]).div_(self.noise_dim)
-        noise = _join([_product(a, d * weights) for a, d in layers])
+        gradient = _total(layers).div_(self.noise_dim)
+        noise = _total([(a, d * weights) for a, d in layers])
         return gradient, noise, self._variance(layers, gradient)
 
     def loss(self, theta):
@@ -89,7 +90,7 @@ class FiniteSum(NoisyGradientOracle):
         return ((xi - xi.mean(1, keepdim=True)) / math.sqrt(self.noise_dim)).unsqueeze(2)
 
     def _variance(self, layers, gradient):
-        squares = _join([_product(a**2, d**2) for a, d in layers]).div_(self.noise_dim)
+        squares = _total([(a**2, d**2) for a, d in layers]).div_(self.noise_dim)
         # Where all examples agree, rounding would leave a variance just below 0.
         return squares.addcmul_(gradient, gradient, value=-1.0).clamp_(min=0.0)
 
@@ -179,8 +180,7 @@ class Minibatch(NoisyGradientOracle):
         drawn = torch.randint(self.oracle.noise_dim, (len(theta), self.batch_size), generator=generator)
         inputs = self.oracle.inputs.to(theta).index_select(0, drawn.flatten()).view(*drawn.shape, -1)
         labels = self.oracle.labels[drawn]
-        layers = self.oracle.layers(theta, inputs, labels)
-        return _join([_product(a, d) for a, d in layers]).div_(self.batch_size)
+        return _total(self.oracle.layers(theta, inputs, labels)).div_(self.batch_size)
 
 
 def pooled(images, labels, count: int, side: int = 7):
@@ -198,9 +198,10 @@ def _apply(inputs, weights):
     return torch.einsum("ni,pio->pno" if inputs.ndim == 2 else "pni,pio->pno", inputs, weights)
 
 
-def _product(inputs, deltas):
-    """Return the sum over examples of outer products: -> (paths, i, o)."""
-    return torch.einsum("ni,pno->pio" if inputs.ndim == 2 else "pni,pno->pio", inputs, deltas)
+def _total(layers):
+    """Return the examples' gradients, outer products of inputs and deltas, summed: -> (paths, dim)."""
+    sums = [torch.einsum("ni,pno->pio" if a.ndim == 2 else "pni,pno->pio", a, d) for a, d in layers]
+    return torch.cat([part.flatten(1) for part in sums], dim=1)
 
 
 def _deltas(logits, labels):
@@ -210,7 +211,3 @@ def _deltas(logits, labels):
     deltas /= deltas.sum(2, keepdim=True)
     index = labels.expand(deltas.shape[:2]).unsqueeze(2)
     return deltas.scatter_add_(2, index, deltas.new_full((1, 1, 1), -1.0).expand(index.shape))
-
-
-def _join(parts):
-    return torch.cat([part.flatten(1) for part in parts], dim=1)

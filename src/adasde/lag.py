@@ -153,22 +153,15 @@ def lags(trajectories, experiment: str) -> Lags:
         kappa = float(name.removeprefix(SPEED))
         speeds[kappa] = groups.values[1].mean(axis=0)
         drawn_speeds[kappa] = np.clip(stats.bootstrap_means(groups.values, seed=1)[1], 0.0, 1.0)
-    others = [kappa for kappa in losses.healthy if 1 < kappa <= max(speeds)]
-    means = {kappa: values.mean(axis=0) for kappa, values in losses.healthy.items()}
-    drawn = stats.bootstrap_means(losses.healthy)
-    time = losses.time
-    return Lags(
-        time=time,
+    return _lags(
+        losses.time,
+        losses.healthy,
+        speeds,
+        drawn_speeds,
         progress=losses.epoch,
         unit="epochs",
         batch_size=losses.batch_size,
         seeds=losses.seeds,
-        predicted={k: predicted(time, speed_between(speeds, k)) for k in others},
-        observed={k: observed(time, means[1], means[k]) for k in others},
-        drawn_predicted={k: predicted(time, speed_between(drawn_speeds, k)) for k in others},
-        drawn_observed={
-            k: np.array([observed(time, *pair) for pair in zip(drawn[1], drawn[k], strict=True)]) for k in others
-        },
     )
 
 
@@ -190,20 +183,32 @@ def simulated(simulations, run: str) -> Lags:
         losses = {kappa: np.exp(values) for kappa, values in losses.items()}
     names = [name for name in rows["metric"].unique() if name.startswith(SPEED)]
     speeds = {float(name.removeprefix(SPEED)): groups(name)[1] for name in names}
-    means, drawn = {kappa: values.mean(axis=0) for kappa, values in losses.items()}, stats.bootstrap_means(losses)
-    drawn_speeds = {k: np.clip(stats.bootstrap_means({1: v}, seed=1)[1], 0.0, 1.0) for k, v in speeds.items()}
-    return Lags(
-        time=time,
+    return _lags(
+        time,
+        losses,
+        {kappa: values.mean(axis=0) for kappa, values in speeds.items()},
+        {k: np.clip(stats.bootstrap_means({1: v}, seed=1)[1], 0.0, 1.0) for k, v in speeds.items()},
         progress=time / time[-1],
         unit="part of the run",
         batch_size={},
         seeds=rows["batch"].nunique(),
-        predicted={k: predicted(time, values.mean(axis=0)) for k, values in speeds.items()},
-        observed={k: observed(time, means[1], means[k]) for k in speeds},
-        drawn_predicted={k: predicted(time, values) for k, values in drawn_speeds.items()},
+    )
+
+
+def _lags(time, losses, speeds, drawn_speeds, **rest):
+    """Lags from ``losses`` (kappa -> (repeats, points)), the baseline's mean speeds and their replicates."""
+    others = [kappa for kappa in losses if 1 < kappa <= max(speeds)]
+    means = {kappa: values.mean(axis=0) for kappa, values in losses.items()}
+    drawn = stats.bootstrap_means(losses)
+    return Lags(
+        time=time,
+        predicted={k: predicted(time, speed_between(speeds, k)) for k in others},
+        observed={k: observed(time, means[1], means[k]) for k in others},
+        drawn_predicted={k: predicted(time, speed_between(drawn_speeds, k)) for k in others},
         drawn_observed={
-            k: np.array([observed(time, *pair) for pair in zip(drawn[1], drawn[k], strict=True)]) for k in speeds
+            k: np.array([observed(time, *pair) for pair in zip(drawn[1], drawn[k], strict=True)]) for k in others
         },
+        **rest,
     )
 
 

@@ -46,13 +46,13 @@ class Errors:
         seen = self.error > 2.0 * self.noise
         return Errors(self.levels[seen], self.gaps[:, seen])
 
+    def fitted(self, mean):
+        """Slope of log error against log level of a mean gap; NaN with fewer than two levels."""
+        return stats.slope(self.levels, self.total(mean)) if len(self.levels) > 1 else np.nan
+
     def slope(self):
-        """Slope of log error against log level, and its bootstrap replicates; NaN with fewer than two levels."""
-
-        def fitted(mean):
-            return stats.slope(self.levels, self.total(mean)) if len(self.levels) > 1 else np.nan
-
-        return fitted(self.gaps.mean(axis=0)), stats.bootstrap(self.gaps, fitted)
+        """The slope of the errors, and its bootstrap replicates."""
+        return self.fitted(self.gaps.mean(axis=0)), stats.bootstrap(self.gaps, self.fitted)
 
     def join(self, *others):
         """The same levels with the points of all."""

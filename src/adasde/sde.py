@@ -68,7 +68,7 @@ def simulate_sde(
     equation is singular at time 0 and starts at ``start`` > 0, by default the whole number of steps nearest to a tenth
     of the momentum's memory 1 / c1. Errors as in `simulate_algorithm`.
     """
-    process = Equation(oracle, constants, generator, step)
+    process = Equation(oracle, constants, step, generator)
     if start is None:
         start = step * max(1, round(0.1 / constants.c1 / step)) if constants.c1 else 0.0
     if constants.c1 and start <= 0:
@@ -157,7 +157,7 @@ class Algorithm:
 class Equation:
     """Euler-Maruyama of the SDE as a process: `advance` takes paths one time step further, in place."""
 
-    def __init__(self, oracle, constants, generator=None, step=None):
+    def __init__(self, oracle, constants, step, generator=None):
         self.oracle, self.constants, self.normals = oracle, constants, Normals(generator)
         self.step = positive("step", step)
         self.corrected = constants.c1 is not None
@@ -204,7 +204,9 @@ def _simulate(process, theta, start, horizon, u, m, record):
         raise InputError(f"theta has shape {tuple(theta.shape)}: must be (paths, {oracle.dim})")
     if not theta.is_floating_point():
         raise InputError(f"theta has dtype {theta.dtype}: must be a floating-point type")
-    for name, part in (("u", u), ("m", m)):
+    for name, part, rate in (("u", u, process.constants.c2), ("m", m, process.constants.c1)):
+        if part is not None and rate is None:
+            raise InputError(f"{name} has shape {tuple(part.shape)}: this process has no {name}; leave it out")
         if part is not None and part.shape != theta.shape:
             raise InputError(f"{name} has shape {tuple(part.shape)}: must be that of theta, {tuple(theta.shape)}")
     first = steps_until("start", start, process.step)
@@ -213,9 +215,6 @@ def _simulate(process, theta, start, horizon, u, m, record):
     if any(stop > last for stop in stops):
         raise InputError(f"record = {max(record):g}: must not exceed horizon = {horizon:g}")
 
-    for name, part, constant in (("u", u, process.constants.c2), ("m", m, process.constants.c1)):
-        if part is not None and constant is None:
-            raise InputError(f"{name} has shape {tuple(part.shape)}: this process has no {name}; leave it out")
     held = initial_state(process, theta, start) if u is None or m is None else (None, None)
     u, m = (there if part is None else part for there, part in zip(held, (u, m), strict=True))
     whole = State(start, *(None if part is None else part.clone() for part in (theta, u, m)))

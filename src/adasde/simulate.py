@@ -69,12 +69,11 @@ def weak_order(spec, oracle, batch):
     The SDE takes steps of spec["step"]; the normals of one step of the algorithm are the normalised sum of the SDE's,
     so that the difference of both has a far smaller variance than either.
     """
-    generator = torch.Generator().manual_seed(stream("simulation", spec["run"], batch))
-    normals = sde.Normals(generator)
+    normals = sde.Normals(torch.Generator().manual_seed(stream("simulation", spec["run"], batch)))
     constants = SDEConstants(**spec["constants"])
-    equation = sde.Equation(oracle, constants, step=spec["step"])
+    equation = sde.Equation(oracle, constants, spec["step"])
     theta = torch.full((spec["paths"], oracle.dim), spec["theta"], dtype=torch.float64)
-    start = spec["start"]
+    start, noise = spec["start"], (spec["paths"], oracle.noise_dim)
 
     def state(process):
         return sde.State(start, theta.clone(), *sde.initial_state(process, theta, start))
@@ -82,17 +81,14 @@ def weak_order(spec, oracle, batch):
     followed = []
     for variant in spec["variants"]:
         for eta2 in spec["time_steps"]:
-            process = sde.Algorithm(
-                oracle, studies.hyperparameters(constants, eta2), constants.sigma0 / eta2**0.5, None, variant
-            )
+            h = studies.hyperparameters(constants, eta2)
+            process = sde.Algorithm(oracle, h, constants.sigma0 / eta2**0.5, variant=variant)
             every = steps_until("time_steps", eta2, spec["step"])
-            followed.append(
-                (variant, eta2, process, every, state(process), torch.zeros(len(theta), oracle.noise_dim).to(theta))
-            )
+            followed.append((variant, eta2, process, every, state(process), theta.new_zeros(noise)))
     exact = state(equation)
     first = steps_until("start", start, spec["step"])
     last = first + steps_until("horizon", spec["horizon"], spec["step"], start)
-    xi = torch.empty(len(theta), oracle.noise_dim, dtype=theta.dtype)
+    xi = theta.new_empty(noise)
     for count in range(first, last):
         normals.fill(xi)
         equation.advance(exact, count, xi)
@@ -124,16 +120,13 @@ def convergence(spec, oracle, batch):
         if ell != 1:
             noisy = SVAG(noisy, ell)
         generator = torch.Generator().manual_seed(stream("simulation", spec["run"], "svag", ell, batch))
-        state = sde.simulate_algorithm(
-            noisy, h.svag(ell), sigma, generator=generator, **starting(spec["paths"])
-        )  # fmt: skip
+        state = sde.simulate_algorithm(noisy, h.svag(ell), sigma, generator=generator, **starting(spec["paths"]))
         for kept in state.records:
             yield "svag", ell, kept.time, _summary(_classifier(oracle, kept))
     for parts in spec["parts"]:
         generator = torch.Generator().manual_seed(stream("simulation", spec["run"], "sde", parts, batch))
-        state = sde.simulate_sde(
-            oracle, constants, step=eta2 / parts, generator=generator, **starting(spec["sde_paths"])
-        )  # fmt: skip
+        begin = starting(spec["sde_paths"])
+        state = sde.simulate_sde(oracle, constants, step=eta2 / parts, generator=generator, **begin)
         for kept in state.records:
             yield "sde", parts, kept.time, _summary(_classifier(oracle, kept))
 
@@ -148,7 +141,9 @@ def breakdown(spec, oracle, batch):
     record = [h.time_step * steps for steps in (0, *spec["evaluate"])]
     for kappa in spec["kappas"]:
         sigma = (kappa * size) ** -0.5
-        noisy = finite_sums.Minibatch(oracle, round(kappa * size)) if hasattr(oracle, "inputs") else oracle
+        noisy = oracle
+        if isinstance(oracle, finite_sums.FiniteSum):
+            noisy = finite_sums.Minibatch(oracle, round(kappa * size))
         generator = torch.Generator().manual_seed(stream("simulation", spec["run"], kappa, batch))
         state = sde.simulate_algorithm(
             noisy, h.scaled(kappa), sigma, theta=theta, horizon=record[-1], record=record, generator=generator,

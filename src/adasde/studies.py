@@ -10,7 +10,7 @@ paths, and its rows are means of test functions over batches of paths.
 
 from dataclasses import dataclass
 
-from . import data, scaling
+from . import scaling
 from .errors import InputError
 from .scaling import SGD, Adam, RMSprop, SDEConstants
 from .schedule import steps_until
@@ -22,11 +22,6 @@ class Oracle:
 
     title: str
     data: str | None = None
-
-    @property
-    def dataset(self):
-        """Registry entry of the oracle's data set."""
-        return data.dataset_named(self.data)
 
 
 ORACLES = {

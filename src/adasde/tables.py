@@ -23,7 +23,13 @@ from .tasks import task_named
 COORDINATES = ("experiment", "task", "rule", "kappa", "ell", "batch_size", "seed")
 COLUMNS = ("run", "step", "time", "metric", "value", *COORDINATES, "optimizer", "samples", "epoch")
 SIMULATED_COLUMNS = (*SIMULATED, "simulation", "study", "oracle", "optimizer")
-NO_SIMULATIONS = pd.DataFrame({name: [] for name in SIMULATED_COLUMNS})
+
+
+def _empty(columns):
+    return pd.DataFrame({name: [] for name in columns})
+
+
+NO_SIMULATIONS = _empty(SIMULATED_COLUMNS)
 
 
 def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -65,7 +71,7 @@ def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 
 
 def _stack(frames, columns):
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({name: [] for name in columns})
+    return pd.concat(frames, ignore_index=True) if frames else _empty(columns)
 
 
 def write(folder, trajectories: pd.DataFrame, simulations: pd.DataFrame, runs: pd.DataFrame):

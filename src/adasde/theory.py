@@ -34,7 +34,10 @@ def order(simulations, optimizer, runs) -> dict:
     """The paper's theorems: the SDE is a weak approximation of order 1 in eta^2, over oracles and test functions."""
     parts = [orders.weak_order(simulations, run, "paper") for run in runs]
     oracles = [simulations.loc[simulations["run"] == run, "oracle"].iloc[0] for run in runs]
-    slopes = [f"{ORACLES[oracle].title} {part.slope()[0]:.2f}" for oracle, part in zip(oracles, parts, strict=True)]
+    slopes = [
+        f"{ORACLES[oracle].title} {part.fitted(part.gaps.mean(axis=0)):.2f}"
+        for oracle, part in zip(oracles, parts, strict=True)
+    ]
     return _order(
         f"order.{optimizer}",
         f"the SDE of {optimizer} approximates it with order 1 in eta^2",

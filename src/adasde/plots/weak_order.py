@@ -83,20 +83,19 @@ def _variants(panel, simulations, own, variants):
     """Total errors of RMSprop's variants on the oracle where they are compared, the paper's beside them."""
     oracle = variants["oracle"].iloc[0]
     paper = own.loc[(own["optimizer"] == "rmsprop") & (own["oracle"] == oracle), "run"].iloc[0]
-    compared = {"paper": paper} | {
-        name: variants["run"].iloc[0] for name in variants["process"].unique() if name != "sde"
-    }
+    compared = {"paper": orders.weak_order(simulations, paper, "paper")}
+    for name in variants["process"].unique():
+        if name != "sde":
+            compared[name] = orders.weak_order(simulations, variants["run"].iloc[0], name)
     colours = ("0.2", *sns.color_palette("colorblind")[:2])
     look = dict(zip(VARIANTS, zip(colours, "os^", strict=True), strict=True))
-    for name, run in compared.items():
-        errors = orders.weak_order(simulations, run, name)
+    for name, errors in compared.items():
         slope, replicates = errors.slope()
         colour, marker = look[name]
         _total(panel, errors, colour, 1.4, marker, f"{VARIANTS[name]}: {slope:.2f} {_bounds(replicates)}")
     _axes(panel, errors)
     panel.set_title(f"variants, {ORACLES[oracle].title}: slopes")
-    levels = np.unique(np.concatenate([orders.weak_order(simulations, run, n).levels for n, run in compared.items()]))
-    _ticks(panel, levels)
+    _ticks(panel, np.unique(np.concatenate([errors.levels for errors in compared.values()])))
     panel.legend(loc="lower right", fontsize="x-small", handlelength=1.4, borderaxespad=0)
 
 
