@@ -197,6 +197,7 @@ BAD = [
     ({"u": torch.ones(3, 1)}, r"u has shape \(3, 1\): must be that of theta, \(4, 1\)"),
     ({"horizon": math.nan}, "horizon = nan"),
     ({"m": torch.ones(4, 1)}, "this process has no m; leave it out"),
+    ({"u": torch.full((4, 1), -1.0)}, "u = -1 at path 0: must be >= 0"),
     ({"oracle": Broken("gradient")}, "the oracle's gradient is not finite: path 3, time 0.25"),
 ]
 

@@ -225,3 +225,10 @@ def test_divergence_is_noted_on_the_plain_clock(at_ell, task, tmp_path):
     last = table.iloc[-1]
     assert last["samples"] == round(last["step"] * 32 / 4)
     assert math.isclose(last["time"], spec["horizon"] * last["step"] / 160)
+
+
+def test_the_noise_scale_of_a_run_is_amplified_with_its_noise(at_ell, task):
+    """Speeds at larger batches are predicted from the run's own noise, which SVAG makes ell times as large."""
+    plain, amplified = Run(at_ell(1), task), Run(at_ell(4), task)
+    assert plain.sigma == 32**-0.5
+    assert amplified.sigma == pytest.approx(4 * plain.sigma)

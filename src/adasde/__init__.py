@@ -6,8 +6,8 @@ NeurIPS 2022) as a small library, and the code that rebuilds the paper's experim
 
 from .errors import InputError
 from .recipe import Recipe
-from .scaling import Adam, RMSprop, ScalingWarning
+from .scaling import SGD, Adam, RMSprop, ScalingWarning
 from .schedule import Schedule
 
 __version__ = "0.1.0"
-__all__ = ["Adam", "InputError", "RMSprop", "Recipe", "ScalingWarning", "Schedule"]
+__all__ = ["SGD", "Adam", "InputError", "RMSprop", "Recipe", "ScalingWarning", "Schedule"]

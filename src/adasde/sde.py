@@ -215,6 +215,9 @@ def _simulate(process, theta, start, horizon, u, m, record):
     if any(stop > last for stop in stops):
         raise InputError(f"record = {max(record):g}: must not exceed horizon = {horizon:g}")
 
+    if u is not None and (u < 0).any():
+        path = int((u < 0).any(1).nonzero()[0])
+        raise InputError(f"u = {u[path].min():g} at path {path}: must be >= 0")
     held = initial_state(process, theta, start) if u is None or m is None else (None, None)
     u, m = (there if part is None else part for there, part in zip(held, (u, m), strict=True))
     whole = State(start, *(None if part is None else part.clone() for part in (theta, u, m)))

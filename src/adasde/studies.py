@@ -10,7 +10,7 @@ paths, and its rows are means of test functions over batches of paths.
 
 from dataclasses import dataclass
 
-from . import scaling
+from . import data, scaling
 from .errors import InputError
 from .scaling import SGD, Adam, RMSprop, SDEConstants
 from .schedule import steps_until
@@ -69,9 +69,17 @@ def check(spec: dict):
         _check_weak_order(spec)
         return
     h = scaling.optimizer(**spec["optimizer"])
+    if ORACLES[oracle].data:
+        if "examples" not in spec:
+            raise InputError(f"examples: missing, and {oracle} sums over them")
+        available = data.dataset_named(ORACLES[oracle].data).train_size
+        if spec["examples"] > available:
+            raise InputError(f"examples = {spec['examples']}: larger than the {available:,} training examples")
     if spec["evaluate"] != sorted(set(spec["evaluate"])):
         raise InputError(f"evaluate = {spec['evaluate']}: must increase")
     if study == "convergence":
+        if 1 not in spec["ell"]:
+            raise InputError(f"ell = {spec['ell']}: must contain 1, the algorithm itself")
         for ell in spec["ell"]:
             h.svag(ell)
             for steps in spec["evaluate"]:

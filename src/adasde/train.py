@@ -89,7 +89,7 @@ class Run:
         self.hyperparameters = scaling.optimizer(**values)
         self.optimizer = optim.build(self.model.parameters(), self.hyperparameters, variant)
         self.schedule = Schedule(**spec["schedule"])
-        self.sigma = spec["batch_size"] ** -0.5  # noise scale of a minibatch gradient
+        self.sigma = ell * size**-0.5  # noise scale of the gradient that a step takes
         self.step, self.rows, self.diverged, self.seconds = 0, [], False, 0.0
 
     def time(self, step: int) -> float:
