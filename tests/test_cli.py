@@ -93,6 +93,7 @@ def test_scale_warns_beyond_half(adasde):
             "'scatter-x': must be one of scaling-EXPERIMENT",
         ),
         (["figure", "rules-x", "--tables", ".", "--out", "x.gif"], "out = x.gif: must end in .png or .pdf"),
+        (["predict", "."], ".: is a folder; name a run's .parquet file in it"),
         (["claims", "nowhere"], "trajectories.parquet: no such file"),
         ([], "the following arguments are required: COMMAND"),
     ],
@@ -112,6 +113,20 @@ def test_a_config_that_is_no_yaml(adasde, tmp_path):
     done = adasde("plan", tmp_path / "a.yaml")
     assert done.returncode == 2
     assert "a.yaml: not YAML (line 1)" in done.stderr
+
+
+def test_a_key_given_twice_is_named(adasde, tmp_path):
+    text = (ROOT / "workflow/config/smoke.yaml").read_text()
+    line = next(n for n, content in enumerate(text.splitlines(), 1) if content.startswith("    batch_size:"))
+    twice = text.replace("    batch_size:", "    batch_size: {value: 64, source: ours}\n    batch_size:", 1)
+    (tmp_path / "a.yaml").write_text(twice)
+    done = adasde("plan", tmp_path / "a.yaml")
+    assert done.returncode == 2
+    assert f"a.yaml: batch_size is given twice (line {line + 1})" in done.stderr
+    command = [sys.executable, "-m", "snakemake", "-n", "--snakefile", ROOT / "Snakefile", "--configfile", "a.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "batch_size is given twice" in done.stdout + done.stderr
 
 
 def test_plan_prints_one_row_per_run(adasde):

@@ -163,25 +163,33 @@ def test_portions_of_paths_do_not_change_the_law(monkeypatch):
 
 
 class Broken(Quadratic):
-    """Returns NaN at one path as soon as it has moved."""
+    """Returns NaN, or another value, at one path as soon as it has moved."""
 
-    def __init__(self, method):
+    def __init__(self, method, value=math.nan):
         super().__init__([1.0])
-        self.method = method
+        self.method, self.value = method, value
 
     def _spoil(self, name, theta, value):
         value = value.expand_as(theta).clone()
         if name == self.method and (theta != 1.0).all():
-            value[3] = math.nan
+            value[3] = self.value
         return value
 
     def gradient(self, theta):
         return self._spoil("gradient", theta, super().gradient(theta))
 
     def noise_variance(self, theta):
-        return self._spoil("variance", theta, super().noise_variance(theta))
+        return self._spoil("noise_variance", theta, super().noise_variance(theta))
 
     terms = NoisyGradientOracle.terms
+
+
+class Shaped(Quadratic):
+    """Returns one number in a wrong shape or dtype from one method."""
+
+    def __init__(self, method, shape, dtype=torch.float32, value=1.0):
+        super().__init__([1.0])
+        setattr(self, method, lambda *_: torch.full(shape, value, dtype=dtype))
 
 
 C = SDEConstants(0.5, 0.1, 2.0)
@@ -198,6 +206,13 @@ BAD = [
     ({"horizon": math.nan}, "horizon = nan"),
     ({"m": torch.ones(4, 1)}, "this process has no m; leave it out"),
     ({"u": torch.full((4, 1), -1.0)}, "u = -1 at path 0: must be >= 0"),
+    ({"theta": [1.0]}, r"theta is a list: must be a tensor \(paths, 1\)"),
+    ({"h": C}, "hyperparameters is of type SDEConstants: must be scaling.SGD, RMSprop or Adam"),
+    ({"oracle": Shaped("gradient", (1,))}, r"the oracle's gradient has shape \(1,\): must be that of theta, \(2, 1\)"),
+    ({"oracle": Shaped("noise", (2, 3))}, r"the oracle's noise has shape \(2, 3\): must be that of theta, \(2, 1\)"),
+    ({"oracle": Shaped("noise_variance", (3,))}, r"the oracle's noise_variance has shape \(3,\): must be that of theta"),
+    ({"oracle": Shaped("gradient", (2, 1), torch.float64)}, "the oracle's gradient has dtype torch.float64: must be that"),
+    ({"oracle": Shaped("noise_variance", (1,), value=-2.0)}, "the oracle's noise_variance is -2 at the start: must be"),
     ({"oracle": Broken("gradient")}, "the oracle's gradient is not finite: path 3, time 0.25"),
 ]
 
@@ -205,8 +220,9 @@ BAD = [
 @pytest.mark.parametrize(("change", "message"), BAD, ids=[m[:30] for _, m in BAD])
 def test_bad_input_is_one_clear_error(change, message):
     values = {"oracle": Quadratic([1.0]), "sigma": 1.0, "theta": torch.ones(4, 1), "horizon": 1.0} | change
+    values = {"h": H} | values
     with pytest.raises(InputError, match=message):
-        sde.simulate_algorithm(values.pop("oracle"), H, values.pop("sigma"), generator=seeded(), **values)
+        sde.simulate_algorithm(values.pop("oracle"), values.pop("h"), values.pop("sigma"), generator=seeded(), **values)
 
 
 @pytest.mark.parametrize(
@@ -215,10 +231,15 @@ def test_bad_input_is_one_clear_error(change, message):
         ({"step": 0.3}, "horizon = 1: must be a whole number of steps of 0.3; the next is 1.2"),
         ({"step": -1.0}, "step = -1: must be a finite number > 0"),
         ({"step": 1.0}, "step = 1: must be at most 1 / c2 = 0.5"),
-        ({"step": 0.25, "oracle": Broken("variance")}, "the oracle's variance is not finite: path 3, time 0.25"),
+        ({"step": 0.25, "oracle": Broken("noise_variance")}, "the oracle's noise_variance is not finite: path 3, time 0.25"),
+        (
+            {"step": 0.25, "oracle": Broken("noise_variance", -1e3)},
+            "the oracle's noise_variance is negative: path 3, before time 0.75",
+        ),
+        ({"step": 0.25, "constants": H}, "constants is of type RMSprop: must be SDEConstants"),
         ({"step": 0.25, "constants": SDEConstants(0.5, 0.1, 2.0, 1.0), "start": 0.0}, "start = 0: must be > 0"),
     ],
-    ids=["horizon", "negative", "unstable", "variance", "singular"],
+    ids=["horizon", "negative", "unstable", "variance", "negative variance", "constants", "singular"],
 )
 def test_bad_integration_is_one_clear_error(values, message):
     values = {"oracle": Quadratic([1.0]), "constants": C} | values
@@ -248,3 +269,18 @@ def test_the_example_in_the_readme_runs(capsys):
     exec(code.replace("10_000", "100_000"), {})
     discrete, nearer, limit = (float(first) for first in re.findall(r"tensor\(\[([\d.]+)", capsys.readouterr().out))
     assert limit < nearer < discrete
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_half_the_step_follows_the_same_brownian_path(dtype):
+    """On a linear problem theta is the Brownian motion itself, whatever the step; portions must not matter."""
+    c, paths = SDEConstants(sigma0=0.5, eps0=0.1, c2=2.0), 2 * sde.PORTION + 3
+    theta = torch.ones(paths, 1, dtype=dtype)
+    ends = [
+        sde.simulate_sde(Linear([0.8]), c, theta=theta, horizon=1.0, step=step, draws=draws, generator=seeded()).theta
+        for step, draws in ((1 / 4, 4), (1 / 8, 2), (1 / 16, 1))
+    ]
+    for end in ends[:2]:
+        assert torch.allclose(end, ends[-1], atol=1e-5)
+    with pytest.raises(InputError, match="draws = 0: must be at least 1"):
+        sde.simulate_sde(Linear([0.8]), c, theta=theta, horizon=1.0, step=0.25, draws=0, generator=seeded())

@@ -129,6 +129,19 @@ def test_convergence_on_real_data(planned, data_root):
     assert facts["peak_bytes"] > 0
 
 
+def test_integrations_share_their_paths_and_are_extrapolated(planned, data_root):
+    """An error of order 1 in the step is gone; the coupling leaves a fraction of the noise of independent paths."""
+    spec = planned(sde=CONVERGENCE | {"parts": ours([8, 16])})["sde.softmax.rmsprop"]
+    simulations = table([spec], data_root)
+    integrations = orders.convergence(simulations, spec["run"], "sde")
+    assert integrations.levels.tolist() == [8, 16]
+    assert np.allclose(integrations.gaps[:, 0], 2 * integrations.gaps[:, 1], rtol=1e-6)
+    apart = (2 / (spec["sde_paths"] * spec["batches"])) ** 0.5  # noise of the difference of independent paths
+    assert integrations.noise[1] < apart / 2
+    single = simulations[(simulations["process"] != "sde") | (simulations["level"] == 16)]
+    assert orders.convergence(single, spec["run"], "sde").error.tolist() == [0.0]
+
+
 def test_breakdown_predicts_the_linear_problem_in_closed_form(planned):
     spec = planned(breakdown=BREAKDOWN)["breakdown.linear.rmsprop"]
     rows, _ = simulate.simulate(spec)
@@ -176,6 +189,8 @@ BAD = [
     (CONVERGENCE | {"ell": ours([2, 4])}, r"simulations.x: ell = \[2, 4\]: must contain 1, the algorithm itself"),
     (CONVERGENCE | {"examples": ours(70_000)}, "simulations.x: examples = 70000: larger than the 60,000 training "),
     (CONVERGENCE | {"evaluate": ours([4, 2])}, r"simulations.x: evaluate = \[4, 2\]: must increase"),
+    (CONVERGENCE | {"parts": ours([2, 3])}, r"simulations.x: parts = \[2, 3\]: the largest must be a multiple of each"),
+    (WEAK | {"batches": ours(1)}, r"simulations.x: batches: 1 is less than the minimum of 2"),
     ({k: v for k, v in BREAKDOWN.items() if k != "examples"}, "simulations.x: examples: missing, and softmax "),
     (BREAKDOWN | {"kappas": ours([2])}, r"simulations.x: kappas = \[2\]: must contain 1"),
     (BREAKDOWN | {"kappas": ours([1, 64])}, r"simulations.x: kappa = 64: too large for beta = 0.9"),

@@ -215,15 +215,9 @@ def check(options):
 
 def _planned(path):
     """Plan of the config file at ``path``; warnings of the rules go to stderr, once each."""
-    import yaml
+    from .plan import plan, read
 
-    from .plan import plan
-
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        place = getattr(error, "problem_mark", None)
-        raise InputError(f"{path}: not YAML" + (f" (line {place.line + 1})" if place else "")) from error
+    config = read(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", scaling.ScalingWarning)
         planned = plan(config)

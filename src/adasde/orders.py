@@ -67,13 +67,29 @@ def weak_order(simulations, run, process) -> Errors:
 
 
 def convergence(simulations, run, process="svag") -> Errors:
-    """Errors of SVAG at every ell, or of the coarser integrations, against the finest integration of the SDE."""
+    """Errors of SVAG at every ell, or of the integrations at every number of steps, against the `integrated` SDE."""
     rows = simulations[simulations["run"] == run]
     rows = rows[rows["time"] > rows["time"].min()]  # all paths start at one point
+    return _errors(rows[rows["process"] == process], integrated(rows), lambda mean, deviation: deviation)
+
+
+def integrated(rows):
+    """Rows of the integrated SDE: its finest two integrations, which share their paths, extrapolated to steps of 0.
+
+    Euler-Maruyama's error of means is of order 1 in the step, and that of the extrapolation of order 2 (Talay and
+    Tubaro, 1990). A single integration stands for itself.
+    """
     exact = rows[rows["process"] == "sde"]
-    finest = exact["level"].max()
-    rows = rows[(rows["process"] == process) & ((rows["process"] != "sde") | (rows["level"] != finest))]
-    return _errors(rows, exact[exact["level"] == finest], lambda mean, deviation: deviation)
+    levels = np.sort(exact["level"].unique())
+    finest = exact[exact["level"] == levels[-1]]
+    if len(levels) == 1:
+        return finest
+    keys = ["run", "batch", "time", "metric"]
+    values = finest.set_index(keys)["value"]
+    coarse = exact[exact["level"] == levels[-2]].set_index(keys)["value"].reindex(values.index)
+    extrapolated = values + (values - coarse) / (levels[-1] / levels[-2] - 1.0)
+    means = ~finest["metric"].str.endswith("_deviation").to_numpy()
+    return finest.assign(value=np.where(means, extrapolated, values))
 
 
 def _errors(rows, exact, size):

@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 from . import plots, scaling, studies
 from .errors import InputError
@@ -28,6 +29,26 @@ class Plan:
         spec = self.runs[run]
         name = studies.oracle_named(spec["oracle"]).data if "study" in spec else task_named(spec["task"]).data
         return [name] if name else []
+
+
+def read(path: Path) -> dict:
+    """Return the config in a YAML file; InputError if it is no YAML or gives a key twice, naming the line."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            found = set()
+            for key, _ in node.value:
+                if key.value in found:
+                    raise InputError(f"{path}: {key.value} is given twice (line {key.start_mark.line + 1})")
+                found.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(path.read_text(), Loader)  # noqa: S506, since a SafeLoader is safe
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        place = getattr(error, "problem_mark", None)
+        raise InputError(f"{path}: not YAML" + (f" (line {place.line + 1})" if place else "")) from error
 
 
 def plan(config: dict) -> Plan:

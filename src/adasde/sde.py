@@ -55,20 +55,27 @@ def simulate_algorithm(
     not a whole number of steps, or if the oracle returns numbers that are not finite (which path, at which time).
     """
     positive("sigma", sigma)
+    if not hasattr(hyperparameters, "sde_constants"):
+        raise InputError(f"hyperparameters is {_kind(hyperparameters)}: must be scaling.SGD, RMSprop or Adam")
     process = Algorithm(oracle, hyperparameters, sigma, generator, variant)
     return _simulate(process, theta, start, horizon, u, m, record)
 
 
 def simulate_sde(
-    oracle, constants: SDEConstants, *, theta, horizon, step, generator, start=None, u=None, m=None, record=()
+    oracle, constants: SDEConstants, *, theta, horizon, step, generator, start=None, u=None, m=None, record=(), draws=1
 ) -> State:
     """Integrate the SDE with ``constants`` (``hyperparameters.sde_constants(sigma)``) until time ``horizon``.
 
     ``step`` is the time step of Euler-Maruyama. ``u`` and ``m`` start as `initial_state` says unless given. Adam's
     equation is singular at time 0 and starts at ``start`` > 0, by default the whole number of steps nearest to a tenth
     of the momentum's memory 1 / c1. Errors as in `simulate_algorithm`.
+
+    The normals of a step are the normalised sum of ``draws`` draws: with the same seed, steps of step / k and draws / k
+    follow the same Brownian paths, so that the difference of both integrations has little noise.
     """
-    process = Equation(oracle, constants, step, generator)
+    if not isinstance(constants, SDEConstants):
+        raise InputError(f"constants is {_kind(constants)}: must be SDEConstants, from hyperparameters.sde_constants(sigma)")
+    process = Equation(oracle, constants, step, generator, draws)
     if start is None:
         start = step * max(1, round(0.1 / constants.c1 / step)) if constants.c1 else 0.0
     if constants.c1 and start <= 0:
@@ -94,13 +101,25 @@ class Normals:
 
     Drawing them is most of the cost of a simulation. In float64 on a CPU they come from numpy's ziggurat over SFC64,
     which the generator seeds: torch draws them by Box-Muller, in more than twice the time. Else they are torch's.
+    Each is the normalised sum of ``draws`` of the stream.
     """
 
-    def __init__(self, generator):
-        self.generator, self.ziggurat = generator, None
+    def __init__(self, generator, draws: int = 1):
+        if draws < 1:
+            raise InputError(f"draws = {draws}: must be at least 1")
+        self.generator, self.draws, self.ziggurat = generator, draws, None
 
     def fill(self, buffer: torch.Tensor) -> torch.Tensor:
         """Fill a contiguous tensor in place, and return it."""
+        self._draw(buffer)
+        if self.draws > 1:
+            more = torch.empty_like(buffer)
+            for _ in range(self.draws - 1):
+                buffer.add_(self._draw(more))
+            buffer.mul_(self.draws**-0.5)
+        return buffer
+
+    def _draw(self, buffer):
         if buffer.dtype != torch.float64 or buffer.device.type != "cpu":
             return buffer.normal_(generator=self.generator)
         if self.ziggurat is None:
@@ -157,8 +176,8 @@ class Algorithm:
 class Equation:
     """Euler-Maruyama of the SDE as a process: `advance` takes paths one time step further, in place."""
 
-    def __init__(self, oracle, constants, step, generator=None):
-        self.oracle, self.constants, self.normals = oracle, constants, Normals(generator)
+    def __init__(self, oracle, constants, step, generator=None, draws=1):
+        self.oracle, self.constants, self.normals = oracle, constants, Normals(generator, draws)
         self.step = positive("step", step)
         self.corrected = constants.c1 is not None
         for name in ("c1", "c2"):
@@ -176,7 +195,7 @@ class Equation:
         gradient, noise, variance = self.oracle.terms(theta, xi)
         # grad f + sigma0 Sigma^{1/2} xi / sqrt(dt): what drives the paths over dt.
         force = torch.add(gradient, noise, alpha=c.sigma0 / math.sqrt(dt), out=self._buffer("force", theta))
-        _refuse_infinite(state, gradient=force, variance=variance)
+        _refuse_infinite(state, gradient=force, noise_variance=variance)
         if u is None:
             theta.add_(force, alpha=-dt)
             return
@@ -200,6 +219,8 @@ class Equation:
 
 def _simulate(process, theta, start, horizon, u, m, record):
     oracle = process.oracle
+    if not isinstance(theta, torch.Tensor):
+        raise InputError(f"theta is a {type(theta).__name__}: must be a tensor (paths, {oracle.dim})")
     if theta.ndim != 2 or theta.shape[1] != oracle.dim:
         raise InputError(f"theta has shape {tuple(theta.shape)}: must be (paths, {oracle.dim})")
     if not theta.is_floating_point():
@@ -218,6 +239,7 @@ def _simulate(process, theta, start, horizon, u, m, record):
     if u is not None and (u < 0).any():
         path = int((u < 0).any(1).nonzero()[0])
         raise InputError(f"u = {u[path].min():g} at path {path}: must be >= 0")
+    _check_oracle(oracle, theta[:2])
     held = initial_state(process, theta, start) if u is None or m is None else (None, None)
     u, m = (there if part is None else part for there, part in zip(held, (u, m), strict=True))
     whole = State(start, *(None if part is None else part.clone() for part in (theta, u, m)))
@@ -237,6 +259,36 @@ def _simulate(process, theta, start, horizon, u, m, record):
     return whole
 
 
+def _check_oracle(oracle, theta):
+    """InputError unless the oracle's methods return what they must at the first paths."""
+    xi = torch.zeros(len(theta), oracle.noise_dim, dtype=theta.dtype)
+    for name, found in (
+        ("gradient", oracle.gradient(theta)),
+        ("noise", oracle.noise(theta, xi)),
+        ("noise_variance", oracle.noise_variance(theta)),
+    ):
+        shape = found.shape
+        if name == "noise_variance":
+            shape = theta.shape if _broadcasts(found, theta) else shape
+            if (found < 0).any():
+                raise InputError(f"the oracle's noise_variance is {found.min():g} at the start: must be >= 0")
+        if shape != theta.shape:
+            raise InputError(f"the oracle's {name} has shape {tuple(shape)}: must be that of theta, {tuple(theta.shape)}")
+        if found.dtype != theta.dtype:
+            raise InputError(f"the oracle's {name} has dtype {found.dtype}: must be that of theta, {theta.dtype}")
+
+
+def _broadcasts(tensor, theta):
+    try:
+        return torch.broadcast_shapes(tensor.shape, theta.shape) == theta.shape
+    except RuntimeError:
+        return False
+
+
+def _kind(value):
+    return f"of type {type(value).__name__}"
+
+
 def _refuse_infinite(state, **tensors):
     """InputError if an oracle returned numbers that are not finite, naming the path and the time."""
     for name, tensor in tensors.items():
@@ -244,6 +296,9 @@ def _refuse_infinite(state, **tensors):
         if not math.isfinite(tensor.sum()):
             bad = tensor.expand_as(state.theta).isfinite().logical_not().any(1)
             path = state.first + (int(bad.nonzero()[0]) if bad.any() else 0)
+            if state.u is not None and (state.u < 0).any():  # whose root has spoilt theta
+                path = state.first + int((state.u < 0).any(1).nonzero()[0])
+                raise InputError(f"the oracle's noise_variance is negative: path {path}, before time {state.time:g}")
             raise InputError(f"the oracle's {name} is not finite: path {path}, time {state.time:g}")
 
 

@@ -105,7 +105,10 @@ def weak_order(spec, oracle, batch):
 
 
 def convergence(spec, oracle, batch):
-    """Yield test functions of SVAG, with real minibatches, at every ell, and of the SDE at several steps per step."""
+    """Yield test functions of SVAG, with real minibatches, at every ell, and of the SDE at several steps per step.
+
+    All integrations of a batch follow the same Brownian paths, so that they can be extrapolated: see orders.py.
+    """
     h, sigma = optimizer(**spec["optimizer"]), spec["batch_size"] ** -0.5
     constants, eta2 = h.sde_constants(sigma), h.time_step
     start = eta2 * spec["start"]
@@ -124,9 +127,9 @@ def convergence(spec, oracle, batch):
         for kept in state.records:
             yield "svag", ell, kept.time, _summary(_classifier(oracle, kept))
     for parts in spec["parts"]:
-        generator = torch.Generator().manual_seed(stream("simulation", spec["run"], "sde", parts, batch))
-        begin = starting(spec["sde_paths"])
-        state = sde.simulate_sde(oracle, constants, step=eta2 / parts, generator=generator, **begin)
+        generator = torch.Generator().manual_seed(stream("simulation", spec["run"], "sde", batch))
+        follow = {"generator": generator, "draws": max(spec["parts"]) // parts, **starting(spec["sde_paths"])}
+        state = sde.simulate_sde(oracle, constants, step=eta2 / parts, **follow)
         for kept in state.records:
             yield "sde", parts, kept.time, _summary(_classifier(oracle, kept))
 

@@ -114,6 +114,8 @@ def read_run(path):
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a run's .parquet file in it")
     try:
         table = pq.read_table(path)
         metadata = json.loads(table.schema.metadata[KEY])

@@ -80,6 +80,9 @@ def check(spec: dict):
     if study == "convergence":
         if 1 not in spec["ell"]:
             raise InputError(f"ell = {spec['ell']}: must contain 1, the algorithm itself")
+        for parts in spec["parts"]:
+            if max(spec["parts"]) % parts:
+                raise InputError(f"parts = {spec['parts']}: the largest must be a multiple of each, to share its paths")
         for ell in spec["ell"]:
             h.svag(ell)
             for steps in spec["evaluate"]:

@@ -4,14 +4,17 @@ import re
 import sys
 import warnings
 from os.path import dirname
+from pathlib import Path
 
 from adasde import InputError, ScalingWarning
-from adasde.plan import plan
+from adasde.plan import plan, read
 from adasde.store import canonical, spec_hash
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ScalingWarning)  # `adasde plan` prints them
     try:
+        for file in workflow.configfiles:
+            read(Path(file))  # refuses what Snakemake's own reader lets pass: a key given twice
         PLAN = plan(config)
     except InputError as error:
         sys.exit(f"adasde: error: {error}")

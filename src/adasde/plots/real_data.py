@@ -45,9 +45,11 @@ def _trajectories(panel, rows, unit):
         label = r"$\ell = 1$ (the algorithm)" if level == 1 else rf"$\ell = {level:g}$"
         _curve(panel, rows[(rows["process"] == "svag") & (rows["level"] == level)], unit, colour, "-", label)
     integrations = np.sort(rows.loc[rows["process"] == "sde", "level"].unique())
-    for level, (colour, line) in zip(integrations[::-1], (("black", "--"), ("0.5", ":")), strict=False):
+    if len(integrations) > 1:
+        _curve(panel, orders.integrated(rows), unit, "black", "--", r"SDE, extrapolated to steps of 0")
+    for level in integrations[-1:]:
         label = rf"SDE, steps of $\eta^2/{level:g}$"
-        _curve(panel, rows[(rows["process"] == "sde") & (rows["level"] == level)], unit, colour, line, label)
+        _curve(panel, rows[(rows["process"] == "sde") & (rows["level"] == level)], unit, "0.5", ":", label)
 
 
 def _curve(panel, rows, unit, colour, line, label):
@@ -66,12 +68,14 @@ def _distance(panel, simulations, run):
     panel.errorbar(
         errors.levels, errors.error, yerr=bars, color="0.2", marker="o", capsize=2, label="distance from the SDE"
     )
-    panel.plot(errors.levels, errors.noise, color="0.6", linestyle=":", label="Monte Carlo error of it")
-    integrations = simulations.loc[(simulations["run"] == run) & (simulations["process"] == "sde"), "level"]
-    if integrations.nunique() > 1:
-        coarse = orders.convergence(simulations, run, "sde")
-        label = rf"distance of its integration at $\eta^2/{coarse.levels[-1]:g}$"
-        panel.axhline(coarse.error[-1], color="0.5", linewidth=0.9, linestyle="-.", label=label)
+    lost = ~np.isin(errors.levels, errors.resolved().levels)
+    look = {"color": "0.2", "marker": "o", "markerfacecolor": "white", "linestyle": ""}
+    panel.plot(errors.levels[lost], errors.error[lost], **look, label="within its Monte Carlo error")
+    panel.plot(errors.levels, errors.noise, color="0.6", linestyle=":", label="its Monte Carlo error")
+    integrations = orders.convergence(simulations, run, "sde")
+    if len(integrations.levels) > 1:
+        label = rf"distance of its integration at $\eta^2/{integrations.levels[-1]:g}$"
+        panel.axhline(integrations.error[-1], color="0.5", linewidth=0.9, linestyle="-.", label=label)
     panel.set_xscale("log", base=2)
     style.log_axis(panel, [errors.error, low, high, errors.noise])
     panel.set_xticks(errors.levels, [f"{level:g}" for level in errors.levels])
