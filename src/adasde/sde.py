@@ -74,7 +74,9 @@ def simulate_sde(
     follow the same Brownian paths, so that the difference of both integrations has little noise.
     """
     if not isinstance(constants, SDEConstants):
-        raise InputError(f"constants is {_kind(constants)}: must be SDEConstants, from hyperparameters.sde_constants(sigma)")
+        raise InputError(
+            f"constants is {_kind(constants)}: must be SDEConstants, from hyperparameters.sde_constants(sigma)"
+        )
     process = Equation(oracle, constants, step, generator, draws)
     if start is None:
         start = step * max(1, round(0.1 / constants.c1 / step)) if constants.c1 else 0.0
@@ -273,7 +275,9 @@ def _check_oracle(oracle, theta):
             if (found < 0).any():
                 raise InputError(f"the oracle's noise_variance is {found.min():g} at the start: must be >= 0")
         if shape != theta.shape:
-            raise InputError(f"the oracle's {name} has shape {tuple(shape)}: must be that of theta, {tuple(theta.shape)}")
+            raise InputError(
+                f"the oracle's {name} has shape {tuple(shape)}: must be that of theta, {tuple(theta.shape)}"
+            )
         if found.dtype != theta.dtype:
             raise InputError(f"the oracle's {name} has dtype {found.dtype}: must be that of theta, {theta.dtype}")
 
