@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import to_rgb
 
 from .. import lag, stats
 from ..errors import InputError
@@ -15,7 +16,8 @@ MOMENTS = (0.2, 0.5, 1.0)  # parts of the run at which the lag is drawn against 
 def draw(trajectories, simulations, subject):
     """Lag behind the baseline against kappa, top, and along training, bottom: lines predicted, points observed."""
     style.use()
-    columns = _columns(trajectories) + _oracles(simulations)
+    networks, oracles = _columns(trajectories), _oracles(simulations)
+    columns = networks + oracles
     if not columns:
         raise InputError("figure = 'breakdown': no baseline at a constant learning rate recorded its speeds")
     size = (1.6 + 3.4 * len(columns), 6.4)
@@ -33,8 +35,12 @@ def draw(trajectories, simulations, subject):
         look = {"color": "0.4", "markersize": 4}
         handles += [plt.Line2D([], [], **look), plt.Line2D([], [], linestyle="", marker="o", **look)]
         row[-1].legend(handles, [*labels, "predicted", "observed"], loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    seeds = min(lags.seeds for _, lags in columns)
-    figure.suptitle(f"Square-root rule: where the batch gets too large, {style.sample(seeds)}")
+    sizes = [
+        f"{min(lags.seeds for _, lags in part)} {what}"
+        for part, what in ((networks, "seeds"), (oracles, "batches of paths"))
+        if part
+    ]
+    figure.suptitle(f"Square-root rule: where the batch gets too large; means and 95% intervals ({', '.join(sizes)})")
     return figure
 
 
@@ -102,7 +108,9 @@ def _points(panel, x, values, drawn, colour):
     low, high = _bounds(drawn)
     there = np.isfinite(values)
     errors = np.maximum([values - low, high - values], 0.0)[:, there]
-    panel.errorbar(x[there], values[there], yerr=errors, linestyle="", marker="o", color=colour, elinewidth=0.8)
+    panel.errorbar(
+        x[there], values[there], yerr=errors, linestyle="", marker="o", color=colour, ecolor=(*to_rgb(colour), 0.45)
+    )
 
 
 def _bounds(drawn):

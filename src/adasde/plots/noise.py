@@ -49,14 +49,18 @@ def draw(trajectories, subject):
 def _ratios(trajectories, experiment):
     """Epochs, and per healthy kappa the logarithm of each run's signal over noise at its own batch size.
 
-    Where the unbiased estimate falls below a tenth of its error from so few images, it counts as that.
+    Where the unbiased estimate falls below a tenth of its error from so few examples, it counts as that. That error is
+    what the estimate lacks of the subset's own squared gradient: a number of examples enough for the noise.
     """
-    squares, traces = (tables.groups(trajectories, experiment, "sqrt", m) for m in ("squared_gradient", "noise_trace"))
-    sizes, examples = squares.batch_size, 1000
-    values = {
-        k: np.log(np.maximum(sizes[k] * squares.values[k] / traces.values[k], sizes[k] / examples / 10))
-        for k in squares.healthy
-    }
+    squares, traces, norms = (
+        tables.groups(trajectories, experiment, "sqrt", metric)
+        for metric in ("squared_gradient", "noise_trace", "gradient_norm")
+    )
+    values = {}
+    for kappa in squares.healthy:
+        square, trace = squares.values[kappa], traces.values[kappa]
+        error = norms.values[kappa] ** 2 - square
+        values[kappa] = np.log(squares.batch_size[kappa] * np.maximum(square, error / 10) / trace)
     return squares.epoch, values
 
 

@@ -44,11 +44,15 @@ def draw(simulations, subject):
             panel.set_title(f"{style.OPTIMIZERS[optimizer]}, {ORACLES[oracle].title}")
         line[0].set_ylabel("error of the mean, relative")
     if not variants.empty:
-        _variants(axes[0, -1], simulations, own, variants)
+        handles, labels = _variants(axes[0, -1], simulations, own, variants)
+        place = axes[1, -1] if len(axes) > 1 else axes[0, -1]
+        place.legend(
+            handles, labels, loc="upper left" if len(axes) > 1 else "lower right", title="slope", fontsize="small"
+        )
     for panel in axes[1:, -1] if not variants.empty else ():
-        panel.set_visible(False)
+        panel.set_axis_off()  # it holds the legend of the one above
     axes[0, 0].set_ylim(bottom=3e-5)  # below are functions whose error happens to vanish
-    for panel in axes[-1]:
+    for panel in axes[-1] if variants.empty else [*axes[-1, :-1], axes[0, -1]]:
         panel.set_xlabel(r"time step $\eta^2$")
     for panel in axes.flat:
         panel.xaxis.set_tick_params(labelbottom=True)
@@ -80,7 +84,7 @@ def _functions(panel, errors, names, colours):
 
 
 def _variants(panel, simulations, own, variants):
-    """Total errors of RMSprop's variants on the oracle where they are compared, the paper's beside them."""
+    """Draw the variants' total errors on the oracle where they are compared; return the handles and labels of each."""
     oracle = variants["oracle"].iloc[0]
     paper = own.loc[(own["optimizer"] == "rmsprop") & (own["oracle"] == oracle), "run"].iloc[0]
     compared = {"paper": orders.weak_order(simulations, paper, "paper")}
@@ -94,9 +98,9 @@ def _variants(panel, simulations, own, variants):
         colour, marker = look[name]
         _total(panel, errors, colour, 1.4, marker, f"{VARIANTS[name]}: {slope:.2f} {_bounds(replicates)}")
     _axes(panel, errors)
-    panel.set_title(f"variants, {ORACLES[oracle].title}: slopes")
+    panel.set_title(f"variants of RMSprop, {ORACLES[oracle].title}")
     _ticks(panel, np.unique(np.concatenate([errors.levels for errors in compared.values()])))
-    panel.legend(loc="lower right", fontsize="x-small", handlelength=1.4, borderaxespad=0)
+    return panel.get_legend_handles_labels()
 
 
 def _total(panel, errors, colour, width, marker=None, label=None):
