@@ -137,3 +137,31 @@ class DoubleWell(_Independent):
     def loss(self, theta):
         """Return f."""
         return 0.25 * ((theta**2 - 1.0) ** 2).sum(-1)
+
+
+def check(oracle: NoisyGradientOracle, theta: torch.Tensor):
+    """InputError unless the oracle's methods return what they must at ``theta``: shapes, dtypes, no negative variance."""
+    xi = torch.zeros(len(theta), oracle.noise_dim, dtype=theta.dtype)
+    for name, found in (
+        ("gradient", oracle.gradient(theta)),
+        ("noise", oracle.noise(theta, xi)),
+        ("noise_variance", oracle.noise_variance(theta)),
+    ):
+        shape = found.shape
+        if name == "noise_variance":
+            shape = theta.shape if _broadcasts(found, theta) else shape
+            if (found < 0).any():
+                raise InputError(f"the oracle's noise_variance is {found.min():g} at the start: must be >= 0")
+        if shape != theta.shape:
+            raise InputError(
+                f"the oracle's {name} has shape {tuple(shape)}: must be that of theta, {tuple(theta.shape)}"
+            )
+        if found.dtype != theta.dtype:
+            raise InputError(f"the oracle's {name} has dtype {found.dtype}: must be that of theta, {theta.dtype}")
+
+
+def _broadcasts(tensor, theta):
+    try:
+        return torch.broadcast_shapes(tensor.shape, theta.shape) == theta.shape
+    except RuntimeError:
+        return False

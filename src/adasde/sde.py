@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from . import scaling
+from . import oracles, scaling
 from .errors import InputError
 from .scaling import SDEConstants, positive
 from .schedule import steps_until
@@ -241,7 +241,7 @@ def _simulate(process, theta, start, horizon, u, m, record):
     if u is not None and (u < 0).any():
         path = int((u < 0).any(1).nonzero()[0])
         raise InputError(f"u = {u[path].min():g} at path {path}: must be >= 0")
-    _check_oracle(oracle, theta[:2])
+    oracles.check(oracle, theta[:2])
     held = initial_state(process, theta, start) if u is None or m is None else (None, None)
     u, m = (there if part is None else part for there, part in zip(held, (u, m), strict=True))
     whole = State(start, *(None if part is None else part.clone() for part in (theta, u, m)))
@@ -259,34 +259,6 @@ def _simulate(process, theta, start, horizon, u, m, record):
                 process.advance(state, count)
     whole.time = last * process.step
     return whole
-
-
-def _check_oracle(oracle, theta):
-    """InputError unless the oracle's methods return what they must at the first paths."""
-    xi = torch.zeros(len(theta), oracle.noise_dim, dtype=theta.dtype)
-    for name, found in (
-        ("gradient", oracle.gradient(theta)),
-        ("noise", oracle.noise(theta, xi)),
-        ("noise_variance", oracle.noise_variance(theta)),
-    ):
-        shape = found.shape
-        if name == "noise_variance":
-            shape = theta.shape if _broadcasts(found, theta) else shape
-            if (found < 0).any():
-                raise InputError(f"the oracle's noise_variance is {found.min():g} at the start: must be >= 0")
-        if shape != theta.shape:
-            raise InputError(
-                f"the oracle's {name} has shape {tuple(shape)}: must be that of theta, {tuple(theta.shape)}"
-            )
-        if found.dtype != theta.dtype:
-            raise InputError(f"the oracle's {name} has dtype {found.dtype}: must be that of theta, {theta.dtype}")
-
-
-def _broadcasts(tensor, theta):
-    try:
-        return torch.broadcast_shapes(tensor.shape, theta.shape) == theta.shape
-    except RuntimeError:
-        return False
 
 
 def _kind(value):
