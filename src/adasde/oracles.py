@@ -140,7 +140,7 @@ class DoubleWell(_Independent):
 
 
 def check(oracle: NoisyGradientOracle, theta: torch.Tensor):
-    """InputError unless the oracle's methods return what they must at ``theta``: shapes, dtypes, no negative variance."""
+    """InputError unless the oracle's methods return what they must at ``theta``: shape, dtype, no variance < 0."""
     xi = torch.zeros(len(theta), oracle.noise_dim, dtype=theta.dtype)
     for name, found in (
         ("gradient", oracle.gradient(theta)),

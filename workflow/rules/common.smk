@@ -14,7 +14,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", ScalingWarning)  # `adasde plan` prints them
     try:
         for file in workflow.configfiles:
-            read(Path(file))  # refuses what Snakemake's own reader lets pass: a key given twice
+            # Refuses what Snakemake's own reader lets pass: a key given twice.
+            read(Path(file))
         PLAN = plan(config)
     except InputError as error:
         sys.exit(f"adasde: error: {error}")
