@@ -20,9 +20,10 @@ torch.set_num_threads(1)  # as jobs run: two threads that wait for a shared core
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory):
-    """Folder with Fashion-MNIST fetched, verified and prepared."""
+    """Folder with the data sets of smoke and mini fetched, verified and prepared."""
     root = tmp_path_factory.mktemp("data")
     data.prepare("fashion-mnist", root)
+    data.prepare("wiki-mini", root)
     return root
 
 

@@ -36,7 +36,7 @@ def test_every_config_plans(path):
 def test_runs_of_an_experiment_share_times_and_samples_and_initial_weights(config):
     specs = [spec for spec in plan.plan(config).runs.values() if "task" in spec]
     assert len({(s["experiment"], str(s["evaluate"]), s["horizon"], s["init_seed"]) for s in specs}) == len(
-        config["experiments"]
+        config["experiments"] | config["finetunings"]
     )
 
 
@@ -204,7 +204,7 @@ def test_a_config_that_is_no_mapping_is_refused_shortly(document):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"recipe": 99}, "recipe = 99: this version runs recipe 3"),
+        ({"recipe": 99}, "recipe = 99: this version runs recipe 4"),
         ({"rule": "bogus"}, "rule = 'bogus': must be one of"),
         ({"task": "bogus"}, "task = 'bogus': must be one of"),
         ({"run": "../../evil"}, "run: '../../evil' must be lower-case"),

@@ -56,7 +56,7 @@ def test_every_figure_and_the_claims_are_there(built):
     assert set(claims["verdict"]) <= {"reproduced", "not reproduced", "inconclusive"}
     assert {"final-accuracy.fashion-cnn-adam", "closeness.fashion-cnn-adam.linear.k4"} <= set(claims["id"])
     runs = pd.read_csv(built / "results/smoke/runs.csv")
-    assert len(runs) == 17
+    assert len(runs) == 21
     assert runs["device"].notna().all()
     assert not list((built / "results").rglob("*.checkpoint"))
 
@@ -88,7 +88,7 @@ def test_a_damaged_run_file_can_be_deleted_and_comes_back(built, adasde):
     content[third : 2 * third] = bytes(third)  # some single bytes of a parquet file carry nothing
     path.write_bytes(content)
     check = ("check", ROOT / "workflow/config/smoke.yaml", "--results", built / "results/smoke")
-    assert "16 of 17 runs are there" in adasde(*check).stdout
+    assert "20 of 21 runs are there" in adasde(*check).stdout
     path.unlink()
     status, output = snakemake(built, *SMOKE)
     assert status == 0, output
@@ -125,13 +125,20 @@ def test_a_deleted_figure_is_one_job(built):
     assert status == 0, output
 
 
+def test_a_figure_needs_only_the_runs_that_it_shows(built, tmp_path):
+    _, output = snakemake(tmp_path, "-n", "figures/smoke/scaling-fashion-resnet-rmsprop.png", *SMOKE)
+    assert jobs(output) == {"data": 1, "run": 4, "figure": 1}
+    _, output = snakemake(tmp_path, "-n", "figures/smoke/weak-order.png", *SMOKE)
+    assert jobs(output) == {"run": 1, "figure": 1}
+
+
 def test_a_changed_kappa_reruns_only_the_runs_it_touches(built, tmp_path):
     config = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())
     config["experiments"]["fashion-cnn-adam"]["rules"]["sqrt"]["value"] = [1, 8]
     config["experiments"]["fashion-cnn-adam"]["rules"]["linear"]["value"] = [8]
     (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config))
     _, output = snakemake(built, "-n", "--configfile", str(tmp_path / "changed.yaml"))
-    assert jobs(output) == {"run": 4, "collect": 1, "claims": 1, "figure": 8, "all": 1}
+    assert jobs(output) == {"run": 4, "collect": 1, "claims": 1, "figure": 5, "all": 1}
 
 
 def test_a_changed_learning_rate_reruns_its_experiment(built, tmp_path):

@@ -10,10 +10,15 @@ import numpy as np
 import pandas as pd
 
 from . import lag, scaling, stats, tables, theory
+from .closeness import closeness
+from .tasks import task_named
 from .verdicts import COLUMNS, row
 
 # The paper's figure 18 holds final test accuracies to three percentage points of each other.
 ACCURACY_TOLERANCE = 0.03
+
+# The authors' own curves of GPT-2, batch sizes 512 to 8192, end between 5.0 and 5.13.
+PERPLEXITY_TOLERANCE = 0.13
 
 # A mean within three standard deviations of a single run's noise is not told from the baseline by one more run.
 MARGIN = 3.0
@@ -22,21 +27,26 @@ MARGIN = 3.0
 RANK_AGREEMENT = 0.9
 LAG_TOLERANCE = 0.1
 
-TRAJECTORY_METRICS = ("train_loss", "test_loss", "test_accuracy", "squared_norm", "gradient_norm")
-CLOSENESS_METRICS = ("train_loss", "test_loss", "test_accuracy", "squared_norm")
+# Of those that a task measures.
+TRAJECTORY_METRICS = ("train_loss", "test_loss", "test_accuracy", "log_perplexity", "squared_norm", "gradient_norm")
 
 
 def evaluate(trajectories: pd.DataFrame, simulations: pd.DataFrame = tables.NO_SIMULATIONS) -> pd.DataFrame:
     """Return one row per claim that the tables of a scale can speak to, with the columns COLUMNS."""
     rows = []
     for experiment, table in trajectories.groupby("experiment", sort=False):
-        # Where all runs diverged at once nothing was measured, and every claim fails.
-        metrics = set(table["metric"]) - {"diverged"} or set(TRAJECTORY_METRICS)
+        metrics = set(table["metric"]) - {"diverged"} or _unmeasured(table["task"].iloc[0])
         kappas = set(table.loc[table["rule"] == "sqrt", "kappa"])
         if len(kappas) > 1 and "test_accuracy" in metrics:
             rows += final_accuracy(trajectories, experiment)
+        if len(kappas) > 1 and "log_perplexity" in metrics:
+            rows.append(final_perplexity(trajectories, experiment))
         if len(kappas) > 1:
             rows += [trajectory(trajectories, experiment, m) for m in TRAJECTORY_METRICS if m in metrics]
+        if len(kappas) > 1 and {"log_perplexity", "noise_trace"} <= metrics:
+            rows.append(settled(trajectories, experiment, "log_perplexity"))
+        if (table["rule"] == "finetune").any() and "test_accuracy" in metrics:
+            rows.append(finetuning(trajectories, experiment))
         if (table["rule"] == "svag").any():
             rows += [svag(trajectories, experiment, m) for m in TRAJECTORY_METRICS if m in metrics]
         if len(kappas) > 2 and lag.known(trajectories, experiment):
@@ -48,6 +58,12 @@ def evaluate(trajectories: pd.DataFrame, simulations: pd.DataFrame = tables.NO_S
         # Where a prediction is the same at all times its ranks are tied, and say nothing.
         rows.append(prediction(lag.simulated(simulations, run), run)[-1])
     return pd.DataFrame(rows + theory.evaluate(simulations), columns=COLUMNS)
+
+
+def _unmeasured(task):
+    """What a task would have measured: where all runs diverged at once, every claim fails."""
+    language = task_named(task).module.endswith("language")
+    return set(TRAJECTORY_METRICS) - ({"test_loss", "test_accuracy"} if language else {"log_perplexity"})
 
 
 def final_accuracy(trajectories, experiment) -> list[dict]:
@@ -69,23 +85,53 @@ def final_accuracy(trajectories, experiment) -> list[dict]:
 
 
 def _final_accuracy(trajectories, experiment, name, also):
-    groups = tables.groups(trajectories, experiment, "sqrt", "test_accuracy")
-    final = {kappa: values[:, -1:] for kappa, values in groups.healthy.items()}
-    means = {kappa: values.mean() for kappa, values in final.items()}
-    replicates = stats.bootstrap_means(final)
     return row(
         id=f"{name}.{experiment}",
         place="figure 18",
         statement=f"final test accuracies lie within {100 * ACCURACY_TOLERANCE:g}% of each other over kappa{also}",
         statistic="largest difference of mean final test accuracy",
-        value=stats.spread(list(means.values())) if means else np.nan,
-        replicates=stats.spread(list(replicates.values()))[:, 0] if means else np.full(2, np.nan),
-        n=groups.seeds,
         threshold=ACCURACY_TOLERANCE,
-        below=True,
-        note=", ".join(f"k{kappa:g} {mean:.4f}" for kappa, mean in means.items()),
-        diverged=groups.diverged_runs,
+        **_spread(tables.groups(trajectories, experiment, "sqrt", "test_accuracy")),
     )
+
+
+def final_perplexity(trajectories, experiment) -> dict:
+    """Under the square-root rule, language models of all batch sizes end at one log-perplexity."""
+    return row(
+        id=f"final-perplexity.{experiment}",
+        place="language models",
+        statement=f"final log-perplexities lie within {PERPLEXITY_TOLERANCE:g} nats of each other over kappa",
+        statistic="largest difference of mean final validation log-perplexity",
+        threshold=PERPLEXITY_TOLERANCE,
+        **_spread(tables.groups(trajectories, experiment, "sqrt", "log_perplexity")),
+    )
+
+
+def finetuning(trajectories, experiment) -> dict:
+    """What fine-tuning makes of a pre-trained model is a test function too, and is preserved like the others."""
+    return row(
+        id=f"finetuning.{experiment}",
+        place="fine-tuning",
+        statement=f"accuracies after fine-tuning lie within {100 * ACCURACY_TOLERANCE:g}% over pre-training's kappa",
+        statistic="largest difference of mean final test accuracy",
+        threshold=ACCURACY_TOLERANCE,
+        **_spread(tables.groups(trajectories, experiment, "finetune", "test_accuracy")),
+    )
+
+
+def _spread(groups):
+    """What claims on final values share of their rows: the largest difference of means over the levels."""
+    final = {level: values[:, -1:] for level, values in groups.healthy.items()}
+    means = {level: values.mean() for level, values in final.items()}
+    replicates = stats.bootstrap_means(final)
+    return {
+        "value": stats.spread(list(means.values())) if means else np.nan,
+        "replicates": stats.spread(list(replicates.values()))[:, 0] if means else np.full(2, np.nan),
+        "n": groups.seeds,
+        "below": True,
+        "note": ", ".join(f"k{level:g} {mean:.4f}" for level, mean in means.items()),
+        "diverged": groups.diverged_runs,
+    }
 
 
 def trajectory(trajectories, experiment, metric) -> dict:
@@ -110,20 +156,56 @@ def svag(trajectories, experiment, metric) -> dict:
     )
 
 
-def _largest_distance(groups, prefix):
-    """What `trajectory` and `svag` share of their rows: the largest distance of any level's mean from level 1."""
+def settled(trajectories, experiment, metric) -> dict:
+    """Section 4.1: once noise dominates, the trajectory is preserved, whatever it did before.
+
+    Noise dominates at kappa from where kappa B |grad f|^2 / tr Sigma, means over seeds of unbiased estimates, stays
+    below 1. A kappa at which it never does has no part in the claim.
+    """
+    squares, traces = (
+        tables.groups(trajectories, experiment, "sqrt", name) for name in ("squared_gradient", "noise_trace")
+    )
+    starts, notes = {}, []
+    for kappa in [kappa for kappa in squares.healthy if kappa != 1]:
+        ratio = squares.batch_size[kappa] * squares.values[kappa].mean(axis=0) / traces.values[kappa].mean(axis=0)
+        last = np.flatnonzero(ratio >= 1.0)
+        starts[kappa] = last[-1] + 1 if len(last) else 0
+        ended = starts[kappa] < len(ratio)
+        notes.append(f"k{kappa:g} " + (f"from epoch {squares.epoch[starts[kappa]]:.2g}" if ended else "never"))
+    found = _largest_distance(tables.groups(trajectories, experiment, "sqrt", metric), "k", starts)
+    found["note"] = f"noise dominates {', '.join(notes)}; then {found['note'] or 'nothing to compare'}"
+    return row(
+        id=f"trajectory-settled.{experiment}.{metric}",
+        place="section 4.1",
+        statement=f"{metric} stays within {MARGIN:g} seed deviations of the baseline once noise dominates",
+        statistic="largest distance from the baseline, in standard deviations of a run's seed noise",
+        **found,
+    )
+
+
+def _largest_distance(groups, prefix, starts=None):
+    """What `trajectory` and `svag` share of their rows: the largest distance of any level's mean from level 1.
+
+    With ``starts`` (level -> point) a level counts from that point on, and not at all where it has none.
+    """
     value, replicates, notes = np.nan, np.full(2, np.nan), []
-    if not groups.diverged:
+    starts = dict.fromkeys(groups.values, 0) if starts is None else starts
+    others = [level for level in groups.values if level != 1 and starts.get(level, np.inf) < len(groups.time)]
+    if others and not groups.diverged:
         noise = stats.seed_noise(groups.values)
         means = {level: values.mean(axis=0) for level, values in groups.values.items()}
         drawn = stats.bootstrap_means(groups.values)
-        others = [level for level in means if level != 1]
-        distances = {level: stats.largest_gap(means[level], means[1], noise) for level in others}
+
+        def distance(means, level):
+            counted = slice(starts[level], None)
+            return stats.largest_gap(means[level][..., counted], means[1][..., counted], noise[counted])
+
+        distances = {level: distance(means, level) for level in others}
         value = max(distances.values())
-        replicates = np.max([stats.largest_gap(drawn[level], drawn[1], noise) for level in others], axis=0)
+        replicates = np.max([distance(drawn, level) for level in others], axis=0)
         notes = [
-            f"{prefix}{level:g} {distance:.1f}{_settled(means[level], means[1], noise, groups.epoch)}"
-            for level, distance in distances.items()
+            f"{prefix}{level:g} {gap:.1f}{_settled(means[level], means[1], noise, groups.epoch)}"
+            for level, gap in distances.items()
         ]
     return {
         "value": value,
@@ -134,35 +216,6 @@ def _largest_distance(groups, prefix):
         "note": ", ".join(notes),
         "diverged": groups.diverged_runs,
     }
-
-
-def closeness(trajectories, experiment, rule, kappa) -> dict:
-    """The square-root rule keeps a run closer to the baseline than another rule does, at one kappa.
-
-    For each test function the typical distance from the baseline over time, other rule / square root; their
-    geometric mean, so that no test function outvotes the others because its noise is small.
-    """
-    ratios, replicates, diverged = [], [], []
-    for metric in CLOSENESS_METRICS:
-        root = tables.groups(trajectories, experiment, "sqrt", metric)
-        other = tables.groups(trajectories, experiment, rule, metric)
-        ratio, replicate = _closeness(root, other, kappa)
-        ratios.append(ratio)
-        replicates.append(replicate)
-        diverged = root.diverged.get(1, []) + root.diverged.get(kappa, []) + other.diverged.get(kappa, [])
-    return row(
-        id=f"closeness.{experiment}.{rule}.k{kappa:g}",
-        place="square-root rule",
-        statement=f"sqrt stays closer to the baseline than {rule} at kappa {kappa:g}",
-        statistic="typical distance from the baseline, other rule / sqrt, geometric mean of four test functions",
-        value=geometric_mean(ratios),
-        replicates=geometric_mean(replicates),
-        n=min(len(root.values[kappa]), len(other.values[kappa])),
-        threshold=1.0,
-        below=False,
-        note=", ".join(f"{m} {r:.2f}" for m, r in zip(CLOSENESS_METRICS, ratios, strict=True)),
-        diverged=diverged,
-    )
 
 
 def prediction(lags, name) -> list[dict]:
@@ -201,35 +254,6 @@ def prediction(lags, name) -> list[dict]:
 
 def _lag(value):
     return f"{value:.2f}" if np.isfinite(value) else "none"
-
-
-def _closeness(root, other, kappa):
-    """Ratio of typical distances, and its bootstrap replicates; 0 or infinite where a run diverged."""
-    if root.diverged.get(kappa) or root.diverged.get(1):
-        return 0.0, np.zeros(stats.REPLICATES)
-    if other.diverged.get(kappa):
-        return np.inf, np.full(stats.REPLICATES, np.inf)
-    (far, drawn_far), (near, drawn_near) = (typical_distance(root, runs, kappa) for runs in (other, root))
-    return far / near, drawn_far / drawn_near
-
-
-def typical_distance(root, runs, kappa):
-    """Typical distance of ``runs`` at kappa from the baseline, in seed noise, and its replicates.
-
-    ``root`` holds the runs of the square root, and ``runs`` may be ``root`` itself; neither may hold diverged runs at
-    kappa, nor ``root`` at 1.
-    """
-    noise, drawn = stats.seed_noise(root.healthy), stats.bootstrap_means(root.healthy)
-    others = {k: values for k, values in runs.healthy.items() if k != 1}
-    replicates = drawn if runs is root else stats.bootstrap_means(others, seed=1)
-    value = stats.typical_gap(others[kappa].mean(axis=0), root.values[1].mean(axis=0), noise)
-    return value, stats.typical_gap(replicates[kappa], drawn[1], noise)
-
-
-def geometric_mean(ratios):
-    """Geometric mean over the first axis, with 0 where a ratio is 0."""
-    with np.errstate(divide="ignore"):
-        return np.exp(np.log(ratios).mean(axis=0))
 
 
 def _settled(mean, baseline, noise, epoch):

@@ -93,6 +93,8 @@ def _parser():
     sub.add_argument("--out", type=Path, required=True, help="parquet file to write")
     sub.add_argument("--checkpoint", type=Path, help="file to resume from and to save to")
     sub.add_argument("--checkpoint-every", type=float, default=10.0, metavar="SECONDS")
+    sub.add_argument("--weights", type=Path, metavar="FILE", help="also write the final weights, as safetensors")
+    sub.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to start from, of the spec's parent")
     sub.add_argument("--threads", type=int, default=1)
     _data_option(sub)
 
@@ -102,7 +104,9 @@ def _parser():
 
     sub = command(commands.figure, "figure", "draw one figure")
     sub.add_argument("name")
-    sub.add_argument("--tables", type=Path, required=True, metavar="FOLDER")
+    source = sub.add_mutually_exclusive_group(required=True)
+    source.add_argument("--tables", type=Path, metavar="FOLDER")
+    source.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help="files of the runs that it shows")
     sub.add_argument("--out", type=Path, nargs="+", required=True, metavar="FILE", help="PNG or PDF files")
 
     sub = command(commands.predict, "predict", "how far larger batches would fall behind a finished run")

@@ -69,7 +69,7 @@ def data(options):
 
     dataset = data.dataset_named(options.name)
     folder = data.prepare(options.name, options.data)
-    sizes = f"{dataset.train_size:,} training and {dataset.test_size:,} test examples"
+    sizes = f"{dataset.train_size:,} training and {dataset.test_size:,} test {dataset.unit}"
     print(f"{folder}: {sizes}, verified; licence: {dataset.licence}")
 
 
@@ -89,6 +89,14 @@ def run(options):
         store.check_writable("checkpoint", options.checkpoint)
         if options.checkpoint.resolve() == options.out.resolve():
             raise InputError(f"checkpoint = {options.checkpoint}: is also the output; name another file")
+    if options.weights is not None:
+        store.check_writable("weights", options.weights)
+    if ("parent" in spec) != (options.pretrained is not None):
+        raise InputError(
+            f"pretrained: the run starts from the weights of {spec['parent']['run']}; name their file by --pretrained"
+            if "parent" in spec
+            else f"pretrained = {options.pretrained}: {spec['run']} starts from new weights; leave it out"
+        )
     if options.out.exists() and store.read_run(options.out)[1]["spec"] != spec:
         raise InputError(f"out = {options.out}: holds the run of another spec; delete it, or name another file")
 
@@ -107,9 +115,13 @@ def run(options):
 
             columns, (rows, facts) = store.SIMULATED, simulate(spec, options.data, options.checkpoint, report)
         else:
-            task = tasks.load(spec["task"], options.data)
+            pretrained = (
+                store.read_weights(options.pretrained, spec["parent"]["spec_hash"]) if "parent" in spec else None
+            )
+            task = tasks.load(spec["task"], options.data, pretrained)
             every = options.checkpoint_every
-            columns, (rows, facts) = store.COLUMNS, train(spec, task, options.checkpoint, every, report)
+            columns = store.COLUMNS
+            rows, facts = train(spec, task, options.checkpoint, every, report, options.weights)
     store.write_run(options.out, rows, spec, columns, **facts, **store.provenance())
     if options.checkpoint is not None:
         options.checkpoint.unlink(missing_ok=True)
@@ -126,14 +138,18 @@ def collect(options):
 
 
 def figure(options):
-    """Draw one figure from the tables of a scale."""
+    """Draw one figure, from the tables of a scale or from the files of the runs that it shows."""
     from . import plots, tables
 
     plots.plot_named(options.name)
     for path in options.out:
         if path.suffix not in (".png", ".pdf"):
             raise InputError(f"out = {path}: must end in .png or .pdf")
-    figure = plots.draw(options.name, *(tables.read(options.tables, name) for name in ("trajectories", "simulations")))
+    if options.runs:
+        trajectories, simulations, _ = tables.collect(options.runs)
+    else:
+        trajectories, simulations = (tables.read(options.tables, name) for name in ("trajectories", "simulations"))
+    figure = plots.draw(options.name, trajectories, simulations)
     from .plots import style
 
     style.save(figure, options.out)
@@ -215,7 +231,8 @@ def check(options):
 
 def _planned(path):
     """Plan of the config file at ``path``; warnings of the rules go to stderr, once each."""
-    from .plan import plan, read
+    from .plan import plan
+    from .schema import read
 
     config = read(path)
     with warnings.catch_warnings(record=True) as caught:

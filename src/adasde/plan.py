@@ -1,19 +1,17 @@
 """From a config to the table of runs: pure, and without torch, so that a workflow can be planned in a second."""
 
-import json
 import math
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.resources import files
-from pathlib import Path
 
 from . import plots, scaling, studies
 from .errors import InputError
 from .schedule import Schedule
+from .schema import short, validate
+from .store import spec_hash
 from .tasks import task_named
 
 # Raised by hand when a change of the code changes results: every spec carries it, so all runs start anew.
-RECIPE = 3
+RECIPE = 4
 
 
 @dataclass(frozen=True)
@@ -30,45 +28,42 @@ class Plan:
         name = studies.oracle_named(spec["oracle"]).data if "study" in spec else task_named(spec["task"]).data
         return [name] if name else []
 
+    def shown(self, figure: str) -> list[str]:
+        """Ids of the runs that a figure is drawn from."""
+        return plots.shown(figure, self.runs)
 
-def read(path: Path) -> dict:
-    """Return the config in a YAML file; InputError if it is no YAML or gives a key twice, naming the line."""
-    import yaml
+    def figures_of(self, kind: str) -> list[str]:
+        """Names of the figures that show nothing but ``vision`` or ``language`` tasks, or simulations (``theory``)."""
 
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node, deep=False):
-            found = set()
-            for key, _ in node.value:
-                if key.value in found:
-                    raise InputError(f"{path}: {key.value} is given twice (line {key.start_mark.line + 1})")
-                found.add(key.value)
-            return super().construct_mapping(node, deep)
+        def of(spec):
+            return "theory" if "study" in spec else task_named(spec["task"]).module.rpartition(".")[2]
 
-    try:
-        return yaml.load(path.read_text(), Loader)  # noqa: S506, since a SafeLoader is safe
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        place = getattr(error, "problem_mark", None)
-        raise InputError(f"{path}: not YAML" + (f" (line {place.line + 1})" if place else "")) from error
+        return [f for f in self.figures if {of(self.runs[run]) for run in self.shown(f)} == {kind}]
+
+    @property
+    def parents(self) -> list[str]:
+        """Ids of the runs from whose final weights others start."""
+        return list(dict.fromkeys(spec["parent"]["run"] for spec in self.runs.values() if "parent" in spec))
 
 
 def plan(config: dict) -> Plan:
     """Multiply a config out into one spec per run; InputError, in one line, names the field that is wrong."""
     validate(config, "config")
     runs = {}
-    for name, experiment in config["experiments"].items():
-        try:
-            for spec in _specs(name, experiment):
-                check(spec)
-                runs[spec["run"]] = spec
-        except InputError as error:
-            raise InputError(f"experiments.{name}: {error}") from error
-    for name, simulation in config.get("simulations", {}).items():
-        try:
-            for spec in studies.specs(name, _plain(simulation), RECIPE):
-                check(spec)
-                runs[spec["run"]] = spec
-        except InputError as error:
-            raise InputError(f"simulations.{name}: {error}") from error
+    for section, specs in (
+        ("experiments", _specs),
+        ("finetunings", lambda name, finetuning: _finetuned(name, finetuning, runs)),
+        ("simulations", lambda name, simulation: studies.specs(name, _plain(simulation), RECIPE)),
+    ):
+        for name, content in config.get(section, {}).items():
+            try:
+                for spec in specs(name, content):
+                    check(spec)
+                    if spec["run"] in runs:
+                        raise InputError(f"{spec['run']} is a run already; choose another name")
+                    runs[spec["run"]] = spec
+            except InputError as error:
+                raise InputError(f"{section}.{name}: {error}") from error
     for figure in config["figures"]:
         trained = {(s["experiment"], s["task"], s["rule"]): None for s in runs.values() if "task" in s}
         plots.check(figure, trained, {s["study"] for s in runs.values() if "study" in s})
@@ -85,92 +80,107 @@ def check(spec: dict):
         studies.check(spec)
         return
     task_named(spec["task"])
-    _check_rule(spec["rule"], spec["kappa"], spec["ell"])
+    _check_rule(spec["rule"], spec["kappa"], spec["ell"], "parent" in spec)
     scaling.optimizer(**{key: value for key, value in spec["optimizer"].items() if key != "variant"})
     Schedule(**spec["schedule"])
     moments, size = spec["evaluate"], spec["batch_size"]
     if moments != sorted(set(moments)) or moments[-1] != spec["samples"] or any(n % size for n in moments):
         raise InputError(
-            f"evaluate = {_short(moments)}: must increase in multiples of the batch size {size} "
+            f"evaluate = {short(moments)}: must increase in multiples of the batch size {size} "
             f"to samples = {spec['samples']}"
         )
     for samples in moments:
         scaling.steps(samples, size, spec["ell"])
 
 
-def validate(document: dict, schema: str):
-    """Check a document against a closed schema (``config`` or ``run``); InputError names what is wrong."""
-    for place, value in _leaves(document, ()):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{'.'.join(place)} = {value}: must be a finite number")
-    error = _best_match(_validator(schema).iter_errors(document))
-    if error is None:
-        return
-    place = ".".join(str(part) for part in error.absolute_path) or schema
-    instance, allowed = error.instance, error.validator_value
-    message = error.message
-    if error.validator == "additionalProperties" and isinstance(instance, dict):
-        known = error.schema.get("properties", {})
-        unknown = [key for key in instance if key not in known]
-        message = f"unknown key {unknown[0]!r}; must be one of {', '.join(known)}"
-    elif error.validator == "type":
-        message = f"{_short(instance)} is not of type {allowed!r}"
-        if schema == "config" and allowed == "number" and isinstance(instance, str):
-            message += " (YAML reads 1e-8 as text: write 1.0e-8)"
-        if schema == "config" and allowed == "object" and isinstance(instance, int | float):
-            message += f" (write {{value: {instance}, source: ours}}, or where it is from)"
-    elif error.validator == "pattern":
-        message = f"{instance!r} must be lower-case letters, digits and dashes, and start with a letter"
-    elif error.validator == "not":
-        message = f"{instance!r} is taken; choose another name"
-    raise InputError(f"{place}: {message}")
-
-
 def _specs(name, experiment):
     """Specs of one experiment, in the order rule, kappa or ell, seed."""
-    task = task_named(experiment["task"])
-    values = {key: _plain(value) for key, value in experiment.items()}
-    base, variant = _baseline(values["optimizer"])
-    schedule = values.get("schedule", {})
-    if values["sampling"] not in ("replacement", "epoch"):
-        raise InputError(f"sampling = {values['sampling']!r}: must be replacement or epoch")
+    values, base, shared = _resolved(name, experiment)
     if 1 not in values["rules"]["sqrt"]:
         raise InputError(f"rules.sqrt = {values['rules']['sqrt']}: must contain 1, the baseline")
-    samples, moments = _evaluations(values["epochs"] * task.dataset.train_size, **values["evaluate"])
-    horizon = base.lr**2 * samples / values["batch_size"]
     for rule, kappa, ell in _levels(values["rules"], values.get("ell", [1])):
         hyperparameters = asdict(base.scaled(kappa, rule) if ell == 1 else base.svag(ell))
         size = scaling.scaled_batch_size(values["batch_size"], kappa)
-        if size > task.dataset.train_size:
-            raise InputError(
-                f"batch_size = {size} (kappa {kappa:g}): larger than the {task.dataset.train_size} training examples"
-            )
-        every = values["evaluate"]["every"]
-        if every % size:
-            raise InputError(
-                f"evaluate.every = {every}: batch size {size} (kappa {kappa:g}) does not divide it; "
-                f"{math.lcm(every, size)} would do"
-            )
+        _check_size(size, values["evaluate"]["every"], task_named(values["task"]), f" (kappa {kappa:g})")
         level = f"k{kappa:g}" if ell == 1 else f"l{ell:g}"
+        clip = {}
+        if "clip" in values:  # SVAG at ell is the square-root rule at 1 / ell^2
+            power = scaling.rule_named(rule if ell == 1 else "sqrt").clip
+            clip = {"clip": values["clip"] * (kappa if ell == 1 else ell**-2.0) ** power}
         for seed in range(values["seeds"]):
             yield {
-                "recipe": RECIPE,
+                **shared,
+                **clip,
                 "run": f"{name}.{rule}.{level}.s{seed}",
-                "experiment": name,
-                "task": experiment["task"],
-                "optimizer": {"name": values["optimizer"]["name"], "variant": variant, **hyperparameters},
+                "optimizer": {**shared["optimizer"], **hyperparameters},
                 "rule": rule,
                 "kappa": kappa,
                 "ell": ell,
                 "batch_size": size,
                 "seed": seed,
-                "init_seed": 0,
-                "sampling": values["sampling"],
-                "samples": samples,
-                "horizon": horizon,
-                "schedule": schedule,
-                "evaluate": moments,
             }
+
+
+def _finetuned(name, finetuning, runs):
+    """Specs of the runs that start from the final weights of another experiment's, under the square-root rule."""
+    values, base, shared = _resolved(name, finetuning)
+    parents = [s for s in runs.values() if s["experiment"] == values["pretrained"] and s["rule"] == "sqrt"]
+    if not parents:
+        known = dict.fromkeys(spec["experiment"] for spec in runs.values())
+        raise InputError(f"pretrained = {values['pretrained']!r}: must be one of {', '.join(known)}")
+    size, count = values["batch_size"], values["seeds"]
+    _check_size(size, values["evaluate"]["every"], task_named(values["task"]), "")
+    for parent in parents:
+        for number in range(count):
+            seed = parent["seed"] * count + number
+            yield {
+                **shared,
+                **({"clip": values["clip"]} if "clip" in values else {}),
+                "run": f"{name}.k{parent['kappa']:g}.s{seed}",
+                "optimizer": {**shared["optimizer"], **asdict(base)},
+                "rule": "finetune",
+                "kappa": parent["kappa"],
+                "ell": 1,
+                "batch_size": size,
+                "seed": seed,
+                "parent": {"run": parent["run"], "spec_hash": spec_hash(parent)},
+            }
+
+
+def _resolved(name, experiment):
+    """Plain values of an experiment or finetuning, its baseline's hyperparameters, and what all its specs share."""
+    values = {key: _plain(value) for key, value in experiment.items()}
+    task = task_named(values["task"])
+    base, variant = _baseline(values["optimizer"])
+    if values["sampling"] not in ("replacement", "epoch"):
+        raise InputError(f"sampling = {values['sampling']!r}: must be replacement or epoch")
+    samples, moments = _evaluations(values["epochs"] * task.train_size, **values["evaluate"])
+    return (
+        values,
+        base,
+        {
+            "recipe": RECIPE,
+            "experiment": name,
+            "task": values["task"],
+            "optimizer": {"name": values["optimizer"]["name"], "variant": variant},
+            "init_seed": 0,
+            "sampling": values["sampling"],
+            "samples": samples,
+            "horizon": base.lr**2 * samples / values["batch_size"],
+            "schedule": values.get("schedule", {}),
+            "evaluate": moments,
+        },
+    )
+
+
+def _check_size(size, every, task, which):
+    """InputError unless a batch size fits into the data and into the intervals between evaluations."""
+    if size > task.train_size:
+        raise InputError(f"batch_size = {size}{which}: larger than the {task.train_size} training examples")
+    if every % size:
+        raise InputError(
+            f"evaluate.every = {every}: batch size {size}{which} does not divide it; {math.lcm(every, size)} would do"
+        )
 
 
 def _levels(rules, ells):
@@ -186,8 +196,15 @@ def _levels(rules, ells):
     yield from (("svag", 1, ell) for ell in ells if ell != 1)
 
 
-def _check_rule(rule, kappa, ell):
-    """InputError unless a run with these is plain (a rule at its kappa, ell = 1) or SVAG (kappa = 1, ell > 1)."""
+def _check_rule(rule, kappa, ell, child):
+    """InputError unless a run with these is plain (a rule at its kappa, ell = 1) or SVAG (kappa = 1, ell > 1).
+
+    A run that starts from another's weights bears that one's kappa, and follows no rule but ``finetune``.
+    """
+    if child != (rule == "finetune"):
+        raise InputError(f"rule = {rule!r}: finetune goes with a parent, and no other rule does")
+    if child and ell == 1:
+        return
     if rule != "svag" and ell == 1:
         scaling.rule_named(rule)
     elif rule != "svag" or kappa != 1 or ell == 1:
@@ -225,40 +242,3 @@ def _evaluations(samples, count, every):
         )
     moments = [every * max(i, round(intervals * (i / count) ** 2)) for i in range(1, count + 1)]
     return every * intervals, moments
-
-
-def _leaves(node, place):
-    """Yield (place, value) of everything in a document that is no mapping and no list; keys must be text."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if not isinstance(key, str):
-                raise InputError(f"{'.'.join(place) or 'document'}: the key {key!r} is not text")
-            yield from _leaves(value, (*place, key))
-    elif isinstance(node, list):
-        for number, value in enumerate(node):
-            yield from _leaves(value, (*place, str(number)))
-    else:
-        yield place, node
-
-
-def _short(value):
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-@cache
-def _validator(schema):
-    from jsonschema import Draft202012Validator, validators
-
-    text = files("adasde").joinpath("schemas", f"{schema}.schema.json").read_text()
-    # JSON Schema takes 2.0 for an integer; range() does not.
-    types = Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
-    )
-    return validators.extend(Draft202012Validator, type_checker=types)(json.loads(text))
-
-
-def _best_match(errors):
-    from jsonschema.exceptions import best_match
-
-    return best_match(errors)

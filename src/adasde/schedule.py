@@ -10,15 +10,16 @@ from .errors import InputError
 class Schedule:
     """Learning-rate factor over a run, as a function of progress = samples seen / samples in the run.
 
-    A geometric warm-up from ``warmup_from`` to 1 over the first ``warmup`` of the run, then a multiplication by
-    ``decay_factor`` at each progress in ``decays``. Progress does not know the batch size, so one schedule
-    serves every kappa.
+    With the ``shape`` steps: a geometric warm-up from ``warmup_from`` to 1 over the first ``warmup`` of the run, then a
+    multiplication by ``decay_factor`` at each progress in ``decays``. With linear: a linear warm-up from 0, then a
+    linear decay to 0 at the end. Progress does not know the batch size, so one schedule serves every kappa.
     """
 
     warmup: float = 0.0
     warmup_from: float = 1e-3
     decays: tuple[float, ...] = ()
     decay_factor: float = 0.1
+    shape: str = "steps"
 
     def __post_init__(self):
         if not 0.0 <= self.warmup < 1.0:
@@ -26,6 +27,10 @@ class Schedule:
         for name in ("warmup_from", "decay_factor"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise InputError(f"{name} = {getattr(self, name):g}: must be in (0, 1)")
+        if self.shape not in ("steps", "linear"):
+            raise InputError(f"shape = {self.shape!r}: must be steps or linear")
+        if self.shape == "linear" and self.decays:
+            raise InputError(f"decays = {list(self.decays)}: a linear schedule has none")
         points = (self.warmup, *self.decays, 1.0)
         if any(later <= earlier for earlier, later in zip(points, points[1:], strict=False)):
             raise InputError(f"decays = {list(self.decays)}: must increase and lie between the warm-up's end and 1")
@@ -33,10 +38,14 @@ class Schedule:
     @property
     def constant(self) -> bool:
         """Whether the factor is 1 throughout."""
-        return not self.warmup and not self.decays
+        return not self.warmup and not self.decays and self.shape == "steps"
 
     def elapsed(self, progress: float) -> float:
         """Integral of the squared factor from 0 to ``progress``: the SDE time passed, where 1 is a constant run."""
+        if self.shape == "linear":
+            up, rest = min(progress, self.warmup), 1.0 - self.warmup
+            left = (1.0 - max(min(progress, 1.0), self.warmup)) / rest
+            return (up**3 / self.warmup**2 if up else 0.0) / 3.0 + rest * (1.0 - left**3) / 3.0
         total, start = 0.0, 0.0
         if self.warmup:
             start = min(progress, self.warmup)

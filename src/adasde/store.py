@@ -106,6 +106,31 @@ def write_run(path, rows, spec, columns=COLUMNS, **facts):
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
+def write_weights(path, tensors, spec):
+    """Write a run's final weights, by name, as safetensors with the hash of its spec inside."""
+    from safetensors.torch import save_file
+
+    with atomic(path) as temporary:
+        # Copies, since the format refuses tensors that share their memory, as tied embeddings do.
+        save_file({name: tensor.clone() for name, tensor in tensors.items()}, temporary, {"spec_hash": spec_hash(spec)})
+
+
+def read_weights(path, wanted: str) -> dict:
+    """Return the weights, by name, of the run whose spec has the hash ``wanted``; InputError if they are no such."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            found, tensors = (file.metadata() or {}).get("spec_hash"), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: no safetensors file, or a damaged one; delete it and run again") from error
+    if found != wanted:
+        raise InputError(f"{path}: weights of another run; delete it and run again")
+    return tensors
+
+
 def read_run(path):
     """Return a run's rows and metadata; a missing, cut or altered file is an InputError that names it."""
     import pyarrow as pa

@@ -21,7 +21,7 @@ from .store import KEY, SIMULATED, atomic, read_run
 from .tasks import task_named
 
 COORDINATES = ("experiment", "task", "rule", "kappa", "ell", "batch_size", "seed")
-COLUMNS = ("run", "step", "time", "metric", "value", *COORDINATES, "optimizer", "samples", "epoch")
+COLUMNS = ("run", "step", "time", "metric", "value", *COORDINATES, "parent", "optimizer", "samples", "epoch")
 SIMULATED_COLUMNS = (*SIMULATED, "simulation", "study", "oracle", "optimizer")
 
 
@@ -45,8 +45,8 @@ def collect(paths) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
             simulations.append(pd.DataFrame(rows, columns=SIMULATED).assign(**what))
             runs.append({"run": spec["run"], "optimizer": what["optimizer"], **facts})
             continue
-        size = task_named(spec["task"]).dataset.train_size
-        where = {name: spec[name] for name in COORDINATES}
+        size = task_named(spec["task"]).train_size
+        where = {name: spec[name] for name in COORDINATES} | {"parent": spec.get("parent", {}).get("run", "")}
         where |= {"optimizer": spec["optimizer"]["name"], "eps": spec["optimizer"]["eps"]}
         betas = [value for name, value in spec["optimizer"].items() if name.startswith("beta")]
         where["smallest_beta"] = min((beta for beta in betas if beta), default=0.0)  # of those that average
@@ -141,7 +141,10 @@ def _digest(frame):
 
 
 def groups(trajectories: pd.DataFrame, experiment: str, rule: str, metric: str) -> Groups:
-    """Select one experiment, rule and metric; the baseline, kappa = ell = 1, is part of every rule."""
+    """Select one experiment, rule and metric; the baseline, kappa = ell = 1, is part of every rule.
+
+    Fine-tunings of the same pre-trained model are averaged: the repeats are the models.
+    """
     runs = trajectories[trajectories["experiment"] == experiment]
     measured = runs[runs["metric"] == metric]
     if runs.empty or (measured.empty and not (runs["metric"] == "diverged").any()):
@@ -150,10 +153,11 @@ def groups(trajectories: pd.DataFrame, experiment: str, rule: str, metric: str) 
     grid = (runs if measured.empty else measured).drop_duplicates("samples").sort_values("samples")
     runs = runs[(runs["rule"] == rule) | ((runs["kappa"] == 1) & (runs["ell"] == 1))]
     level = "ell" if rule == "svag" else "kappa"
+    repeat = "parent" if rule == "finetune" else "seed"
     values = {}
     for value, part in runs.groupby(level):
-        found = part[part["metric"] == metric].pivot(index="seed", columns="samples", values="value")
-        values[value] = found.reindex(index=sorted(part["seed"].unique()), columns=grid["samples"]).to_numpy(float)
+        found = part[part["metric"] == metric].pivot_table(index=repeat, columns="samples", values="value")
+        values[value] = found.reindex(index=sorted(part[repeat].unique()), columns=grid["samples"]).to_numpy(float)
     ended = runs[runs["metric"] == "diverged"]
     return Groups(
         time=grid["time"].to_numpy(),

@@ -15,7 +15,7 @@ import torch
 from . import optim, scaling, svag
 from .errors import InputError
 from .schedule import Schedule
-from .store import atomic, canonical
+from .store import atomic, canonical, write_weights
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Run:
         variant = values.pop("variant")
         self.hyperparameters = scaling.optimizer(**values)
         self.optimizer = optim.build(self.model.parameters(), self.hyperparameters, variant)
-        self.schedule = Schedule(**spec["schedule"])
+        self.schedule, self.clip = Schedule(**spec["schedule"]), spec.get("clip")
         self.sigma = ell * size**-0.5  # noise scale of the gradient that a step takes
         self.step, self.rows, self.diverged, self.seconds = 0, [], False, 0.0
 
@@ -109,6 +109,8 @@ class Run:
             self.optimizer.zero_grad()
             loss = self.loss(self.model, *batch)
             loss.backward()
+            if self.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             self.optimizer.step()
             losses.append(loss.detach())
             self.step += 1
@@ -174,13 +176,15 @@ class Run:
         self.rows += [(self.spec["run"], step, moment, metric, value) for metric, value in metrics.items()]
 
 
-def train(spec: dict, task, checkpoint=None, every: float = 10.0, report=None):
+def train(spec: dict, task, checkpoint=None, every: float = 10.0, report=None, weights=None):
     """Train ``spec`` on ``task``; return the rows (run, step, time, metric, value) and facts about the job.
 
     With a ``checkpoint`` path the run continues from there if the file exists, and is saved about every
     ``every`` seconds; the caller deletes the file once the rows are safe. ``report(step, steps)`` is called as
-    the run advances. The rows of an interrupted and resumed run equal those of an undisturbed one, bit for bit
-    on a CPU with the same number of threads. Divergence is a row, not an exception.
+    the run advances. The final weights are written to ``weights``, if that is a path.
+
+    The rows of an interrupted and resumed run equal those of an undisturbed one, bit for bit on a CPU with the
+    same number of threads. Divergence is a row, not an exception.
     """
     size = spec["batch_size"]
     if size > task.size:
@@ -206,6 +210,8 @@ def train(spec: dict, task, checkpoint=None, every: float = 10.0, report=None):
                 saved = time.monotonic()
             if report is not None:
                 report(run.step, stops[-1])
+        if weights is not None:
+            write_weights(weights, run.model.state_dict(), spec)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return run.rows, {"seconds": run.seconds, "peak_bytes": peak}
 

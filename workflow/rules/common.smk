@@ -7,7 +7,8 @@ from os.path import dirname
 from pathlib import Path
 
 from adasde import InputError, ScalingWarning
-from adasde.plan import plan, read
+from adasde.plan import plan
+from adasde.schema import read
 from adasde.store import canonical, spec_hash
 
 with warnings.catch_warnings():

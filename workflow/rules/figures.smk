@@ -1,7 +1,9 @@
+# A figure needs the runs that it shows, and no others: it can be rebuilt alone.
 rule figure:
     input:
-        "<results>/trajectories.parquet",
-        "<results>/simulations.parquet",
+        lambda wildcards: expand(
+            "<results>/runs/{run}.parquet", run=PLAN.shown(wildcards.figure)
+        ),
     output:
         png=report(
             "<figures>/{figure}.png",
@@ -15,7 +17,21 @@ rule figure:
         "<results>/benchmarks/figures/{figure}.tsv"
     conda:
         "../../envs/environment.yaml"
-    params:
-        tables=subpath(input[0], parent=True),
     shell:
-        "adasde figure {wildcards.figure} --tables {params.tables} --out {output} > {log} 2>&1"
+        "adasde figure {wildcards.figure} --runs {input} --out {output} > {log} 2>&1"
+
+
+# Parts of the paper, each on its own.
+rule vision:
+    input:
+        expand("<figures>/{figure}.png", figure=PLAN.figures_of("vision")),
+
+
+rule language:
+    input:
+        expand("<figures>/{figure}.png", figure=PLAN.figures_of("language")),
+
+
+rule theory:
+    input:
+        expand("<figures>/{figure}.png", figure=PLAN.figures_of("theory")),

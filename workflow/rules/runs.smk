@@ -15,12 +15,17 @@ rule data:
 # hash, so that a changed config starts anew. Data are verified by hash when loaded: their dates say nothing.
 rule run:
     input:
-        lambda wildcards: [
+        data=lambda wildcards: [
             ancient(f"<data>/{name}/manifest.json")
             for name in PLAN.datasets(wildcards.run)
         ],
+        pretrained=lambda wildcards: [
+            f"<results>/weights/{PLAN.runs[wildcards.run][key]['run']}.safetensors"
+            for key in PLAN.runs[wildcards.run]
+            if key == "parent"
+        ],
     output:
-        "<results>/runs/{run}.parquet",
+        table="<results>/runs/{run}.parquet",
     log:
         "<results>/logs/runs/{run}.log",
     benchmark:
@@ -30,10 +35,34 @@ rule run:
     threads: 1
     params:
         data=lambda wildcards, input: (
-            f"--data {dirname(dirname(input[0]))}" if input else ""
+            f"--data {dirname(dirname(input.data[0]))}" if input.data else ""
         ),
+        pretrained=lambda wildcards, input: (
+            f"--pretrained {input.pretrained[0]}" if input.pretrained else ""
+        ),
+        weights="",
         spec=lambda wildcards: canonical(PLAN.runs[wildcards.run]),
         checkpoint=lambda wildcards: spec_hash(PLAN.runs[wildcards.run])[:12],
     shell:
-        "adasde run --spec {params.spec:q} {params.data} --out {output} "
-        "--checkpoint {output}.{params.checkpoint}.checkpoint > {log} 2>&1"
+        "adasde run --spec {params.spec:q} {params.data} {params.pretrained} {params.weights} --out {output.table} "
+        "--checkpoint {output.table}.{params.checkpoint}.checkpoint > {log} 2>&1"
+
+
+# A run from whose final weights others start.
+use rule run as pretrain with:
+    output:
+        table="<results>/runs/{run}.parquet",
+        weights="<results>/weights/{run}.safetensors",
+    wildcard_constraints:
+        run="|".join(map(re.escape, PLAN.parents)) or "(?!)",
+    params:
+        data=lambda wildcards, input: (
+            f"--data {dirname(dirname(input.data[0]))}" if input.data else ""
+        ),
+        pretrained="",
+        weights=lambda wildcards, output: f"--weights {output.weights}",
+        spec=lambda wildcards: canonical(PLAN.runs[wildcards.run]),
+        checkpoint=lambda wildcards: spec_hash(PLAN.runs[wildcards.run])[:12],
+
+
+ruleorder: pretrain > run

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..store import atomic
-from . import images
-from .sources import Dataset, Debian, File, Mirror, fetch
+from . import images, text
+from .corpora import Corpus, Source
+from .sources import Dataset, Debian, File, Mirror, Package
 
 DATASETS = {
     d.name: d
@@ -63,6 +64,90 @@ DATASETS = {
             sources=(Mirror("https://www.cs.toronto.edu/~kriz/"),),
             arrays=images.cifar10,
         ),
+        Dataset(
+            name="wiki-mini",
+            licence="CC BY-SA 3.0 and GFDL (Wikipedia)",
+            download_bytes=1_725_000,
+            train_size=1_042_907,  # tokens
+            test_size=105_904,
+            files=(
+                File(
+                    "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+                    "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
+                ),
+            ),
+            sources=(Package("gensim", "test/test_data"),),
+            arrays=text.wiki_mini,
+            unit="tokens",
+        ),
+        Corpus(
+            name="wikitext-103",
+            licence="CC BY-SA 3.0 and GFDL (Wikipedia)",
+            download_bytes=315_500_000,
+            train_size=117_900_000,  # about; GPT-2's tokens
+            test_size=280_000,
+            tokenizer=("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e", 50_257),
+            sources={
+                split: (
+                    Source(
+                        name=split,
+                        repository="Salesforce/wikitext",
+                        config="wikitext-103-raw-v1",
+                        revision="b08601e04326c79dfdd32d625aee71d232d685c3",
+                        split=split,
+                        rows=rows,
+                        lines=True,
+                        sha256=hashes,
+                    ),
+                )
+                for split, rows, hashes in (
+                    (
+                        "train",
+                        1_801_350,
+                        (
+                            (
+                                "train-00000-of-00002.parquet",
+                                "74da360f23826045b3e6ac6375411fdb15f003030aa74f2596ed08b857cb9212",
+                            ),
+                            (
+                                "train-00001-of-00002.parquet",
+                                "ba090ac30dbf5461e8dcbdd1a1b8e6f3cf9c2c756d64f0c1220450acd514f720",
+                            ),
+                        ),
+                    ),
+                    ("validation", 3_760, ()),
+                    ("test", 4_358, ()),
+                )
+            },
+        ),
+        Corpus(
+            name="wiki-books",
+            licence="CC BY-SA 3.0 and GFDL (Wikipedia); none stated (BookCorpus)",
+            download_bytes=14_500_000_000,
+            train_size=6_000_000_000,  # about; RoBERTa's tokens
+            test_size=6_000_000,
+            tokenizer=("FacebookAI/roberta-large", "main", 50_265),
+            sources={
+                "train": (
+                    Source(
+                        name="wikipedia",
+                        repository="wikimedia/wikipedia",
+                        config="20231101.en",
+                        revision="b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
+                        split="train",
+                        rows=6_407_814,
+                    ),
+                    Source(
+                        name="bookcorpus",
+                        repository="rojagtap/bookcorpus",
+                        config="default",
+                        revision="main",
+                        split="train",
+                        rows=74_004_228,
+                    ),
+                )
+            },
+        ),
     )
 }
 
@@ -86,15 +171,11 @@ def prepare(name: str, root) -> Path:
     if _intact(folder):
         return folder
     arrays = {}
-    for array, content in dataset.arrays(fetch(dataset, folder)).items():
-        with atomic(folder / f"{array}.npy") as temporary:
-            np.save(temporary, content)
-            arrays[array] = {
-                "sha256": _sha256(temporary),
-                "shape": list(content.shape),
-                "dtype": str(content.dtype),
-            }
-    facts = {"name": name, "licence": dataset.licence, "files": {f.name: f.sha256 for f in dataset.files}}
+    for array in dataset.make(folder):
+        path = folder / f"{array}.npy"
+        content = np.load(path, mmap_mode="r")
+        arrays[array] = {"sha256": _sha256(path), "shape": list(content.shape), "dtype": str(content.dtype)}
+    facts = {"name": name, "licence": dataset.licence, **dataset.facts()}
     with atomic(folder / "manifest.json") as temporary:
         temporary.write_text(json.dumps({**facts, "arrays": arrays}, indent=1) + "\n")
     return folder

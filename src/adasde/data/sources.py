@@ -13,6 +13,7 @@ import subprocess
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -59,6 +60,21 @@ class Dataset:
     files: tuple[File, ...]
     sources: tuple
     arrays: Callable[[dict[str, bytes]], dict]
+    unit: str = "examples"
+
+    def facts(self) -> dict:
+        """Return what the arrays are made from."""
+        return {"files": {file.name: file.sha256 for file in self.files}}
+
+    def make(self, folder: Path) -> list[str]:
+        """Write the arrays into ``folder``, each whole, as .npy files, and return their names."""
+        import numpy as np
+
+        arrays = self.arrays(fetch(self, folder))
+        for name, content in arrays.items():
+            with atomic(folder / f"{name}.npy") as temporary:
+                np.save(temporary, content)
+        return list(arrays)
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,24 @@ class Debian:
         if failure:
             raise ValueError(failure)
         (work / f"{self.package}.part").rename(unpacked)
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed Python package that carries the file, in ``folder`` within it."""
+
+    package: str
+    folder: str
+
+    def __str__(self):
+        return f"Python package {self.package}"
+
+    def path(self, file: File, work: Path) -> Path:
+        """Return where the file lies; ValueError if the package is not installed."""
+        found = find_spec(self.package)
+        if found is None:
+            raise ValueError(f"not installed; `pip install {self.package}` with the version of envs/requirements.lock")
+        return Path(found.origin).parent / self.folder / file.name
 
 
 @dataclass(frozen=True)

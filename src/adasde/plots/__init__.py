@@ -19,26 +19,36 @@ COMPARED = frozenset(RULES) - {"sqrt", *ABLATIONS}
 class Plot:
     """Where a plot is drawn, and what it can show.
 
-    Its ``subject`` is an experiment, a task or, if None, the scale; some of its runs follow one of ``rules``, or are
-    simulations of a ``study``. ``reads`` are the tables that it is drawn from.
+    Its ``subject`` is an experiment, a task or, if None, the scale. It shows the experiments of which some runs follow
+    one of ``rules`` and none follows one of ``without``, those on the same task of which some follow one of ``beside``,
+    and the simulations of a ``study``, which is all where there are no rules.
     """
 
     module: str
     subject: str | None = None
     rules: frozenset[str] = frozenset({"sqrt"})
+    without: frozenset[str] = frozenset()
+    beside: frozenset[str] = frozenset()
     study: str | None = None
-    reads: tuple[str, ...] = ("trajectories",)
 
+    @property
+    def reads(self) -> list[str]:
+        """The tables that it is drawn from."""
+        return ["trajectories"] * bool(self.rules) + ["simulations"] * bool(self.study)
+
+
+_APART = frozenset({"svag", *ABLATIONS})  # experiments for other questions than how large a batch can be
 
 PLOTS = {
     "scaling": Plot("adasde.plots.scaling", "experiment"),
     "rules": Plot("adasde.plots.rules", "task", COMPARED),
     "svag": Plot("adasde.plots.svag", "experiment", frozenset({"svag"})),
-    "noise": Plot("adasde.plots.noise"),
-    "breakdown": Plot("adasde.plots.breakdown", reads=("trajectories", "simulations")),
-    "ablation": Plot("adasde.plots.ablation", rules=frozenset(ABLATIONS)),
-    "weak-order": Plot("adasde.plots.weak_order", study="weak-order", reads=("simulations",)),
-    "sde-real-data": Plot("adasde.plots.real_data", study="convergence", reads=("simulations",)),
+    "noise": Plot("adasde.plots.noise", without=_APART),
+    "breakdown": Plot("adasde.plots.breakdown", without=_APART, study="breakdown"),
+    "ablation": Plot("adasde.plots.ablation", rules=frozenset(ABLATIONS), beside=COMPARED),
+    "finetune": Plot("adasde.plots.finetune", rules=frozenset({"finetune"})),
+    "weak-order": Plot("adasde.plots.weak_order", rules=frozenset(), study="weak-order"),
+    "sde-real-data": Plot("adasde.plots.real_data", rules=frozenset(), study="convergence"),
 }
 
 
@@ -60,7 +70,7 @@ def check(figure: str, rows, studied) -> str:
     """
     name, subject = plot_named(figure)
     plot = PLOTS[name]
-    if plot.study:
+    if not plot.rules:
         if plot.study not in studied:
             raise InputError(f"figure = {figure!r}: nothing to show, since no simulation studies {plot.study}")
         return subject
@@ -80,6 +90,31 @@ def check(figure: str, rows, studied) -> str:
             f"figure = {figure!r}: {subject!r} is no {plot.subject} that it can show; possible: {possible}"
         )
     return subjects[figure]
+
+
+def shown(figure: str, specs: dict[str, dict]) -> list[str]:
+    """Return the runs that ``figure`` is drawn from, of ``specs`` by run; the figure has passed `check`."""
+    name, subject = plot_named(figure)
+    plot = PLOTS[name]
+    trained = {run: spec for run, spec in specs.items() if "task" in spec}
+    subject = check(figure, {(s["experiment"], s["task"], s["rule"]): None for s in trained.values()}, {plot.study})
+    rules, tasks = {}, {}
+    for spec in trained.values():
+        rules.setdefault(spec["experiment"], set()).add(spec["rule"])
+        tasks[spec["experiment"]] = spec["task"]
+    wanted = {
+        experiment
+        for experiment, followed in rules.items()
+        if followed & plot.rules
+        and not followed & plot.without
+        and subject in {"experiment": (experiment,), "task": (tasks[experiment],), None: ("",)}[plot.subject]
+    }
+    wanted |= {e for e in rules if rules[e] & plot.beside and tasks[e] in {tasks[other] for other in wanted}}
+    return [
+        run
+        for run, spec in specs.items()
+        if (spec["experiment"] in wanted if "task" in spec else spec["study"] == plot.study)
+    ]
 
 
 def draw(figure: str, trajectories, simulations=None):

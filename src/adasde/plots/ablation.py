@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .. import claims, stats, tables
+from .. import closeness, stats, tables
 from ..scaling import ABLATIONS
 from ..tasks import task_named
 from . import COMPARED, style
@@ -70,11 +70,11 @@ def _distances(panel, trajectories, experiment, rules, kappas, colours):
         for rule in rules:
             pairs = [
                 [tables.groups(trajectories, experiment, r, metric) for r in ("sqrt", rule)]
-                for metric in claims.CLOSENESS_METRICS
+                for metric in closeness.closeness_metrics(trajectories, experiment)
             ]
             if all(1 in root.healthy and kappa in other.healthy for root, other in pairs):
-                found = [claims.typical_distance(root, root if rule == "sqrt" else o, kappa) for root, o in pairs]
-                values, replicates = (claims.geometric_mean(part) for part in zip(*found, strict=True))
+                found = [closeness.typical_distance(root, root if rule == "sqrt" else o, kappa) for root, o in pairs]
+                values, replicates = (closeness.geometric_mean(part) for part in zip(*found, strict=True))
                 cells.append((values, *stats.interval(replicates)))
             else:
                 cells.append((np.nan,) * 3)

@@ -10,6 +10,7 @@ from ..studies import ORACLES
 from ..tasks import task_named
 from . import style
 
+ACROSS = 3  # columns beside each other
 MOMENTS = (0.2, 0.5, 1.0)  # parts of the run at which the lag is drawn against kappa
 
 
@@ -20,17 +21,22 @@ def draw(trajectories, simulations, subject):
     columns = networks + oracles
     if not columns:
         raise InputError("figure = 'breakdown': no baseline at a constant learning rate recorded its speeds")
-    size = (1.6 + 3.4 * len(columns), 6.4)
-    figure, axes = plt.subplots(2, len(columns), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    across = min(len(columns), ACROSS)
+    blocks = -(-len(columns) // across)
+    size = (1.6 + 3.4 * across, 6.4 * blocks)
+    figure, axes = plt.subplots(2 * blocks, across, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    pairs = axes.reshape(blocks, 2, across).swapaxes(1, 2).reshape(-1, 2)
     colours = style.batch_colours({1.0}.union(*(lags.predicted for _, lags in columns)))
-    for (top, bottom), (title, lags) in zip(axes.T, columns, strict=True):
+    for (top, bottom), (title, lags) in zip(pairs, columns, strict=False):
         _against_kappa(top, lags)
         _against_time(bottom, lags, colours)
         top.set_title(title, fontweight="bold")
+    for panel in pairs[len(columns) :].flat:
+        panel.set_axis_off()
     axes[0, 0].set_ylim(-0.3, 1.02)
     for panel in axes[:, 0]:
         panel.set_ylabel("lag behind the baseline")
-    for row in axes:
+    for row in axes[:2]:
         handles, labels = row[0].get_legend_handles_labels()
         look = {"color": "0.4", "markersize": 4}
         handles += [plt.Line2D([], [], **look), plt.Line2D([], [], linestyle="", marker="o", **look)]
@@ -45,12 +51,12 @@ def draw(trajectories, simulations, subject):
 
 
 def _columns(trajectories):
-    """What each column shows, (title, Lags): the experiments that compare the most batch sizes."""
+    """What each column shows, (title, Lags): the experiments that compare the most batch sizes, or nearly so."""
     rows = trajectories[trajectories["rule"] == "sqrt"].groupby("experiment", sort=False)
     counts = {name: rows.get_group(name)["kappa"].nunique() for name in rows.groups if lag.known(trajectories, name)}
     columns = []
     for name, count in counts.items():
-        if count == max(counts.values()):
+        if count > 0.7 * max(counts.values()):
             row = rows.get_group(name).iloc[0]
             title = f"{style.OPTIMIZERS[row['optimizer']]},\n{task_named(row['task']).title}"
             columns.append((title, lag.lags(trajectories, name)))
@@ -93,8 +99,7 @@ def _against_time(panel, lags, colours):
     for place, kappa in enumerate(lags.predicted):
         low, high = _bounds(lags.drawn_predicted[kappa].T)
         panel.fill_between(lags.progress, low, high, color=colours[kappa], alpha=0.1, linewidth=0)
-        label = style.batch_label(lags.batch_size[kappa], kappa) if lags.batch_size else rf"$\kappa = {kappa:g}$"
-        panel.plot(lags.progress, lags.predicted[kappa], color=colours[kappa], label=label)
+        panel.plot(lags.progress, lags.predicted[kappa], color=colours[kappa], label=rf"$\kappa = {kappa:g}$")
         aside = (
             0.008 * lags.progress[-1] * (place - (len(lags.predicted) - 1) / 2)
         )  # keeps the intervals of kappas apart

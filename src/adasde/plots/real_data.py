@@ -69,8 +69,8 @@ def _distance(panel, simulations, run):
         errors.levels, errors.error, yerr=bars, color="0.2", marker="o", capsize=2, label="distance from the SDE"
     )
     lost = ~np.isin(errors.levels, errors.resolved().levels)
-    look = {"color": "0.2", "marker": "o", "markerfacecolor": "white", "linestyle": ""}
-    panel.plot(errors.levels[lost], errors.error[lost], **look, label="within its Monte Carlo error")
+    look = {"color": "0.2", "marker": "o", "markerfacecolor": "white", "linestyle": "", "zorder": 4}
+    panel.plot(errors.levels[lost], errors.error[lost], **look, label="below twice that error")
     panel.plot(errors.levels, errors.noise, color="0.6", linestyle=":", label="its Monte Carlo error")
     integrations = orders.convergence(simulations, run, "sde")
     if len(integrations.levels) > 1:

@@ -3,12 +3,12 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .. import stats, tables
+from .. import reference, stats, tables
 from ..claims import MARGIN
 from ..tasks import task_named
 from . import style
 
-METRICS = ("train_loss", "test_accuracy", "squared_norm")
+METRICS = ("train_loss", "test_accuracy", "log_perplexity", "squared_norm")  # those that a task measures
 
 
 def draw(trajectories, experiment):
@@ -27,19 +27,29 @@ def compare(trajectories, experiment, rule, title, baseline, label):
     name of level 1.
     """
     style.use()
+    row = trajectories[trajectories["experiment"] == experiment].iloc[0]
+    measured = set(trajectories.loc[trajectories["experiment"] == experiment, "metric"])
+    metrics = [metric for metric in METRICS if metric in measured] or METRICS[:1]
     figure, axes = plt.subplots(
-        2, len(METRICS), figsize=(9.6, 5.4), sharex=True, height_ratios=(3, 2), layout="constrained"
+        2,
+        len(metrics),
+        figsize=(3.2 * len(metrics), 5.4),
+        sharex=True,
+        squeeze=False,
+        height_ratios=(3, 2),
+        layout="constrained",
     )
-    for (top, bottom), metric in zip(axes.T, METRICS, strict=True):
+    for (top, bottom), metric in zip(axes.T, metrics, strict=True):
         groups = tables.groups(trajectories, experiment, rule, metric)
         _values(top, groups, style.UNITS.get(metric, 1.0), label)
+        if metric == "log_perplexity" and rule == "sqrt":
+            _published(top, f"{row['task']}-{row['optimizer']}", groups)
         _distances(bottom, groups)
         top.set_ylabel(style.LABELS[metric])
         style.time_axes(top, bottom, groups.epoch, groups.time)
         if metric == "train_loss":
             style.log_axis(top, [values.mean(axis=0) for values in groups.values.values()])
     axes[1, 0].set_ylabel(f"distance from {baseline}\n(seed deviations)")
-    row = trajectories[trajectories["experiment"] == experiment].iloc[0]
     figure.suptitle(
         f"{style.OPTIMIZERS[row['optimizer']]}, {task_named(row['task']).title}: {title}, {style.sample(groups.seeds)}"
     )
@@ -56,6 +66,18 @@ def _values(panel, groups, unit, label):
         low, high = stats.interval(drawn[level]) if level in drawn else (np.nan, np.nan)
         mean = unit * values.mean(axis=0)
         style.curve(panel, groups.epoch, mean, unit * low, unit * high, colours[level], label(level, groups))
+
+
+def _published(panel, name, groups):
+    """Draw the authors' own curves of the experiment ``name`` behind ours, where there are any."""
+    published = reference.author_curves(name)
+    colours = style.batch_colours(groups.values)
+    sizes = {size: kappa for kappa, size in groups.batch_size.items()}
+    for size, (time, value) in published.items():
+        epoch = np.interp(time, np.append(0.0, groups.time), np.append(0.0, groups.epoch), right=np.nan)
+        panel.plot(epoch, value, color=colours.get(sizes.get(size), "0.7"), linewidth=3.0, alpha=0.3, zorder=0)
+    if published:
+        panel.plot([], [], color="0.6", linewidth=3.0, alpha=0.5, label="the authors'")
 
 
 def _distances(panel, groups):

@@ -15,6 +15,7 @@ LABELS = {
     "train_loss": "train loss (nats)",
     "test_loss": "test loss (nats)",
     "test_accuracy": "test accuracy (%)",
+    "log_perplexity": "validation log-perplexity (nats)",
     "squared_norm": r"squared norm $\|\theta\|^2$",
     "gradient_norm": r"gradient norm $\|\nabla f\|$",
 }
@@ -124,7 +125,8 @@ def log_axis(panel, curves):
     values = values[np.isfinite(values) & (values > 0)]
     panel.set_yscale("log")
     if len(values):
-        panel.set_ylim(values.min() / 1.25, values.max() * 1.15)
+        margin = (values.max() / values.min()) ** 0.06
+        panel.set_ylim(values.min() / margin, values.max() * margin)
     plain_log(panel)
 
 

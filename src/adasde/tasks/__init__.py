@@ -19,24 +19,36 @@ from importlib import import_module
 from .. import data
 from ..errors import InputError
 
+TOLERANCE = 0.02  # of a data set's size, for those that the registry knows only about
+
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a task is made and which data set it learns; ``title`` is its name in figures."""
+    """Where a task is made and which data set it learns; ``title`` is its name in figures.
+
+    ``examples`` is the number of training examples where that is not the data set's own: of sequences of tokens, or of
+    texts to classify. It is about right for the data sets that are too large to be here.
+    """
 
     title: str
     data: str
     module: str
+    examples: int | None = None
 
     @property
-    def dataset(self):
-        """Registry entry of the task's data set."""
-        return data.dataset_named(self.data)
+    def train_size(self) -> int:
+        """Number of training examples."""
+        return self.examples or data.dataset_named(self.data).train_size
 
 
 TASKS = {
     "fashion-cnn": Entry("CNN on Fashion-MNIST", "fashion-mnist", "adasde.tasks.vision"),
     "fashion-resnet": Entry("ResNet on Fashion-MNIST", "fashion-mnist", "adasde.tasks.vision"),
+    "wiki-gpt2": Entry("GPT-2 on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_295),
+    "wiki-roberta": Entry("RoBERTa on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_295),
+    "wiki-articles": Entry("articles of paragraphs, RoBERTa", "wiki-mini", "adasde.tasks.language", 2_166),
+    "wikitext103-gpt2": Entry("GPT-2 on WikiText-103", "wikitext-103", "adasde.tasks.language", 115_000),
+    "wikibooks-roberta": Entry("RoBERTa on Wiki+Books", "wiki-books", "adasde.tasks.language", 47_600_000),
 }
 
 
@@ -47,7 +59,18 @@ def task_named(name: str) -> Entry:
     return TASKS[name]
 
 
-def load(name: str, root):
-    """Return the task called ``name`` on its prepared data under ``root``."""
+def load(name: str, root, pretrained=None):
+    """Return the task called ``name`` on its prepared data under ``root``.
+
+    ``pretrained`` are weights that its model starts from, by name. InputError if the data hold another number of
+    examples than the registry says.
+    """
     entry = task_named(name)
-    return import_module(entry.module).load(name, data.load(entry.data, root))
+    options = {"pretrained": pretrained} if pretrained is not None else {}
+    task = import_module(entry.module).load(name, data.load(entry.data, root), **options)
+    if abs(task.size / entry.train_size - 1.0) > TOLERANCE:
+        raise InputError(
+            f"{name}: {task.size} training examples in {root}, but {entry.train_size} in the registry; "
+            "the data were prepared by other versions of the libraries"
+        )
+    return task

@@ -1,0 +1,251 @@
+"""Text too large for memory: streamed from parquet files into token arrays, interruptible anywhere.
+
+The arrays are those of text.py. Sources are read through the library ``datasets``, from a hub or from files put into
+the data set's folder by hand.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from ..store import atomic
+from .text import encoded, end_of
+
+log = logging.getLogger(__name__)
+
+HEADER = 128  # bytes before the numbers of an .npy file
+
+
+@dataclass(frozen=True)
+class Source:
+    """Parquet files of documents: on a hub, at a fixed revision, or put by hand into the folder ``name``.
+
+    A row's text is in the column ``text``; ``rows`` is how many there are, and ``sha256`` the hashes that are known of
+    the files, by name. With ``lines`` a row is a line, and a line `` = Title = `` starts a document.
+    """
+
+    name: str
+    repository: str
+    config: str
+    revision: str
+    split: str
+    rows: int | None = None
+    sha256: tuple[tuple[str, str], ...] = ()
+    lines: bool = False
+
+    def documents(self, folder: Path, skip: int) -> Iterator[tuple[int, str]]:
+        """Yield (rows read so far, text) of every document after ``skip`` rows, with constant memory.
+
+        ``skip`` is a number of rows that was yielded. InputError if no source has the files, or they are not whole.
+        """
+        count, lines = skip, []
+        for row in self._rows(folder, skip):
+            if not self.lines:
+                count += 1
+                yield count, row
+                continue
+            if lines and re.fullmatch(r"\s*= [^=].* =\s*", row):
+                yield count, "".join(lines)
+                lines = []
+            lines.append(row)
+            count += 1
+        if lines:
+            yield count, "".join(lines)
+        if self.rows is not None and count != self.rows:
+            raise InputError(f"{self.name}: {count:,} rows, not {self.rows:,}; the files are cut or not the right ones")
+
+    def _rows(self, folder, skip):
+        import datasets
+
+        datasets.disable_progress_bars()
+        place = Path(folder, "sources", self.name)
+        here = sorted(place.glob("*.parquet"))
+        self._verify(here)
+        try:
+            if here:
+                files = [str(path) for path in here]
+                rows = datasets.load_dataset("parquet", data_files={"all": files}, split="all", streaming=True)
+            else:
+                rows = datasets.load_dataset(
+                    self.repository, self.config, revision=self.revision, split=self.split, streaming=True
+                )
+            for row in rows.skip(skip):
+                yield row["text"]
+        except KeyError as error:
+            raise InputError(f"{self.name}: its rows have no column {error}") from error
+        except InputError:
+            raise
+        except Exception as error:  # what the hub's clients raise has no common ground
+            what = "damaged or no parquet file" if here else f"cannot be read from {self.repository}"
+            raise InputError(
+                f"{self.name}: {what} ({type(error).__name__}); put its parquet files into {place}"
+            ) from error
+
+    def _verify(self, paths):
+        known = dict(self.sha256)
+        for path in paths:
+            if path.name in known:
+                with path.open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                if found != known[path.name]:
+                    raise InputError(f"{path}: SHA-256 is {found[:12]}..., not {known[path.name][:12]}...")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Registry entry of a text data set too large for memory; sizes are in tokens.
+
+    ``sources`` holds the sources of every split; those of a split that has none are drawn from the training documents,
+    one in ``held_out``. ``tokenizer`` is (repository, revision, tokens in the vocabulary).
+    """
+
+    name: str
+    licence: str
+    download_bytes: int
+    train_size: int
+    test_size: int
+    tokenizer: tuple[str, str, int]
+    sources: dict[str, tuple[Source, ...]]
+    held_out: int = 1000
+    unit: str = "tokens, about"
+
+    def facts(self) -> dict:
+        """Return what the arrays were made from."""
+        return {"files": {s.name: f"{s.repository}@{s.revision}" for part in self.sources.values() for s in part}}
+
+    def make(self, folder: Path) -> list[str]:
+        """Write the arrays, as .npy files, and return their names; what an interrupted call had written is kept."""
+        import numpy as np
+
+        tokenizer = self._tokenizer(folder)
+        with atomic(folder / "tokenizer.npy") as temporary:
+            np.save(temporary, np.frombuffer(tokenizer.to_str().encode(), np.uint8))
+        writer = Writer(folder, tokenizer, ("train", "validation"))
+        for split, sources in self.sources.items():
+            for source in sources:
+                key = f"{split}/{source.name}"
+                for rows, text in source.documents(folder, writer.rows.get(key, 0)):
+                    held = split == "train" and "validation" not in self.sources and _share(text, self.held_out)
+                    writer.add("validation" if held else split, text, key, rows)
+        return ["tokenizer", *writer.finish()]
+
+    def _tokenizer(self, folder):
+        from tokenizers import Tokenizer
+
+        repository, revision, size = self.tokenizer
+        path = folder / "sources/tokenizer.json"
+        try:
+            if path.exists():
+                tokenizer = Tokenizer.from_file(str(path))
+            else:
+                tokenizer = Tokenizer.from_pretrained(repository, revision=revision)
+        except Exception as error:  # the library raises nothing narrower
+            raise InputError(
+                f"{self.name}: no tokenizer of {repository} ({type(error).__name__}); put its tokenizer.json at {path}"
+            ) from error
+        if tokenizer.get_vocab_size() != size:
+            raise InputError(
+                f"{self.name}: the tokenizer has {tokenizer.get_vocab_size()} tokens, but that of {repository} {size}"
+            )
+        return tokenizer
+
+
+class Writer:
+    """Appends documents to .npy files, in blocks, so that an interrupted preparation goes on where it was.
+
+    After every block ``progress.json`` says how far each file and each source has got; what lies beyond was written
+    by a block that was not finished, and is cut off.
+    """
+
+    BLOCK = 2000  # documents
+
+    def __init__(self, folder: Path, tokenizer, splits):
+        import numpy as np
+
+        self.folder, self.tokenizer, self.splits = Path(folder), tokenizer, splits
+        self.end = end_of(tokenizer)
+        self.dtype = np.dtype(np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.int32)
+        self.waiting, self.seen = [], {}
+        self.progress = self.folder / "progress.json"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = json.loads(self.progress.read_text()) if self.progress.exists() else {"rows": {}, "lengths": {}}
+        self.rows, self.lengths = state["rows"], state["lengths"]  # of every source, and (tokens, documents) of a split
+        for split in splits:
+            tokens, documents = self.lengths.setdefault(split, [0, 0])
+            for kind, dtype, count in (("tokens", self.dtype, tokens), ("index", np.dtype(np.int64), documents + 1)):
+                path = self._path(split, kind)
+                if not self.progress.exists():
+                    path.write_bytes(bytes(HEADER + (dtype.itemsize if kind == "index" else 0)))
+                with path.open("r+b") as file:
+                    file.truncate(HEADER + dtype.itemsize * count)
+        if self.rows:
+            log.info("%s: going on after %s", self.folder.name, self.rows)
+
+    def add(self, split: str, text: str, source: str, rows: int):
+        """Add a document; ``rows`` of its ``source`` have been read then."""
+        self.waiting.append((split, text))
+        self.seen[source] = rows
+        if len(self.waiting) >= self.BLOCK:
+            self._flush()
+
+    def finish(self) -> list[str]:
+        """Give the files their headers and names, and return these without .npy. InputError for an empty split."""
+        import numpy as np
+
+        self._flush()
+        names = []
+        for split in self.splits:
+            tokens, documents = self.lengths[split]
+            if not documents:
+                raise InputError(f"{self.folder.name}: the split {split} is empty")
+            for kind, dtype, count in (("tokens", self.dtype, tokens), ("index", np.dtype(np.int64), documents + 1)):
+                with self._path(split, kind).open("r+b") as file:
+                    file.write(_header(dtype, count))
+                self._path(split, kind).replace(self.folder / f"{split}-{kind}.npy")
+                names.append(f"{split}-{kind}")
+        self.progress.unlink()
+        return names
+
+    def _flush(self):
+        import numpy as np
+
+        documents = encoded(self.tokenizer, [text for _, text in self.waiting])
+        for split in self.splits:
+            mine = [ids for (of, _), ids in zip(self.waiting, documents, strict=True) if of == split]
+            tokens, count = self.lengths[split]
+            ends = tokens + np.cumsum([len(ids) + 1 for ids in mine], dtype=np.int64)
+            flat = [token for ids in mine for token in (*ids, self.end)]
+            for kind, values in (("tokens", np.array(flat, self.dtype)), ("index", ends)):
+                with self._path(split, kind).open("ab") as file:
+                    file.write(values.tobytes())
+            self.lengths[split] = [tokens + len(flat), count + len(mine)]
+        self.rows |= self.seen
+        self.waiting, self.seen = [], {}
+        with atomic(self.progress) as temporary:
+            temporary.write_text(json.dumps({"rows": self.rows, "lengths": self.lengths}))
+
+    def _path(self, split, kind):
+        return self.folder / f"{split}-{kind}.part"
+
+
+def _share(text, one_in):
+    """Whether a document is one of those held out, told by its text alone, so that order and restarts do not matter."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % one_in == 0
+
+
+def _header(dtype, count):
+    """The first HEADER bytes of an .npy file of ``count`` numbers."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    shape = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(buffer, shape)
+    header = buffer.getvalue()
+    assert len(header) == HEADER
+    return header

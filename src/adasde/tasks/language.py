@@ -1,0 +1,289 @@
+"""Language: GPT-2, RoBERTa's masked language model, and the classification of paragraphs that fine-tunes the latter.
+
+The models are those of transformers, built from a configuration. An example is a sequence of ``length`` tokens cut from
+the documents one after another, so that a batch of B examples has B * length tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .. import measure
+from ..data import text
+from ..errors import InputError
+
+SUBSET = 64  # training sequences on which the train loss, its gradient and the gradient's noise are measured
+NOISE_CHUNK = 4  # sequences per gradient of these
+VALIDATION = 128  # validation sequences, evenly spaced over the split
+CHUNK = 32  # sequences per evaluation batch
+
+
+@dataclass(frozen=True)
+class Size:
+    """A transformer's size: ``length`` tokens per sequence, ``vocabulary`` tokens known, dropout everywhere.
+
+    ``spread`` is the standard deviation of the initial weights, ``masked`` the share of the tokens that RoBERTa
+    predicts: of these 80% are masked, 10% replaced, 10% kept.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    length: int
+    vocabulary: int
+    dropout: float
+    spread: float = 0.02
+    masked: float = 0.15
+
+
+# At the usual spread so narrow a network would spend the few tokens of a mini run on leaving its start, and at the
+# usual share of masked tokens RoBERTa would learn little more than how frequent each is.
+SIZES = {
+    "gpt2-mini": Size(layers=2, width=64, heads=2, length=64, vocabulary=1024, dropout=0.0, spread=0.05),
+    "roberta-mini": Size(layers=1, width=64, heads=2, length=64, vocabulary=1024, dropout=0.0, spread=0.05, masked=0.4),
+    "gpt2": Size(layers=12, width=768, heads=12, length=1024, vocabulary=50_257, dropout=0.1),
+    "roberta-large": Size(layers=24, width=1024, heads=16, length=126, vocabulary=50_265, dropout=0.1),
+}
+
+
+def gpt2(size: Size, end: int) -> nn.Module:
+    """GPT-2 with tied embeddings; ``end`` is the token that ends a document."""
+    from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+    from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
+
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=size.vocabulary,
+            n_positions=size.length,
+            n_embd=size.width,
+            n_layer=size.layers,
+            n_head=size.heads,
+            resid_pdrop=size.dropout,
+            embd_pdrop=size.dropout,
+            attn_pdrop=size.dropout,
+            bos_token_id=end,
+            eos_token_id=end,
+            initializer_range=size.spread,
+            use_cache=False,
+            attn_implementation="sdpa",
+        )
+    )
+
+
+def roberta(size: Size, special: dict[str, int], labels: int | None = None) -> nn.Module:
+    """RoBERTa with its masked-language-model head, or with a new one that tells ``labels`` classes apart."""
+    from transformers.models.roberta.configuration_roberta import RobertaConfig
+    from transformers.models.roberta.modeling_roberta import RobertaForMaskedLM, RobertaForSequenceClassification
+
+    config = RobertaConfig(
+        vocab_size=size.vocabulary,
+        max_position_embeddings=size.length + 2 + special["<pad>"] + 1,  # positions are counted from the pad's number
+        hidden_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=4 * size.width,
+        hidden_dropout_prob=size.dropout,
+        attention_probs_dropout_prob=size.dropout,
+        type_vocab_size=1,
+        initializer_range=size.spread,
+        bos_token_id=special["<s>"],
+        pad_token_id=special["<pad>"],
+        eos_token_id=special["</s>"],
+        num_labels=labels or 2,
+        attn_implementation="sdpa",
+    )
+    return RobertaForSequenceClassification(config) if labels else RobertaForMaskedLM(config)
+
+
+class Sequences:
+    """What both language models share: sequences of a text data set's tokens, and the test functions.
+
+    Subclasses give `model`, `batch`, the model's inputs and targets for sequences, and `losses`, one per example.
+    """
+
+    def __init__(self, tensors, size: Size, kind: str):
+        known = text.vocabulary(tensors)
+        if len(known) != size.vocabulary:
+            raise InputError(
+                f"vocabulary: the tokenizer of the data knows {len(known)} tokens, but {kind} {size.vocabulary}"
+            )
+        self.known, self.length, self.dimensions = known, size.length, size
+        self.sequences = self._cut(tensors["train-tokens"], "train")
+        held = self._cut(tensors["validation-tokens"], "validation")
+        # Fixed sequences, and fixed masks where there are any, so that all evaluations see the same.
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.subset = self._chunks(self.sequences, SUBSET, NOISE_CHUNK)
+            self.validation = self._chunks(held, VALIDATION, CHUNK)
+
+    @property
+    def size(self) -> int:
+        """Number of training sequences."""
+        return len(self.sequences)
+
+    def gather(self, indices):
+        """Return the model's inputs and targets for the training sequences at ``indices``."""
+        return self.batch(self.sequences.index_select(0, indices))
+
+    def loss(self, model, *batch, weights=None):
+        """Mean loss per predicted token in nats, or the weighted sum of the sequences' means."""
+        losses = self.losses(model, *batch)
+        return losses.mean() if weights is None else losses @ weights.to(losses.dtype)
+
+    def measure(self, model, sigma, eps) -> dict[str, float]:
+        """Return the test functions, without dropout; see the glossary in measure.py."""
+        model.eval()
+        training = measure.loss_and_gradient(model, self.loss, self.subset, sigma, eps)
+        with torch.inference_mode():
+            held = torch.cat([self.losses(model, *chunk) for chunk in self.validation]).mean().item()
+        model.train()
+        return {**training, "log_perplexity": held, "squared_norm": measure.squared_norm(model)}
+
+    def _cut(self, tokens, split):
+        """Return a view (sequences, length + 1) of the tokens; the last of a row is the first of the next."""
+        count = (len(tokens) - 1) // self.length
+        if count < 1:
+            raise InputError(f"length = {self.length}: longer than the {len(tokens)} tokens of the split {split}")
+        return tokens.as_strided((count, self.length + 1), (self.length, 1))
+
+    def _chunks(self, sequences, count, size):
+        places = torch.linspace(0, len(sequences) - 1, min(count, len(sequences))).long()
+        return [self.batch(sequences.index_select(0, part)) for part in places.split(size)]
+
+
+class CausalTask(Sequences):
+    """Predicting every next token with GPT-2."""
+
+    def model(self) -> nn.Module:
+        """Return a new network."""
+        return gpt2(self.dimensions, self.known[next(name for name in text.END if name in self.known)])
+
+    def batch(self, sequences):
+        """Return inputs and targets, both (sequences, length), int64."""
+        tokens = sequences.long()
+        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    def losses(self, model, inputs, targets):
+        """Return the mean loss of every sequence, (sequences,)."""
+        logits = model(input_ids=inputs).logits
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets).mean(1)
+
+
+class MaskedTask(Sequences):
+    """Predicting masked tokens with RoBERTa: new masks for every minibatch, from torch's generator.
+
+    As many tokens of every sequence are predicted, so that batches have one shape.
+    """
+
+    def model(self) -> nn.Module:
+        """Return a new network."""
+        return roberta(self.dimensions, self.known)
+
+    def batch(self, sequences):
+        """Return inputs (sequences, length + 2), places of the predicted tokens and these, (sequences, predicted)."""
+        tokens = sequences[:, :-1].long()
+        count = max(1, round(self.dimensions.masked * self.length))
+        places = torch.rand(tokens.shape).argsort(1)[:, :count]
+        targets = tokens.gather(1, places)
+        fate = torch.rand(places.shape)
+        given = torch.where(fate < 0.8, self.known["<mask>"], targets)
+        given = torch.where(fate >= 0.9, torch.randint(self.dimensions.vocabulary, places.shape), given)
+        tokens = tokens.scatter(1, places, given)
+        return (
+            F.pad(F.pad(tokens, (1, 0), value=self.known["<s>"]), (0, 1), value=self.known["</s>"]),
+            places + 1,
+            targets,
+        )
+
+    def losses(self, model, inputs, places, targets):
+        """Return the mean loss over the predicted tokens of every sequence, (sequences,).
+
+        The head sees these tokens alone; on all of them a step would take 1.6 times as long.
+        """
+        hidden = model.roberta(input_ids=inputs).last_hidden_state
+        chosen = hidden.gather(1, places.unsqueeze(2).expand(-1, -1, hidden.shape[2]))
+        logits = model.lm_head(chosen)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets).mean(1)
+
+
+class ClassificationTask:
+    """Telling texts apart with a RoBERTa whose encoder has been pre-trained, all its weights being trained.
+
+    ``pretrained`` are the weights of a `MaskedTask`'s model, by name; without them the encoder starts untrained.
+    """
+
+    def __init__(self, tensors, size: Size, name: str, pretrained=None):
+        self.known, self.dimensions, self.pretrained = text.vocabulary(tensors), size, pretrained
+        self.inputs, self.labels = self._padded(tensors, f"{name}-train")
+        self.classes = int(self.labels.max()) + 1
+        self.subset = self._chunks(self.inputs[:SUBSET], self.labels[:SUBSET], NOISE_CHUNK)
+        self.test = self._chunks(*self._padded(tensors, f"{name}-test"), CHUNK)
+
+    @property
+    def size(self) -> int:
+        """Number of training texts."""
+        return len(self.inputs)
+
+    def model(self) -> nn.Module:
+        """Return a network with the pre-trained encoder and a new head."""
+        model = roberta(self.dimensions, self.known, labels=self.classes)
+        if self.pretrained is not None:
+            encoder = {key: value for key, value in self.pretrained.items() if key.startswith("roberta.")}
+            missing, unexpected = model.load_state_dict(encoder, strict=False)
+            wrong = [key for key in missing if key.startswith("roberta.")] + unexpected
+            if wrong:
+                raise InputError(f"pretrained: weights of another model; {wrong[0]} does not fit")
+        return model
+
+    def gather(self, indices):
+        """Return tokens (texts, length + 2), padded, and labels (texts,)."""
+        return self.inputs.index_select(0, indices), self.labels.index_select(0, indices)
+
+    def loss(self, model, inputs, labels, weights=None):
+        """Mean cross-entropy in nats, or its weighted sum over the texts."""
+        losses = F.cross_entropy(self._logits(model, inputs), labels, reduction="none")
+        return losses.mean() if weights is None else losses @ weights.to(losses.dtype)
+
+    def measure(self, model, sigma, eps) -> dict[str, float]:
+        """Return the test functions; see the glossary in measure.py."""
+        model.eval()
+        training = measure.loss_and_gradient(model, self.loss, self.subset, sigma, eps)
+        test_loss, test_accuracy = measure.classification(lambda inputs: self._logits(model, inputs), self.test)
+        model.train()
+        norm = measure.squared_norm(model)
+        return {**training, "test_loss": test_loss, "test_accuracy": test_accuracy, "squared_norm": norm}
+
+    def _logits(self, model, inputs):
+        return model(input_ids=inputs, attention_mask=inputs != self.known["<pad>"]).logits
+
+    def _padded(self, tensors, name):
+        """Return the texts' first tokens between <s> and </s>, padded, (texts, length + 2), and their labels."""
+        tokens, index = tensors[name], tensors[f"{name}-index"]
+        length = self.dimensions.length
+        inputs = torch.full((len(index) - 1, length + 2), self.known["<pad>"])
+        for row, start, end in zip(inputs, index[:-1], index[1:] - 1, strict=True):  # without the end of the document
+            count = min(length, int(end - start))
+            row[0], row[count + 1] = self.known["<s>"], self.known["</s>"]
+            row[1 : count + 1] = tokens[start : start + count].long()
+        return inputs, tensors[f"{name}-labels"].long()
+
+    def _chunks(self, inputs, labels, size):
+        return list(zip(inputs.split(size), labels.split(size), strict=True))
+
+
+TASKS = {
+    "wiki-gpt2": (CausalTask, "gpt2-mini", "GPT-2"),
+    "wiki-roberta": (MaskedTask, "roberta-mini", "RoBERTa"),
+    "wiki-articles": (ClassificationTask, "roberta-mini", "paragraphs"),
+    "wikitext103-gpt2": (CausalTask, "gpt2", "GPT-2"),
+    "wikibooks-roberta": (MaskedTask, "roberta-large", "RoBERTa"),
+}
+
+
+def load(name: str, tensors, pretrained=None):
+    """Return the language task called ``name`` on the arrays of its data set."""
+    kind, size, what = TASKS[name]
+    options = {"pretrained": pretrained} if kind is ClassificationTask else {}
+    return kind(tensors, SIZES[size], what, **options)
