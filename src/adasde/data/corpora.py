@@ -40,22 +40,22 @@ class Source:
     lines: bool = False
 
     def documents(self, folder: Path, skip: int) -> Iterator[tuple[int, str]]:
-        """Yield (rows read so far, text) of every document after ``skip`` rows, with constant memory.
+        """Yield (rows read so far, text) of every document that is not blank after ``skip`` rows, in constant memory.
 
         ``skip`` is a number of rows that was yielded. InputError if no source has the files, or they are not whole.
         """
         count, lines = skip, []
         for row in self._rows(folder, skip):
-            if not self.lines:
-                count += 1
-                yield count, row
-                continue
-            if lines and re.fullmatch(r"\s*= [^=].* =\s*", row):
-                yield count, "".join(lines)
+            if self.lines and lines and re.fullmatch(r"\s*= [^=].* =\s*", row):
+                if "".join(lines).strip():
+                    yield count, "".join(lines)
                 lines = []
-            lines.append(row)
             count += 1
-        if lines:
+            if self.lines:
+                lines.append(row)
+            elif row.strip():
+                yield count, row
+        if "".join(lines).strip():
             yield count, "".join(lines)
         if self.rows is not None and count != self.rows:
             raise InputError(f"{self.name}: {count:,} rows, not {self.rows:,}; the files are cut or not the right ones")
@@ -126,7 +126,7 @@ class Corpus:
         tokenizer = self._tokenizer(folder)
         with atomic(folder / "tokenizer.npy") as temporary:
             np.save(temporary, np.frombuffer(tokenizer.to_str().encode(), np.uint8))
-        writer = Writer(folder, tokenizer, ("train", "validation"))
+        writer = Writer(folder, tokenizer, tuple(dict.fromkeys((*self.sources, "validation"))))
         for split, sources in self.sources.items():
             for source in sources:
                 key = f"{split}/{source.name}"

@@ -72,7 +72,7 @@ def _articles(content):
 
 def _prose(text):
     """Text without the marks of headings, bold and italics, and without empty lines."""
-    lines = (line.strip().strip("=").strip() for line in text.replace("''", "").splitlines())
+    lines = (line.strip().strip("=").strip() for line in re.sub("'{2,}", "", text).splitlines())
     return "\n".join(line for line in lines if line)
 
 

@@ -44,8 +44,8 @@ class Entry:
 TASKS = {
     "fashion-cnn": Entry("CNN on Fashion-MNIST", "fashion-mnist", "adasde.tasks.vision"),
     "fashion-resnet": Entry("ResNet on Fashion-MNIST", "fashion-mnist", "adasde.tasks.vision"),
-    "wiki-gpt2": Entry("GPT-2 on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_295),
-    "wiki-roberta": Entry("RoBERTa on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_295),
+    "wiki-gpt2": Entry("GPT-2 on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_268),
+    "wiki-roberta": Entry("RoBERTa on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_268),
     "wiki-articles": Entry("articles of paragraphs, RoBERTa", "wiki-mini", "adasde.tasks.language", 2_166),
     "wikitext103-gpt2": Entry("GPT-2 on WikiText-103", "wikitext-103", "adasde.tasks.language", 115_000),
     "wikibooks-roberta": Entry("RoBERTa on Wiki+Books", "wiki-books", "adasde.tasks.language", 47_600_000),

@@ -1,0 +1,278 @@
+"""data/text.py and data/corpora.py: real text, and small files of exactly the real forms, offline."""
+
+import bz2
+import json
+import logging
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from adasde import InputError, data
+from adasde.data import corpora, text
+from adasde.data.corpora import Corpus, Source, Writer
+
+WORDS = "the of and in to a is was for on as with by he that from at his it an were are which this be has".split()
+
+
+def prose(seed, words=60):
+    return " ".join(np.random.default_rng(seed).choice(WORDS, words))
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """No test waits for a web that is not there."""
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def byte_level(special, path):
+    """A small byte-level BPE tokenizer in the form of GPT-2's or RoBERTa's tokenizer.json."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([prose(0)], trainer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path))
+    return tokenizer
+
+
+def parquet(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def documents(arrays, split, tokenizer):
+    tokens, index = arrays[f"{split}-tokens"], arrays[f"{split}-index"]
+    return [tokenizer.decode(tokens[a : b - 1].tolist()) for a, b in zip(index, index[1:], strict=False)]
+
+
+def loaded(folder, names):
+    return {name: np.load(folder / f"{name}.npy") for name in names}
+
+
+def wiki_dump(articles):
+    """A dump in MediaWiki's export form, compressed, as gensim's extract is."""
+    pages = "".join(
+        f"<page><title>{title}</title><ns>0</ns><id>{n + 1}</id><revision><id>{n + 1}</id>"
+        f"<text>{body}</text></revision></page>"
+        for n, (title, body) in enumerate(articles)
+    )
+    space = "http://www.mediawiki.org/xml/export-0.10/"
+    return bz2.compress(f'<mediawiki xmlns="{space}" version="0.10">{pages}</mediawiki>'.encode())
+
+
+def article(seed, sections=12):
+    parts = [f"'''Title {seed}''' {prose(seed, 100)}"]
+    for n in range(sections):
+        parts.append(f"== Section {n} ==\n{prose(1000 * seed + n, 90)}\n* a list item\n")
+    return "\n\n".join(parts)
+
+
+def test_the_wikipedia_extract_is_real_and_split_by_article(data_root):
+    tensors = data.load("wiki-mini", data_root)
+    tokenizer = text.tokenizer_of(tensors["tokenizer"].numpy().tobytes().decode())
+    assert len(tensors["train-tokens"]) == data.dataset_named("wiki-mini").train_size
+    assert len(tensors["test-tokens"]) == data.dataset_named("wiki-mini").test_size
+    assert [len(tensors[f"{split}-index"]) - 1 for split in ("train", "validation", "test")] == [90, 5, 5]
+    found = documents(tensors, "train", tokenizer)
+    assert found[0].startswith("Anarchism is a political philosophy that advocates self-governed societies")
+    assert not any("==" in document or "'''" in document for document in found)
+    held = documents(tensors, "validation", tokenizer)
+    assert not set(held) & set(found)
+    labels, tested = tensors["paragraphs-train-labels"], tensors["paragraphs-test-labels"]
+    assert set(labels.tolist()) == set(tested.tolist()) == set(range(52))
+    assert len(labels) == len(tensors["paragraphs-train-index"]) - 1 == 2166
+
+
+def test_paragraphs_are_split_by_section_so_that_text_does_not_leak():
+    dump = wiki_dump([(f"T{n}", article(n)) for n in range(25)])
+    arrays = text.wiki_mini({"x.bz2": dump})
+    again = text.wiki_mini({"x.bz2": dump})
+    assert all(np.array_equal(arrays[name], again[name]) for name in arrays)
+    tokenizer = text.tokenizer_of(arrays["tokenizer"].tobytes().decode())
+
+    def paragraphs(split):
+        tokens, index = arrays[f"paragraphs-{split}"], arrays[f"paragraphs-{split}-index"]
+        return [tokenizer.decode(tokens[a : b - 1].tolist()) for a, b in zip(index, index[1:], strict=False)]
+
+    train, test = paragraphs("train"), paragraphs("test")
+    assert not set(train) & set(test)
+    # Of an introduction and twelve sections every third is for testing, of 23 training articles.
+    assert (len(train), len(test)) == (23 * 9, 23 * 4)
+    assert max(arrays["paragraphs-test-labels"]) == 22
+
+
+def test_a_changed_or_missing_extract_is_refused(tmp_path, monkeypatch):
+    from adasde.data.sources import Package
+
+    monkeypatch.setattr(Package, "path", lambda self, file, work: tmp_path / "nothing")
+    place = tmp_path / "wiki-mini/sources" / data.dataset_named("wiki-mini").files[0].name
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"x")
+    with pytest.raises(InputError, match=r"wiki-mini: cannot get enwiki.*Put it at .* by hand; SHA-256 a53f4648"):
+        data.prepare("wiki-mini", tmp_path)
+    assert not list(tmp_path.glob("wiki-mini/*.npy"))
+
+
+# WikiText: rows are lines, each with its newline; an article starts with a line " = Title = \n".
+WIKITEXT = {
+    "train": ["", " = First = \n", "", f" {prose(1)} \n", " = = Part = = \n", f" {prose(2)} \n", " = Second = \n", f" {prose(3)} \n"],
+    "validation": ["", " = Third = \n", f" {prose(4)} \n"],
+    "test": ["", " = Fourth = \n", f" {prose(5)} \n"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def wikitext(tmp_path):
+    """WikiText-103 with small files in the place of the real ones."""
+    folder = tmp_path / "wikitext-103"
+    size = byte_level(["<|endoftext|>"], folder / "sources/tokenizer.json").get_vocab_size()
+    sources = {}
+    for split, lines in WIKITEXT.items():
+        parquet(folder / f"sources/{split}/{split}-00000-of-00001.parquet", [{"text": line} for line in lines])
+        (real,) = data.dataset_named("wikitext-103").sources[split]
+        assert real.lines
+        sources[split] = (Source(split, "x/y", "z", "0", split, rows=len(lines), lines=True),)
+    return folder, Corpus("wikitext-103", "", 0, 0, 0, ("x/y", "0", size), sources)
+
+
+def test_wikitext_is_read_article_by_article(wikitext):
+    folder, corpus = wikitext
+    arrays = loaded(folder, corpus.make(folder))
+    tokenizer = Tokenizer.from_file(str(folder / "sources/tokenizer.json"))
+    assert [len(documents(arrays, split, tokenizer)) for split in WIKITEXT] == [2, 1, 1]
+    found = documents(arrays, "train", tokenizer)
+    assert found[0].startswith(" = First = \n")
+    assert found[0].endswith(f" {prose(2)} \n")
+    assert "".join(found) == "".join(WIKITEXT["train"])
+    assert arrays["train-tokens"].dtype == np.uint16
+    assert (arrays["train-tokens"][arrays["train-index"][1:] - 1] == tokenizer.token_to_id("<|endoftext|>")).all()
+
+
+@pytest.mark.parametrize("block", [1, 3])
+@pytest.mark.parametrize("calls", [1, 2])
+def test_an_interrupted_preparation_goes_on_where_it_was(wikitext, monkeypatch, block, calls):
+    folder, corpus = wikitext
+    whole = loaded(folder, corpus.make(folder))
+    for path in folder.glob("*.npy"):
+        path.unlink()
+    monkeypatch.setattr(Writer, "BLOCK", block)
+    flush, count = Writer._flush, [0]
+
+    def dying(self):
+        count[0] += 1
+        if count[0] == calls:
+            for split in self.splits:  # a block that was half written
+                with self._path(split, "tokens").open("ab") as file:
+                    file.write(b"garbage")
+            raise KeyboardInterrupt
+        flush(self)
+
+    monkeypatch.setattr(Writer, "_flush", dying)
+    with pytest.raises(KeyboardInterrupt):
+        corpus.make(folder)
+    assert not list(folder.glob("train-*.npy"))
+    monkeypatch.setattr(Writer, "_flush", flush)
+    again = loaded(folder, corpus.make(folder))
+    assert all(np.array_equal(again[name], whole[name]) for name in whole)
+    assert not list(folder.glob("*.part"))
+    assert not (folder / "progress.json").exists()
+
+
+def test_wiki_and_books_share_their_arrays_and_hold_documents_out(tmp_path):
+    folder = tmp_path / "wiki-books"
+    tokenizer = byte_level(list(text.SPECIAL), folder / "sources/tokenizer.json")
+    pages = [{"id": str(n), "url": "u", "title": f"T{n}", "text": prose(n)} for n in range(40)]
+    books = [{"text": prose(100 + n)} for n in range(40)]
+    for name, rows in (("wikipedia", pages), ("bookcorpus", books)):
+        for part in (0, 1):
+            parquet(folder / f"sources/{name}/{part:04d}.parquet", rows[20 * part : 20 * part + 20])
+    real = data.dataset_named("wiki-books")
+    assert [source.name for source in real.sources["train"]] == ["wikipedia", "bookcorpus"]
+    sources = {"train": tuple(Source(s.name, "x/y", "z", "0", "train", rows=40) for s in real.sources["train"])}
+    corpus = Corpus("wiki-books", "", 0, 0, 0, ("x/y", "0", tokenizer.get_vocab_size()), sources, held_out=5)
+    arrays = loaded(folder, corpus.make(folder))
+    train, held = (documents(arrays, split, tokenizer) for split in ("train", "validation"))
+    assert sorted(train + held) == sorted(row["text"] for row in pages + books)
+    assert 5 < len(held) < 30
+    assert train[0] in (pages[0]["text"], pages[1]["text"])
+
+
+def test_only_the_hub_is_left_where_no_file_was_put_by_hand(tmp_path):
+    byte_level(["<|endoftext|>"], tmp_path / "wikitext-103/sources/tokenizer.json")
+    corpus = data.dataset_named("wikitext-103")
+    source = corpus.sources["train"][0]
+    with pytest.raises(
+        InputError, match=r"train: cannot be read from Salesforce/wikitext \(.*\); put its parquet files"
+    ):
+        next(source.documents(tmp_path / "wikitext-103", 0))
+    with pytest.raises(InputError, match="no tokenizer of openai-community/gpt2 .*; put its tokenizer.json at"):
+        corpus.make(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="the tokenizer has 3.. tokens, but that of openai-community/gpt2 50257"):
+        corpus.make(tmp_path / "wikitext-103")
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+BAD = [
+    ("cut", "train: damaged or no parquet file"),
+    ("rows", "train: 7 rows, not 8; the files are cut or not the right ones"),
+    ("column", "train: its rows have no column 'text'"),
+    ("hash", "train-00000-of-00001.parquet: SHA-256 is .*, not 000000000000..."),
+    ("empty", "wikitext-103: the split train is empty"),
+]
+
+
+@pytest.mark.parametrize(("what", "message"), BAD, ids=[what for what, _ in BAD])
+def test_a_bad_shard_is_one_clear_error_and_nothing_is_half_written(wikitext, what, message):
+    folder, corpus = wikitext
+    path = folder / "sources/train/train-00000-of-00001.parquet"
+    (source,) = corpus.sources["train"]
+    if what == "cut":
+        path.write_bytes(path.read_bytes()[:200])
+    elif what == "rows":
+        parquet(path, [{"text": line} for line in WIKITEXT["train"][:-1]])
+    elif what == "column":
+        parquet(path, [{"line": line} for line in WIKITEXT["train"]])
+    elif what == "hash":
+        source = Source(source.name, "x/y", "z", "0", "train", lines=True, sha256=((path.name, "0" * 64),))
+    else:
+        parquet(path, [{"text": ""}, {"text": " \n"}])
+        source = Source(source.name, "x/y", "z", "0", "train", lines=True)
+    corpus = Corpus(corpus.name, "", 0, 0, 0, corpus.tokenizer, {**corpus.sources, "train": (source,)})
+    with pytest.raises(InputError, match=message) as caught:
+        corpus.make(folder)
+    assert "\n" not in str(caught.value)
+    assert not list(folder.glob("*-tokens.npy"))
+
+
+def test_an_npy_header_is_what_numpy_reads(tmp_path):
+    for count in (1, 10**6, 10**12):
+        header = corpora._header(np.dtype(np.uint16), count)
+        assert len(header) == corpora.HEADER
+    path = tmp_path / "x.npy"
+    path.write_bytes(corpora._header(np.dtype(np.int64), 3) + np.arange(3).tobytes())
+    assert np.load(path).tolist() == [0, 1, 2]
+
+
+def test_going_on_is_said_in_the_log(wikitext, monkeypatch, caplog):
+    folder, corpus = wikitext
+    monkeypatch.setattr(Writer, "BLOCK", 1)
+    finish = Writer.finish
+    monkeypatch.setattr(Writer, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        corpus.make(folder)
+    assert json.loads((folder / "progress.json").read_text())["rows"]["train/train"] == 8
+    monkeypatch.setattr(Writer, "finish", finish)
+    with caplog.at_level(logging.INFO):
+        corpus.make(folder)
+    assert "wikitext-103: going on after" in caplog.text
