@@ -15,7 +15,7 @@ from adasde import InputError, data
 from adasde.data import corpora, text
 from adasde.data.corpora import Corpus, Source, Writer
 
-WORDS = "the of and in to a is was for on as with by he that from at his it an were are which this be has".split()
+WORDS = ["the", "of", "and", "in", "to", "a", "is", "was", "for", "on", "as", "with", "by", "he", "that", "from", "at"]
 
 
 def prose(seed, words=60):
@@ -126,7 +126,10 @@ def test_a_changed_or_missing_extract_is_refused(tmp_path, monkeypatch):
 
 # WikiText: rows are lines, each with its newline; an article starts with a line " = Title = \n".
 WIKITEXT = {
-    "train": ["", " = First = \n", "", f" {prose(1)} \n", " = = Part = = \n", f" {prose(2)} \n", " = Second = \n", f" {prose(3)} \n"],
+    "train": [
+        "", " = First = \n", "", f" {prose(1)} \n", " = = Part = = \n", f" {prose(2)} \n",
+        " = Second = \n", f" {prose(3)} \n",
+    ],
     "validation": ["", " = Third = \n", f" {prose(4)} \n"],
     "test": ["", " = Fourth = \n", f" {prose(5)} \n"],
 }  # fmt: skip

@@ -27,6 +27,8 @@ MARGIN = 3.0
 RANK_AGREEMENT = 0.9
 LAG_TOLERANCE = 0.1
 
+SCORES = ("matthews", "f1", "pearson", "test_accuracy")  # of fine-tuned models, the first that a task has
+
 # Of those that a task measures.
 TRAJECTORY_METRICS = ("train_loss", "test_loss", "test_accuracy", "log_perplexity", "squared_norm", "gradient_norm")
 
@@ -45,8 +47,9 @@ def evaluate(trajectories: pd.DataFrame, simulations: pd.DataFrame = tables.NO_S
             rows += [trajectory(trajectories, experiment, m) for m in TRAJECTORY_METRICS if m in metrics]
         if len(kappas) > 1 and {"log_perplexity", "noise_trace"} <= metrics:
             rows.append(settled(trajectories, experiment, "log_perplexity"))
-        if (table["rule"] == "finetune").any() and "test_accuracy" in metrics:
-            rows.append(finetuning(trajectories, experiment))
+        score = next((metric for metric in SCORES if metric in metrics), None)
+        if (table["rule"] == "finetune").any() and score:
+            rows.append(finetuning(trajectories, experiment, score))
         if (table["rule"] == "svag").any():
             rows += [svag(trajectories, experiment, m) for m in TRAJECTORY_METRICS if m in metrics]
         if len(kappas) > 2 and lag.known(trajectories, experiment):
@@ -62,7 +65,7 @@ def evaluate(trajectories: pd.DataFrame, simulations: pd.DataFrame = tables.NO_S
 
 def _unmeasured(task):
     """What a task would have measured: where all runs diverged at once, every claim fails."""
-    language = task_named(task).module.endswith("language")
+    language = task_named(task).kind == "language"
     return set(TRAJECTORY_METRICS) - ({"test_loss", "test_accuracy"} if language else {"log_perplexity"})
 
 
@@ -107,15 +110,15 @@ def final_perplexity(trajectories, experiment) -> dict:
     )
 
 
-def finetuning(trajectories, experiment) -> dict:
+def finetuning(trajectories, experiment, score) -> dict:
     """What fine-tuning makes of a pre-trained model is a test function too, and is preserved like the others."""
     return row(
         id=f"finetuning.{experiment}",
         place="fine-tuning",
-        statement=f"accuracies after fine-tuning lie within {100 * ACCURACY_TOLERANCE:g}% over pre-training's kappa",
-        statistic="largest difference of mean final test accuracy",
+        statement=f"{score} after fine-tuning lies within {100 * ACCURACY_TOLERANCE:g}% over pre-training's kappa",
+        statistic=f"largest difference of mean final {score}",
         threshold=ACCURACY_TOLERANCE,
-        **_spread(tables.groups(trajectories, experiment, "finetune", "test_accuracy")),
+        **_spread(tables.groups(trajectories, experiment, "finetune", score)),
     )
 
 

@@ -5,6 +5,8 @@ Glossary (also the metric names in every table):
   test_loss      mean loss on the test set, nats
   test_accuracy  share of the test set classified correctly, 0 to 1
   log_perplexity mean loss per predicted token on sequences of the validation set, the validation loss, nats
+  f1, matthews, pearson, spearman
+                 scores of GLUE tasks on their validation sets, up to 1
   squared_norm   squared Euclidean norm of all trained weights
   gradient_norm  Euclidean norm of the gradient of train_loss
   noise_trace    trace of the covariance of a single example's gradient, tr Sigma, from the same subset

@@ -36,7 +36,7 @@ class Plan:
         """Names of the figures that show nothing but ``vision`` or ``language`` tasks, or simulations (``theory``)."""
 
         def of(spec):
-            return "theory" if "study" in spec else task_named(spec["task"]).module.rpartition(".")[2]
+            return "theory" if "study" in spec else task_named(spec["task"]).kind
 
         return [f for f in self.figures if {of(self.runs[run]) for run in self.shown(f)} == {kind}]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..store import atomic
-from . import images, text
+from . import glue, images, text
 from .corpora import Corpus, Source
 from .sources import Dataset, Debian, File, Mirror, Package
 
@@ -148,6 +148,7 @@ DATASETS = {
                 )
             },
         ),
+        *glue.TASKS,
     )
 }
 

@@ -45,7 +45,7 @@ class Source:
         ``skip`` is a number of rows that was yielded. InputError if no source has the files, or they are not whole.
         """
         count, lines = skip, []
-        for row in self._rows(folder, skip):
+        for row in (row["text"] for row in self.read(folder, skip)):
             if self.lines and lines and re.fullmatch(r"\s*= [^=].* =\s*", row):
                 if "".join(lines).strip():
                     yield count, "".join(lines)
@@ -60,7 +60,8 @@ class Source:
         if self.rows is not None and count != self.rows:
             raise InputError(f"{self.name}: {count:,} rows, not {self.rows:,}; the files are cut or not the right ones")
 
-    def _rows(self, folder, skip):
+    def read(self, folder: Path, skip: int = 0, columns=("text",)) -> Iterator[dict]:
+        """Yield the rows after ``skip``, with their ``columns`` at least. InputError as for `documents`."""
         import datasets
 
         datasets.disable_progress_bars()
@@ -76,9 +77,10 @@ class Source:
                     self.repository, self.config, revision=self.revision, split=self.split, streaming=True
                 )
             for row in rows.skip(skip):
-                yield row["text"]
-        except KeyError as error:
-            raise InputError(f"{self.name}: its rows have no column {error}") from error
+                missing = [column for column in columns if column not in row]
+                if missing:
+                    raise InputError(f"{self.name}: its rows have no column {missing[0]!r}")
+                yield row
         except InputError:
             raise
         except Exception as error:  # what the hub's clients raise has no common ground
@@ -123,7 +125,7 @@ class Corpus:
         """Write the arrays, as .npy files, and return their names; what an interrupted call had written is kept."""
         import numpy as np
 
-        tokenizer = self._tokenizer(folder)
+        tokenizer = pretrained_tokenizer(self.name, folder, *self.tokenizer)
         with atomic(folder / "tokenizer.npy") as temporary:
             np.save(temporary, np.frombuffer(tokenizer.to_str().encode(), np.uint8))
         writer = Writer(folder, tokenizer, tuple(dict.fromkeys((*self.sources, "validation"))))
@@ -135,25 +137,25 @@ class Corpus:
                     writer.add("validation" if held else split, text, key, rows)
         return ["tokenizer", *writer.finish()]
 
-    def _tokenizer(self, folder):
-        from tokenizers import Tokenizer
 
-        repository, revision, size = self.tokenizer
-        path = folder / "sources/tokenizer.json"
-        try:
-            if path.exists():
-                tokenizer = Tokenizer.from_file(str(path))
-            else:
-                tokenizer = Tokenizer.from_pretrained(repository, revision=revision)
-        except Exception as error:  # the library raises nothing narrower
-            raise InputError(
-                f"{self.name}: no tokenizer of {repository} ({type(error).__name__}); put its tokenizer.json at {path}"
-            ) from error
-        if tokenizer.get_vocab_size() != size:
-            raise InputError(
-                f"{self.name}: the tokenizer has {tokenizer.get_vocab_size()} tokens, but that of {repository} {size}"
-            )
-        return tokenizer
+def pretrained_tokenizer(name, folder: Path, repository: str, revision: str, size: int):
+    """Return the tokenizer of ``repository``, or sources/tokenizer.json in ``folder``, of ``size`` tokens."""
+    from tokenizers import Tokenizer
+
+    path = Path(folder, "sources/tokenizer.json")
+    try:
+        if path.exists():
+            tokenizer = Tokenizer.from_file(str(path))
+        else:
+            tokenizer = Tokenizer.from_pretrained(repository, revision=revision)
+    except Exception as error:  # the library raises nothing narrower
+        raise InputError(
+            f"{name}: no tokenizer of {repository} ({type(error).__name__}); put its tokenizer.json at {path}"
+        ) from error
+    found = tokenizer.get_vocab_size()
+    if found != size:
+        raise InputError(f"{name}: the tokenizer has {found} tokens, but that of {repository} {size}")
+    return tokenizer
 
 
 class Writer:

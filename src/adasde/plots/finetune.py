@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from .. import stats, tables
-from ..claims import ACCURACY_TOLERANCE
+from ..claims import ACCURACY_TOLERANCE, SCORES
 from ..tasks import task_named
 from . import style
 
@@ -16,7 +16,9 @@ def draw(trajectories, subject):
     size = (7.4, 0.9 + 2.9 * len(experiments))
     figure, axes = plt.subplots(len(experiments), 2, figsize=size, squeeze=False, layout="constrained")
     for (left, right), experiment in zip(axes, experiments, strict=True):
-        groups = tables.groups(trajectories, experiment, "finetune", "test_accuracy")
+        measured = set(trajectories.loc[trajectories["experiment"] == experiment, "metric"])
+        score = next((metric for metric in SCORES if metric in measured), SCORES[-1])
+        groups = tables.groups(trajectories, experiment, "finetune", score)
         colours = style.batch_colours(groups.values)
         drawn = stats.bootstrap_means(groups.healthy)
         for place, (kappa, values) in enumerate(groups.values.items()):
@@ -34,7 +36,7 @@ def draw(trajectories, subject):
         right.set_xlabel(r"batch multiplier $\kappa$ of the pre-training")
         left.set_xlabel("epochs of fine-tuning")
         for panel in (left, right):
-            panel.set_ylabel(style.LABELS["test_accuracy"])
+            panel.set_ylabel(style.LABELS.get(score, f"{score} (%)"))
         task = trajectories.loc[trajectories["experiment"] == experiment, "task"].iloc[0]
         left.set_title(task_named(task).title, loc="left", fontweight="bold")
     figure.suptitle(f"Fine-tuning after pre-training at several batch sizes, {style.sample(groups.seeds)}")

@@ -40,15 +40,32 @@ class Entry:
         """Number of training examples."""
         return self.examples or data.dataset_named(self.data).train_size
 
+    @property
+    def kind(self) -> str:
+        """What it is about: vision or language."""
+        return "vision" if self.module.endswith("vision") else "language"
+
 
 TASKS = {
     "fashion-cnn": Entry("CNN on Fashion-MNIST", "fashion-mnist", "adasde.tasks.vision"),
     "fashion-resnet": Entry("ResNet on Fashion-MNIST", "fashion-mnist", "adasde.tasks.vision"),
     "wiki-gpt2": Entry("GPT-2 on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_268),
     "wiki-roberta": Entry("RoBERTa on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_268),
-    "wiki-articles": Entry("articles of paragraphs, RoBERTa", "wiki-mini", "adasde.tasks.language", 2_166),
+    "wiki-articles": Entry("articles of paragraphs, RoBERTa", "wiki-mini", "adasde.tasks.classification", 2_166),
     "wikitext103-gpt2": Entry("GPT-2 on WikiText-103", "wikitext-103", "adasde.tasks.language", 115_000),
     "wikibooks-roberta": Entry("RoBERTa on Wiki+Books", "wiki-books", "adasde.tasks.language", 47_600_000),
+} | {
+    f"glue-{name}": Entry(f"GLUE {title}, RoBERTa", f"glue-{name}", "adasde.tasks.classification")
+    for name, title in (
+        ("cola", "CoLA"),
+        ("sst2", "SST-2"),
+        ("mrpc", "MRPC"),
+        ("stsb", "STS-B"),
+        ("qqp", "QQP"),
+        ("mnli", "MNLI"),
+        ("qnli", "QNLI"),
+        ("rte", "RTE"),
+    )
 }
 
 

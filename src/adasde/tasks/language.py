@@ -1,4 +1,4 @@
-"""Language: GPT-2, RoBERTa's masked language model, and the classification of paragraphs that fine-tunes the latter.
+"""Language models: GPT-2 and RoBERTa's masked language model.
 
 The models are those of transformers, built from a configuration. An example is a sequence of ``length`` tokens cut from
 the documents one after another, so that a batch of B examples has B * length tokens.
@@ -73,7 +73,7 @@ def gpt2(size: Size, end: int) -> nn.Module:
 
 
 def roberta(size: Size, special: dict[str, int], labels: int | None = None) -> nn.Module:
-    """RoBERTa with its masked-language-model head, or with a new one that tells ``labels`` classes apart."""
+    """RoBERTa with its masked-language-model head, or with one of ``labels`` outputs for a whole text."""
     from transformers.models.roberta.configuration_roberta import RobertaConfig
     from transformers.models.roberta.modeling_roberta import RobertaForMaskedLM, RobertaForSequenceClassification
 
@@ -208,82 +208,15 @@ class MaskedTask(Sequences):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets).mean(1)
 
 
-class ClassificationTask:
-    """Telling texts apart with a RoBERTa whose encoder has been pre-trained, all its weights being trained.
-
-    ``pretrained`` are the weights of a `MaskedTask`'s model, by name; without them the encoder starts untrained.
-    """
-
-    def __init__(self, tensors, size: Size, name: str, pretrained=None):
-        self.known, self.dimensions, self.pretrained = text.vocabulary(tensors), size, pretrained
-        self.inputs, self.labels = self._padded(tensors, f"{name}-train")
-        self.classes = int(self.labels.max()) + 1
-        self.subset = self._chunks(self.inputs[:SUBSET], self.labels[:SUBSET], NOISE_CHUNK)
-        self.test = self._chunks(*self._padded(tensors, f"{name}-test"), CHUNK)
-
-    @property
-    def size(self) -> int:
-        """Number of training texts."""
-        return len(self.inputs)
-
-    def model(self) -> nn.Module:
-        """Return a network with the pre-trained encoder and a new head."""
-        model = roberta(self.dimensions, self.known, labels=self.classes)
-        if self.pretrained is not None:
-            encoder = {key: value for key, value in self.pretrained.items() if key.startswith("roberta.")}
-            missing, unexpected = model.load_state_dict(encoder, strict=False)
-            wrong = [key for key in missing if key.startswith("roberta.")] + unexpected
-            if wrong:
-                raise InputError(f"pretrained: weights of another model; {wrong[0]} does not fit")
-        return model
-
-    def gather(self, indices):
-        """Return tokens (texts, length + 2), padded, and labels (texts,)."""
-        return self.inputs.index_select(0, indices), self.labels.index_select(0, indices)
-
-    def loss(self, model, inputs, labels, weights=None):
-        """Mean cross-entropy in nats, or its weighted sum over the texts."""
-        losses = F.cross_entropy(self._logits(model, inputs), labels, reduction="none")
-        return losses.mean() if weights is None else losses @ weights.to(losses.dtype)
-
-    def measure(self, model, sigma, eps) -> dict[str, float]:
-        """Return the test functions; see the glossary in measure.py."""
-        model.eval()
-        training = measure.loss_and_gradient(model, self.loss, self.subset, sigma, eps)
-        test_loss, test_accuracy = measure.classification(lambda inputs: self._logits(model, inputs), self.test)
-        model.train()
-        norm = measure.squared_norm(model)
-        return {**training, "test_loss": test_loss, "test_accuracy": test_accuracy, "squared_norm": norm}
-
-    def _logits(self, model, inputs):
-        return model(input_ids=inputs, attention_mask=inputs != self.known["<pad>"]).logits
-
-    def _padded(self, tensors, name):
-        """Return the texts' first tokens between <s> and </s>, padded, (texts, length + 2), and their labels."""
-        tokens, index = tensors[name], tensors[f"{name}-index"]
-        length = self.dimensions.length
-        inputs = torch.full((len(index) - 1, length + 2), self.known["<pad>"])
-        for row, start, end in zip(inputs, index[:-1], index[1:] - 1, strict=True):  # without the end of the document
-            count = min(length, int(end - start))
-            row[0], row[count + 1] = self.known["<s>"], self.known["</s>"]
-            row[1 : count + 1] = tokens[start : start + count].long()
-        return inputs, tensors[f"{name}-labels"].long()
-
-    def _chunks(self, inputs, labels, size):
-        return list(zip(inputs.split(size), labels.split(size), strict=True))
-
-
 TASKS = {
     "wiki-gpt2": (CausalTask, "gpt2-mini", "GPT-2"),
     "wiki-roberta": (MaskedTask, "roberta-mini", "RoBERTa"),
-    "wiki-articles": (ClassificationTask, "roberta-mini", "paragraphs"),
     "wikitext103-gpt2": (CausalTask, "gpt2", "GPT-2"),
     "wikibooks-roberta": (MaskedTask, "roberta-large", "RoBERTa"),
 }
 
 
-def load(name: str, tensors, pretrained=None):
-    """Return the language task called ``name`` on the arrays of its data set."""
+def load(name: str, tensors) -> Sequences:
+    """Return the language model's task called ``name`` on the arrays of its data set."""
     kind, size, what = TASKS[name]
-    options = {"pretrained": pretrained} if kind is ClassificationTask else {}
-    return kind(tensors, SIZES[size], what, **options)
+    return kind(tensors, SIZES[size], what)
