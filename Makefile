@@ -23,6 +23,7 @@ lint: env
 bench: env  ## ratios to a bare step, to the usual loader, and of whole runs
 	$(VENV)/bin/python tests/bench.py
 	$(VENV)/bin/python tests/bench_sde.py
+	$(VENV)/bin/python tests/bench_language.py
 
 report: env  ## results/mini/report.html, one file to open or to send
 	$(SNAKEMAKE) all $(CONFIG) --quiet
