@@ -284,3 +284,38 @@ def test_figures_show_every_level_in_order_with_units(figure, options, trajector
 def test_a_figure_without_its_runs_is_refused(trajectories):
     with pytest.raises(InputError, match="possible: none, since no run follows linear or lr-only or none"):
         plots.draw("rules-fashion-cnn", trajectories({("sqrt", 1): 0.0, ("sqrt", 2): 0.0}))
+
+
+LANGUAGE = {"train_loss": 5.5, "log_perplexity": 5.5, "squared_norm": 900.0, "noise_trace": 100.0}
+
+
+def test_the_trajectory_counts_from_where_noise_dominates(tmp_path, spec):
+    """kappa 4 starts far off while its signal is above its noise, kappa 16 never gets below it."""
+    random = np.random.default_rng(0)
+    paths = []
+    for kappa in (1, 4, 16):
+        for seed in range(6):
+            run = f"lm.sqrt.k{kappa}.s{seed}"
+            rows = []
+            for point in range(1, 9):
+                step, time = 64 * point // kappa, 1e-6 * point
+                for metric, constant in LANGUAGE.items():
+                    off = 0.5 if metric == "log_perplexity" and kappa > 1 and point < 4 else 0.0
+                    rows.append((run, step, time, metric, constant + off + 0.01 * random.normal()))
+                # Signal over noise is kappa B |grad f|^2 / tr Sigma = 8 kappa square / 100.
+                square = {1: 0.1, 4: 10.0 if point < 4 else 1.0, 16: 10.0}[kappa]
+                rows.append((run, step, time, "squared_gradient", square))
+            own = {"run": run, "kappa": kappa, "rule": "sqrt", "batch_size": 8 * kappa, "seed": seed}
+            path = tmp_path / f"{run}.parquet"
+            store.write_run(path, rows, {**spec, "task": "wiki-gpt2", "experiment": "lm", **own}, seconds=1.0)
+            paths.append(path)
+    table = tables.collect(paths)[0]
+    found, judgements = judged(table)
+    assert found["trajectory.lm.log_perplexity"] == "not reproduced"
+    assert found["trajectory-settled.lm.log_perplexity"] == "reproduced"
+    assert found["final-perplexity.lm"] == "reproduced"
+    note = judgements.set_index("id").loc["trajectory-settled.lm.log_perplexity", "note"]
+    assert "k4 from epoch" in note
+    assert "k16 never" in note
+    never = table.assign(value=table["value"].where(table["metric"] != "squared_gradient", 99.0))
+    assert judged(never)[0]["trajectory-settled.lm.log_perplexity"] == "inconclusive"

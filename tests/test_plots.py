@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import pytest
 
-from adasde import InputError, plots, tables
+from adasde import InputError, claims, plots, reference, store, tables
 from test_claims import FAITHFUL, METRICS, write_runs
 
 NOISE = {"noise_trace": 100.0, "squared_gradient": 0.2, **{f"speed_k{k}": 0.9 for k in (2, 4, 16, 64)}}
@@ -69,4 +69,46 @@ def test_figures_without_their_runs_are_refused(scale, tmp_path, spec):
 def test_rules_leave_ablations_out(scale):
     drawn = plots.draw("rules-fashion-cnn", scale())
     assert len(drawn.axes) == 3
+    plt.close(drawn)
+
+
+def test_the_authors_curves_are_drawn_behind_ours(tmp_path, spec):
+    """Where they published an experiment: one broad line per batch size, in the colour of ours."""
+    ours = {**spec, "task": "wikitext103-gpt2", "experiment": "gpt2-adam"}
+    metrics = {"train_loss": 6.0, "log_perplexity": 6.0, "squared_norm": 700.0}
+    table = tables.collect(write_runs(tmp_path, ours, {("sqrt", 1): 0.0, ("sqrt", 4): 0.0}, metrics=metrics))[0]
+    table.loc[:, "batch_size"] *= 16  # 512 and 2048
+    drawn = plots.draw("scaling-gpt2-adam", table)
+    panel = drawn.axes[1]
+    broad = [line for line in panel.lines if line.get_linewidth() == 3.0 and len(line.get_xdata())]
+    assert len(broad) == 5
+    assert all(line.get_xdata()[-1] <= table["epoch"].max() * 1.01 for line in broad)
+    assert all(4.9 < line.get_ydata()[-1] < 5.3 for line in broad)
+    assert "the authors'" in [text.get_text() for text in drawn.legends[0].get_texts()] or panel.get_ylabel()
+    plt.close(drawn)
+    assert reference.author_curves("wiki-gpt2-adam") == {}
+    assert set(reference.author_curves("wikibooks-roberta-adam")) == {256, 1024, 2048, 4096, 8192}
+
+
+def test_fine_tunings_are_grouped_by_what_pre_trained_them(tmp_path, spec):
+    """Two fine-tunings of one model are one repeat: their mean."""
+    paths = []
+    for kappa in (1, 4):
+        own = {**spec, "task": "wiki-articles", "experiment": "tuned", "kappa": kappa, "rule": "finetune"}
+        for seed in range(4):
+            parent = {"run": f"p.k{kappa}.s{seed // 2}", "spec_hash": "0" * 64}
+            run = f"tuned.k{kappa}.s{seed}"
+            rows = [(run, step, step * 1e-3, "test_accuracy", 0.1 * seed + 0.01 * step) for step in (0, 10, 20)]
+            path = tmp_path / f"{run}.parquet"
+            store.write_run(path, rows, {**own, "run": run, "seed": seed, "parent": parent}, seconds=1.0)
+            paths.append(path)
+    table = tables.collect(paths)[0]
+    groups = tables.groups(table, "tuned", "finetune", "test_accuracy")
+    assert groups.seeds == 2
+    assert groups.values[4][:, 0].tolist() == pytest.approx([0.05, 0.25])
+    row = claims.evaluate(table).iloc[0]
+    assert (row["id"], row["n"]) == ("finetuning.tuned", 2)
+    assert row["value"] == pytest.approx(0.0)
+    drawn = plots.draw("finetune", table)
+    assert len(drawn.axes) == 2
     plt.close(drawn)

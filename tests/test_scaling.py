@@ -176,7 +176,10 @@ schedules = st.builds(
 )
 
 
-@given(schedule=schedules, steps=st.integers(1, 300))
+linear = st.builds(Schedule, warmup=st.sampled_from([0.0, 0.06, 0.5]), shape=st.just("linear"))
+
+
+@given(schedule=schedules | linear, steps=st.integers(1, 300))
 def test_every_batch_size_is_at_the_same_time_after_the_same_samples(schedule, steps):
     ticks = [k / steps for k in range(steps + 1)]
     squares = sum(schedule.factor(a, b) ** 2 / steps for a, b in zip(ticks, ticks[1:], strict=False))
@@ -199,3 +202,15 @@ def test_the_factor_in_the_limit_of_small_steps():
 def test_schedules_out_of_order_are_refused(values):
     with pytest.raises(InputError, match=next(iter(values)) if len(values) == 1 else "decays"):
         Schedule(**values)
+
+
+def test_a_linear_schedule_rises_from_nothing_and_falls_to_nothing():
+    schedule = Schedule(warmup=0.25, shape="linear")
+    assert not schedule.constant
+    factors = [schedule.factor(p - 1e-6, p + 1e-6) for p in (0.125, 0.25, 0.625, 0.875)]
+    assert factors == pytest.approx([0.5, 1.0, 0.5, 1 / 6], rel=1e-4)
+    assert schedule.elapsed(1.0) == pytest.approx(1 / 3)
+    with pytest.raises(InputError, match=r"decays = \[0.5\]: a linear schedule has none"):
+        Schedule(decays=(0.5,), shape="linear")
+    with pytest.raises(InputError, match="shape = 'cosine': must be steps or linear"):
+        Schedule(shape="cosine")

@@ -73,9 +73,15 @@ def _published(panel, name, groups):
     published = reference.author_curves(name)
     colours = style.batch_colours(groups.values)
     sizes = {size: kappa for kappa, size in groups.batch_size.items()}
-    for size, (time, value) in published.items():
-        epoch = np.interp(time, np.append(0.0, groups.time), np.append(0.0, groups.epoch), right=np.nan)
-        panel.plot(epoch, value, color=colours.get(sizes.get(size), "0.7"), linewidth=3.0, alpha=0.3, zorder=0)
+    for size, (part, value) in published.items():
+        panel.plot(
+            groups.epoch[-1] * np.array(part),
+            value,
+            color=colours.get(sizes.get(size), "0.7"),
+            linewidth=3.0,
+            alpha=0.3,
+            zorder=0,
+        )
     if published:
         panel.plot([], [], color="0.6", linewidth=3.0, alpha=0.5, label="the authors'")
 
