@@ -25,6 +25,7 @@ def draw(trajectories, subject):
     )
     shown = trajectories[trajectories["experiment"].isin(experiments) & (trajectories["rule"] == "sqrt")]
     colours = style.batch_colours({*shown["kappa"], *SHOWN})
+    seeds = set()
     for (top, bottom), experiment in zip(axes.T, experiments, strict=True):
         _curves(top, *_ratios(trajectories, experiment), colours)
         top.axhline(1, color="0.4", linewidth=0.8)
@@ -32,6 +33,7 @@ def draw(trajectories, subject):
             groups = tables.groups(trajectories, experiment, "sqrt", f"{lag.SPEED}{kappa}")
             baseline = {kappa: groups.healthy[1]} if 1 in groups.healthy else {}
             _curves(bottom, groups.epoch, baseline, colours, limits=(0.0, 1.0))
+        seeds.add(groups.seeds)
         row = shown[shown["experiment"] == experiment].iloc[0]
         top.set_title(f"{style.OPTIMIZERS[row['optimizer']]},\n{task_named(row['task']).title}", fontsize="medium")
         style.time_axes(top, bottom, groups.epoch, groups.time)
@@ -41,7 +43,7 @@ def draw(trajectories, subject):
     axes[1, 0].set_ylabel("predicted speed at\n" + r"$\kappa$ times the batch")
     handles = [plt.Line2D([], [], color=colours[kappa], marker="o") for kappa in sorted(colours)]
     labels = [rf"$\kappa = {kappa:g}$" + (" (baseline)" if kappa == 1 else "") for kappa in sorted(colours)]
-    figure.suptitle(f"How far noise dominates the gradient, {style.sample(groups.seeds)}")
+    figure.suptitle(f"How far noise dominates the gradient, {style.sample(seeds)}")
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
 

@@ -91,8 +91,11 @@ def divergence(diverged):
 
 
 def sample(seeds):
-    """Words for what a curve and its band are."""
-    return f"mean and 95% interval of {seeds} seeds" if seeds > 1 else "one seed"
+    """Words for what a curve and its band are; ``seeds`` is a number or, where panels differ, a set of numbers."""
+    counts = sorted(seeds) if isinstance(seeds, set) else [seeds]
+    if counts[-1] == 1:
+        return "one seed"
+    return f"mean and 95% interval of {' or '.join(map(str, counts))} seeds"
 
 
 def curve(panel, x, mean, low, high, colour, label=None):
