@@ -3,6 +3,7 @@
 import bz2
 import json
 import logging
+import tracemalloc
 
 import datasets
 import numpy as np
@@ -279,3 +280,23 @@ def test_going_on_is_said_in_the_log(wikitext, monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         corpus.make(folder)
     assert "wikitext-103: going on after" in caplog.text
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch, caplog):
+    """Ten times the documents, the same peak: nothing of a block stays behind."""
+    tokenizer = byte_level(["<|endoftext|>"], tmp_path / "tokenizer.json")
+    monkeypatch.setattr(Writer, "BLOCK", 50)
+    peaks = []
+    for count in (200, 2000):
+        writer = Writer(tmp_path / str(count), tokenizer, ("train",))
+        tracemalloc.start()
+        with caplog.at_level(logging.INFO):
+            for n in range(count):
+                writer.add("train", f"{n} " + "the of and in to " * 20, "a", n + 1)
+            names = writer.finish()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+    assert len(loaded(tmp_path / "2000", names)["train-index"]) == 2001
+    assert "2000: " in caplog.text
+    assert "documents" in caplog.text

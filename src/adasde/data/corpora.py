@@ -166,6 +166,7 @@ class Writer:
     """
 
     BLOCK = 2000  # documents
+    SAID = 25  # blocks between two lines in the log
 
     def __init__(self, folder: Path, tokenizer, splits):
         import numpy as np
@@ -173,7 +174,7 @@ class Writer:
         self.folder, self.tokenizer, self.splits = Path(folder), tokenizer, splits
         self.end = end_of(tokenizer)
         self.dtype = np.dtype(np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.int32)
-        self.waiting, self.seen = [], {}
+        self.waiting, self.seen, self.flushed = [], {}, 0
         self.progress = self.folder / "progress.json"
         self.folder.mkdir(parents=True, exist_ok=True)
         state = json.loads(self.progress.read_text()) if self.progress.exists() else {"rows": {}, "lengths": {}}
@@ -228,7 +229,10 @@ class Writer:
                     file.write(values.tobytes())
             self.lengths[split] = [tokens + len(flat), count + len(mine)]
         self.rows |= self.seen
-        self.waiting, self.seen = [], {}
+        self.waiting, self.seen, self.flushed = [], {}, self.flushed + 1
+        if self.flushed % self.SAID == 0:
+            total = [sum(counts) for counts in zip(*self.lengths.values(), strict=True)]
+            log.info("%s: %s tokens of %s documents", self.folder.name, *(f"{count:,}" for count in total))
         with atomic(self.progress) as temporary:
             temporary.write_text(json.dumps({"rows": self.rows, "lengths": self.lengths}))
 
