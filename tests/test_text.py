@@ -4,6 +4,7 @@ import bz2
 import json
 import logging
 import tracemalloc
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -30,13 +31,13 @@ def offline(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def byte_level(special, path):
+def byte_level(special, path, vocabulary=300):
     """A small byte-level BPE tokenizer in the form of GPT-2's or RoBERTa's tokenizer.json."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=300,
+        vocab_size=vocabulary,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -266,6 +267,47 @@ def test_an_npy_header_is_what_numpy_reads(tmp_path):
     path = tmp_path / "x.npy"
     path.write_bytes(corpora._header(np.dtype(np.int64), 3) + np.arange(3).tobytes())
     assert np.load(path).tolist() == [0, 1, 2]
+
+
+def test_a_kill_between_the_names_of_files_costs_nothing(wikitext, monkeypatch):
+    folder, corpus = wikitext
+    whole = loaded(folder, corpus.make(folder))
+    for path in folder.glob("*.npy"):
+        path.unlink()
+    replace, count = Path.replace, [0]
+
+    def dying(self, target):
+        if self.suffix == ".part":
+            count[0] += 1
+            if count[0] == 4:
+                raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+    with pytest.raises(KeyboardInterrupt):
+        corpus.make(folder)
+    assert len(list(folder.glob("*.part"))) == 3
+    monkeypatch.setattr(Path, "replace", replace)
+    again = loaded(folder, corpus.make(folder))
+    assert all(np.array_equal(again[name], whole[name]) for name in whole)
+
+
+def test_what_another_tokenizer_or_a_cut_file_left_is_not_gone_on_with(wikitext, monkeypatch):
+    folder, corpus = wikitext
+    monkeypatch.setattr(Writer, "BLOCK", 1)
+    finish = Writer.finish
+    monkeypatch.setattr(Writer, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        corpus.make(folder)
+    monkeypatch.setattr(Writer, "finish", finish)
+    part = folder / "train-tokens.part"
+    content = part.read_bytes()
+    part.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"tokens.part: not what .*progress.json says; delete that file to"):
+        corpus.make(folder)
+    byte_level(["<|endoftext|>"], folder / "sources/tokenizer.json", vocabulary=280)
+    smaller = Corpus(corpus.name, "", 0, 0, 0, ("x/y", "0", 280), corpus.sources)
+    assert loaded(folder, smaller.make(folder))["train-tokens"].max() < 280
 
 
 def test_going_on_is_said_in_the_log(wikitext, monkeypatch, caplog):

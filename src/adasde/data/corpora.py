@@ -177,16 +177,22 @@ class Writer:
         self.waiting, self.seen, self.flushed = [], {}, 0
         self.progress = self.folder / "progress.json"
         self.folder.mkdir(parents=True, exist_ok=True)
-        state = json.loads(self.progress.read_text()) if self.progress.exists() else {"rows": {}, "lengths": {}}
-        self.rows, self.lengths = state["rows"], state["lengths"]  # of every source, and (tokens, documents) of a split
-        for split in splits:
-            tokens, documents = self.lengths.setdefault(split, [0, 0])
-            for kind, dtype, count in (("tokens", self.dtype, tokens), ("index", np.dtype(np.int64), documents + 1)):
-                path = self._path(split, kind)
-                if not self.progress.exists():
-                    path.write_bytes(bytes(HEADER + (dtype.itemsize if kind == "index" else 0)))
-                with path.open("r+b") as file:
-                    file.truncate(HEADER + dtype.itemsize * count)
+        self.made_by = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+        state = json.loads(self.progress.read_text()) if self.progress.exists() else {}
+        going_on = state.get("tokenizer") == self.made_by
+        # Rows read of every source, and (tokens, documents) of every split.
+        self.rows, self.lengths = (state["rows"], state["lengths"]) if going_on else ({}, {s: [0, 0] for s in splits})
+        for split, kind, dtype, count in self._files():
+            path, final = self._path(split, kind), self.folder / f"{split}-{kind}.npy"
+            if going_on and final.exists():  # the call was interrupted as it gave the files their names
+                final.replace(path)
+            if not going_on:
+                path.write_bytes(bytes(HEADER + (dtype.itemsize if kind == "index" else 0)))
+            wanted = HEADER + dtype.itemsize * count
+            if not path.exists() or path.stat().st_size < wanted:
+                raise InputError(f"{path}: not what {self.progress} says; delete that file to start anew")
+            with path.open("r+b") as file:
+                file.truncate(wanted)
         if self.rows:
             log.info("%s: going on after %s", self.folder.name, self.rows)
 
@@ -199,21 +205,27 @@ class Writer:
 
     def finish(self) -> list[str]:
         """Give the files their headers and names, and return these without .npy. InputError for an empty split."""
+        self._flush()
+        empty = [split for split, (_, documents) in self.lengths.items() if not documents]
+        if empty:
+            raise InputError(f"{self.folder.name}: the split {empty[0]} is empty")
+        for split, kind, dtype, count in self._files():
+            with self._path(split, kind).open("r+b") as file:
+                file.write(_header(dtype, count))
+        for split, kind, _, _ in self._files():
+            self._path(split, kind).replace(self.folder / f"{split}-{kind}.npy")
+        self.progress.unlink()
+        return [f"{split}-{kind}" for split, kind, _, _ in self._files()]
+
+    def _files(self):
+        """Return (split, kind, dtype, numbers so far) of every file."""
         import numpy as np
 
-        self._flush()
-        names = []
-        for split in self.splits:
-            tokens, documents = self.lengths[split]
-            if not documents:
-                raise InputError(f"{self.folder.name}: the split {split} is empty")
-            for kind, dtype, count in (("tokens", self.dtype, tokens), ("index", np.dtype(np.int64), documents + 1)):
-                with self._path(split, kind).open("r+b") as file:
-                    file.write(_header(dtype, count))
-                self._path(split, kind).replace(self.folder / f"{split}-{kind}.npy")
-                names.append(f"{split}-{kind}")
-        self.progress.unlink()
-        return names
+        return [
+            part
+            for split, (tokens, documents) in self.lengths.items()
+            for part in ((split, "tokens", self.dtype, tokens), (split, "index", np.dtype(np.int64), documents + 1))
+        ]
 
     def _flush(self):
         import numpy as np
@@ -234,7 +246,7 @@ class Writer:
             total = [sum(counts) for counts in zip(*self.lengths.values(), strict=True)]
             log.info("%s: %s tokens of %s documents", self.folder.name, *(f"{count:,}" for count in total))
         with atomic(self.progress) as temporary:
-            temporary.write_text(json.dumps({"rows": self.rows, "lengths": self.lengths}))
+            temporary.write_text(json.dumps({"tokenizer": self.made_by, "rows": self.rows, "lengths": self.lengths}))
 
     def _path(self, split, kind):
         return self.folder / f"{split}-{kind}.part"
