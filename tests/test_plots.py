@@ -112,3 +112,12 @@ def test_fine_tunings_are_grouped_by_what_pre_trained_them(tmp_path, spec):
     drawn = plots.draw("finetune", table)
     assert len(drawn.axes) == 2
     plt.close(drawn)
+
+
+def test_svag_names_its_axis_below_the_lower_panels_alone(tmp_path, spec):
+    metrics = {"train_loss": 6.0, "log_perplexity": 6.0, "squared_norm": 700.0}
+    own = {**spec, "task": "wiki-gpt2", "experiment": "svag-lm"}
+    table = tables.collect(write_runs(tmp_path, own, {("sqrt", 1): 0.0, ("svag", 2): 0.0}, metrics=metrics))[0]
+    drawn = plots.draw("svag-lm", table)
+    assert [panel.get_xlabel() for panel in drawn.axes] == [""] * 3 + ["epochs of the plain run"] * 3
+    plt.close(drawn)

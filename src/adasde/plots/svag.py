@@ -10,6 +10,7 @@ def draw(trajectories, experiment):
         return style.ell_label(ell, ell in groups.diverged)
 
     figure = scaling.compare(trajectories, experiment, "svag", "SVAG", "plain run", label)
-    for panel in figure.axes[-len(scaling.METRICS) :]:
-        panel.set_xlabel("epochs of the plain run")
+    for panel in figure.axes:
+        if panel.get_xlabel() == "epochs":
+            panel.set_xlabel("epochs of the plain run")
     return figure
