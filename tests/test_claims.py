@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from adasde import InputError, claims, plots, store, tables, verdicts
+from adasde import InputError, claims, plots, stats, store, tables, verdicts
 from conftest import ROOT
 
 METRICS = {
@@ -319,3 +319,20 @@ def test_the_trajectory_counts_from_where_noise_dominates(tmp_path, spec):
     assert "k16 never" in note
     never = table.assign(value=table["value"].where(table["metric"] != "squared_gradient", 99.0))
     assert judged(never)[0]["trajectory-settled.lm.log_perplexity"] == "inconclusive"
+
+
+def test_the_spread_of_final_values_is_not_blamed_for_its_own_noise():
+    """Where there is no effect, hardly any spread of noise alone is called a failure, nor one of half the threshold."""
+    random = np.random.default_rng(0)
+    verdicts = []
+    for _ in range(200):
+        values = {kappa: 0.4 + 0.027 * random.normal(size=(2, 1)) for kappa in (1, 2, 4, 8, 16)}
+        found = claims._spread(tables.Groups(np.zeros(1), np.zeros(1), {}, values, {}))
+        low, high = stats.interval(found["replicates"])
+        verdicts.append((low > 0.03, high < 0.03))
+    failed, held = np.mean(verdicts, axis=0)
+    assert failed <= 0.05 + 2 * (0.05 * 0.95 / 200) ** 0.5
+    assert held == 0
+    exact = {kappa: np.full((2, 1), 0.4) + 1e-4 * random.normal(size=(2, 1)) for kappa in (1, 2)}
+    found = claims._spread(tables.Groups(np.zeros(1), np.zeros(1), {}, exact, {}))
+    assert stats.interval(found["replicates"])[1] < 0.03

@@ -129,6 +129,13 @@ def test_a_key_given_twice_is_named(adasde, tmp_path):
     assert "batch_size is given twice" in done.stdout + done.stderr
 
 
+def test_a_key_that_is_no_text_is_one_line(adasde, tmp_path):
+    (tmp_path / "a.yaml").write_text("? [a, b]\n: 1\n")
+    done = adasde("plan", tmp_path / "a.yaml")
+    assert done.returncode == 2
+    assert "a.yaml: a key is no text (line 1)" in done.stderr
+
+
 def test_plan_prints_one_row_per_run(adasde):
     done = adasde("plan", ROOT / "workflow/config/smoke.yaml")
     specs = json.loads(adasde("plan", ROOT / "workflow/config/smoke.yaml", "--json").stdout)

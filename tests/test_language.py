@@ -109,6 +109,7 @@ def test_masks_are_new_for_every_minibatch_and_as_roberta_draws_them(wiki):
     n = given.numel()
     for share, count in ((0.8, (given == lm.known["<mask>"]).sum()), (0.1, (given == targets).sum())):
         assert abs(count / n - share) < 4 * (share * (1 - share) / n) ** 0.5 + 0.002  # a replacement can be the token
+    assert not set(given.flatten().tolist()) & {lm.known[name] for name in ("<s>", "<pad>", "<unk>")}
     rest = torch.ones_like(inputs, dtype=torch.bool).scatter(1, places, False)
     rest[:, 0] = rest[:, -1] = False
     assert torch.equal(inputs[rest], original[rest])
@@ -200,7 +201,7 @@ def test_fine_tuning_starts_from_the_encoder_and_a_new_head(wiki, config, tmp_pa
     assert found["test_loss"] < 1.1 * math.log(task.classes)
     scratch, _ = train(child, classification.load("wiki-articles", wiki[1]))
     assert scratch[0][4] != rows[0][4]
-    with pytest.raises(InputError, match="w: weights of another run; delete it and run again"):
+    with pytest.raises(InputError, match="w: weights of another run; name another file"):
         store.read_weights(tmp_path / "w", "0" * 64)
     (tmp_path / "w").write_bytes((tmp_path / "w").read_bytes()[:1000])
     with pytest.raises(InputError, match="w: no safetensors file, or a damaged one"):
@@ -211,6 +212,27 @@ def test_weights_of_another_model_are_refused(wiki):
     other = wiki[0]["wiki-gpt2"].model().state_dict()
     with pytest.raises(InputError, match=r"pretrained: weights of another model; roberta\..* does not fit"):
         classification.load("wiki-articles", wiki[1], other).model()
+
+
+def test_weights_of_another_width_are_refused(wiki, monkeypatch):
+    wide = replace(language.SIZES["roberta-mini"], width=128)
+    weights = language.roberta(wide, wiki[0]["wiki-roberta"].known).state_dict()
+    with pytest.raises(InputError, match=r"pretrained: weights of another model; roberta\..* does not fit"):
+        classification.load("wiki-articles", wiki[1], weights).model()
+
+
+def test_fine_tunings_of_different_models_share_no_noise(config, wiki):
+    runs = plan.plan(config).runs
+    task = classification.load("wiki-articles", wiki[1])
+    orders = [Run(runs[f"finetune-roberta.k{kappa}.s0"], task).sampler.draw(32) for kappa in (1, 4)]
+    assert not torch.equal(*orders)
+
+
+def test_the_fixed_sample_is_of_many_classes(wiki):
+    task = classification.load("wiki-articles", wiki[1])
+    labels = torch.cat([labels for _, labels in task.subset])
+    assert len(labels) == language.SUBSET
+    assert len(labels.unique()) > 30  # of 52, where 64 draws from equal classes give 37
 
 
 def test_a_bare_command_names_what_fine_tuning_needs(adasde, config, data_root, tmp_path):
@@ -228,7 +250,10 @@ def test_a_bare_command_names_what_fine_tuning_needs(adasde, config, data_root, 
 
 
 BAD = [
-    ({"pretrained": "gpt2"}, "pretrained = 'gpt2': must be one of fashion-cnn-adam, "),
+    ({"pretrained": "gpt2"}, "pretrained = 'gpt2': must be an experiment of wiki-roberta: roberta-adam"),
+    ({"pretrained": "fashion-cnn-adam"}, "pretrained = 'fashion-cnn-adam': must be an experiment of wiki-roberta"),
+    ({"task": "wiki-roberta"}, "task = 'wiki-roberta': does not start from pre-trained weights"),
+    ({"task": "glue-rte"}, "must be an experiment of wikibooks-roberta: none of this config"),
     (
         {"batch_size": {"value": 48, "source": "ours"}},
         "evaluate.every = 64: batch size 48 does not divide it; 192 would",
@@ -238,7 +263,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), BAD, ids=[next(iter(change)) for change, _ in BAD])
+@pytest.mark.parametrize(("change", "message"), BAD, ids=[str(n) for n in range(len(BAD))])
 def test_a_bad_finetuning_is_one_line(config, change, message):
     config["finetunings"]["finetune-roberta"] |= change
     with pytest.raises(InputError, match=f"finetunings.finetune-roberta.*{message}"):

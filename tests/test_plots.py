@@ -1,6 +1,7 @@
 """The figures of a whole scale: which runs they show, and what they refuse."""
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 
 from adasde import InputError, claims, plots, reference, store, tables
@@ -111,6 +112,17 @@ def test_fine_tunings_are_grouped_by_what_pre_trained_them(tmp_path, spec):
     assert row["value"] == pytest.approx(0.0)
     drawn = plots.draw("finetune", table)
     assert len(drawn.axes) == 2
+    plt.close(drawn)
+    lost = table.drop_duplicates("run").assign(metric="diverged", value=1.0)
+    assert claims.evaluate(lost).set_index("id").loc["finetuning.tuned", "verdict"] == "not reproduced"
+
+
+def test_noise_leaves_fine_tunings_out(scale):
+    table = scale()
+    tuned = table[table["experiment"] != "ablation"].assign(experiment="tuned", rule="finetune")
+    both = pd.concat([table, tuned], ignore_index=True)
+    drawn = plots.draw("noise", both)
+    assert len([panel for panel in drawn.axes if panel.get_title()]) == 1
     plt.close(drawn)
 
 

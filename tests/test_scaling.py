@@ -210,7 +210,7 @@ def test_a_linear_schedule_rises_from_nothing_and_falls_to_nothing():
     factors = [schedule.factor(p - 1e-6, p + 1e-6) for p in (0.125, 0.25, 0.625, 0.875)]
     assert factors == pytest.approx([0.5, 1.0, 0.5, 1 / 6], rel=1e-4)
     assert schedule.elapsed(1.0) == pytest.approx(1 / 3)
-    with pytest.raises(InputError, match=r"decays = \[0.5\]: a linear schedule has none"):
+    with pytest.raises(InputError, match="decays = .0.5,.: a linear schedule has none"):
         Schedule(decays=(0.5,), shape="linear")
     with pytest.raises(InputError, match="shape = 'cosine': must be steps or linear"):
         Schedule(shape="cosine")

@@ -3,6 +3,7 @@
 import bz2
 import json
 import logging
+import multiprocessing
 import tracemalloc
 from pathlib import Path
 
@@ -56,6 +57,11 @@ def parquet(path, rows):
 def documents(arrays, split, tokenizer):
     tokens, index = arrays[f"{split}-tokens"], arrays[f"{split}-index"]
     return [tokenizer.decode(tokens[a : b - 1].tolist()) for a, b in zip(index, index[1:], strict=False)]
+
+
+def clear(folder):
+    for path in (*folder.glob("*.npy"), folder / "progress.json"):
+        path.unlink()
 
 
 def loaded(folder, names):
@@ -169,8 +175,7 @@ def test_wikitext_is_read_article_by_article(wikitext):
 def test_an_interrupted_preparation_goes_on_where_it_was(wikitext, monkeypatch, block, calls):
     folder, corpus = wikitext
     whole = loaded(folder, corpus.make(folder))
-    for path in folder.glob("*.npy"):
-        path.unlink()
+    clear(folder)
     monkeypatch.setattr(Writer, "BLOCK", block)
     flush, count = Writer._flush, [0]
 
@@ -191,7 +196,6 @@ def test_an_interrupted_preparation_goes_on_where_it_was(wikitext, monkeypatch, 
     again = loaded(folder, corpus.make(folder))
     assert all(np.array_equal(again[name], whole[name]) for name in whole)
     assert not list(folder.glob("*.part"))
-    assert not (folder / "progress.json").exists()
 
 
 def test_wiki_and_books_share_their_arrays_and_hold_documents_out(tmp_path):
@@ -204,12 +208,17 @@ def test_wiki_and_books_share_their_arrays_and_hold_documents_out(tmp_path):
             parquet(folder / f"sources/{name}/{part:04d}.parquet", rows[20 * part : 20 * part + 20])
     real = data.dataset_named("wiki-books")
     assert [source.name for source in real.sources["train"]] == ["wikipedia", "bookcorpus"]
-    sources = {"train": tuple(Source(s.name, "x/y", "z", "0", "train", rows=40) for s in real.sources["train"])}
+    sources = {
+        "train": tuple(
+            Source(s.name, "x/y", "z", "0", "train", rows=40, joined=min(4, s.joined)) for s in real.sources["train"]
+        )
+    }
     corpus = Corpus("wiki-books", "", 0, 0, 0, ("x/y", "0", tokenizer.get_vocab_size()), sources, held_out=5)
     arrays = loaded(folder, corpus.make(folder))
     train, held = (documents(arrays, split, tokenizer) for split in ("train", "validation"))
-    assert sorted(train + held) == sorted(row["text"] for row in pages + books)
-    assert 5 < len(held) < 30
+    joined = ["\n".join(row["text"] for row in books[n : n + 4]) for n in range(0, 40, 4)]  # sentences of books
+    assert sorted(train + held) == sorted([*(row["text"] for row in pages), *joined])
+    assert 2 < len(held) < 25
     assert train[0] in (pages[0]["text"], pages[1]["text"])
 
 
@@ -272,8 +281,7 @@ def test_an_npy_header_is_what_numpy_reads(tmp_path):
 def test_a_kill_between_the_names_of_files_costs_nothing(wikitext, monkeypatch):
     folder, corpus = wikitext
     whole = loaded(folder, corpus.make(folder))
-    for path in folder.glob("*.npy"):
-        path.unlink()
+    clear(folder)
     replace, count = Path.replace, [0]
 
     def dying(self, target):
@@ -290,6 +298,44 @@ def test_a_kill_between_the_names_of_files_costs_nothing(wikitext, monkeypatch):
     monkeypatch.setattr(Path, "replace", replace)
     again = loaded(folder, corpus.make(folder))
     assert all(np.array_equal(again[name], whole[name]) for name in whole)
+
+
+def test_arrays_of_an_earlier_preparation_are_not_taken_for_new_ones(wikitext, monkeypatch):
+    """An array was damaged, the next preparation is killed, and the one after that must not take the old array."""
+    folder, corpus = wikitext
+    whole = loaded(folder, corpus.make(folder))
+    (folder / "progress.json").unlink()  # as after a manifest
+    path = folder / "train-tokens.npy"
+    path.write_bytes(path.read_bytes()[:-2] + b"xx")
+    monkeypatch.setattr(Writer, "BLOCK", 1)
+    finish = Writer.finish
+    monkeypatch.setattr(Writer, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        corpus.make(folder)
+    monkeypatch.setattr(Writer, "finish", finish)
+    again = loaded(folder, corpus.make(folder))
+    assert all(np.array_equal(again[name], whole[name]) for name in whole)
+
+
+def test_a_kill_before_the_manifest_costs_no_document(wikitext, monkeypatch):
+    folder, corpus = wikitext
+    whole = loaded(folder, corpus.make(folder))
+    monkeypatch.setattr(corpora, "encoded", lambda tokenizer, texts: [[] for _ in texts])  # would lose every token
+    again = loaded(folder, corpus.make(folder))
+    assert all(np.array_equal(again[name], whole[name]) for name in whole)
+
+
+def test_two_preparations_at_once_do_no_harm(wikitext, tmp_path):
+    """The second waits for the first, and finds its work done."""
+    folder, corpus = wikitext
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        first, second = pool.map(corpus.make, [folder, folder])
+    assert first == second
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone/sources").symlink_to(folder / "sources")
+    alone = loaded(tmp_path / "alone", corpus.make(tmp_path / "alone"))
+    found = loaded(folder, first)
+    assert all(np.array_equal(found[name], alone[name]) for name in alone)
 
 
 def test_what_another_tokenizer_or_a_cut_file_left_is_not_gone_on_with(wikitext, monkeypatch):

@@ -65,8 +65,8 @@ def evaluate(trajectories: pd.DataFrame, simulations: pd.DataFrame = tables.NO_S
 
 def _unmeasured(task):
     """What a task would have measured: where all runs diverged at once, every claim fails."""
-    language = task_named(task).kind == "language"
-    return set(TRAJECTORY_METRICS) - ({"test_loss", "test_accuracy"} if language else {"log_perplexity"})
+    model = task_named(task).kind == "language" and task_named(task).pretrained is None
+    return set(TRAJECTORY_METRICS) - ({"test_loss", "test_accuracy"} if model else {"log_perplexity"})
 
 
 def final_accuracy(trajectories, experiment) -> list[dict]:
@@ -126,10 +126,16 @@ def _spread(groups):
     """What claims on final values share of their rows: the largest difference of means over the levels."""
     final = {level: values[:, -1:] for level, values in groups.healthy.items()}
     means = {level: values.mean() for level, values in final.items()}
-    replicates = stats.bootstrap_means(final)
+    value, replicates = np.nan, np.full(2, np.nan)
+    if means:
+        # Noise alone spreads the means, and would do so again in replicates of them. The spread of a sum is at most
+        # the sum of the spreads, so the true one is within that of the noise on either side.
+        value = stats.spread(list(means.values()))
+        noise = stats.spread([drawn[:, 0] - means[level] for level, drawn in stats.bootstrap_means(final).items()])
+        replicates = np.concatenate([np.maximum(value - noise, 0.0), value + noise])
     return {
-        "value": stats.spread(list(means.values())) if means else np.nan,
-        "replicates": stats.spread(list(replicates.values()))[:, 0] if means else np.full(2, np.nan),
+        "value": value,
+        "replicates": replicates,
         "n": groups.seeds,
         "below": True,
         "note": ", ".join(f"k{level:g} {mean:.4f}" for level, mean in means.items()),
@@ -261,6 +267,8 @@ def _lag(value):
 
 def _settled(mean, baseline, noise, epoch):
     """Say from which epoch on a trajectory stays within the margin, where it leaves it at all."""
+    if not np.isfinite(noise).any():
+        return ""
     outside = np.flatnonzero(~(np.abs(stats.in_noise(mean, baseline, noise)) <= MARGIN))
     if len(outside) == 0:
         return ""

@@ -91,6 +91,8 @@ def run(options):
             raise InputError(f"checkpoint = {options.checkpoint}: is also the output; name another file")
     if options.weights is not None:
         store.check_writable("weights", options.weights)
+        if options.weights.resolve() in {p.resolve() for p in (options.out, options.checkpoint) if p is not None}:
+            raise InputError(f"weights = {options.weights}: is also the output or the checkpoint; name another file")
     if ("parent" in spec) != (options.pretrained is not None):
         raise InputError(
             f"pretrained: the run starts from the weights of {spec['parent']['run']}; name their file by --pretrained"

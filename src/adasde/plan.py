@@ -124,10 +124,14 @@ def _specs(name, experiment):
 def _finetuned(name, finetuning, runs):
     """Specs of the runs that start from the final weights of another experiment's, under the square-root rule."""
     values, base, shared = _resolved(name, finetuning)
-    parents = [s for s in runs.values() if s["experiment"] == values["pretrained"] and s["rule"] == "sqrt"]
+    wanted = task_named(values["task"]).pretrained
+    if wanted is None:
+        raise InputError(f"task = {values['task']!r}: does not start from pre-trained weights")
+    able = [spec for spec in runs.values() if spec["rule"] == "sqrt" and spec["task"] == wanted]
+    parents = [spec for spec in able if spec["experiment"] == values["pretrained"]]
     if not parents:
-        known = dict.fromkeys(spec["experiment"] for spec in runs.values())
-        raise InputError(f"pretrained = {values['pretrained']!r}: must be one of {', '.join(known)}")
+        known = ", ".join(dict.fromkeys(spec["experiment"] for spec in able)) or "none of this config"
+        raise InputError(f"pretrained = {values['pretrained']!r}: must be an experiment of {wanted}: {known}")
     size, count = values["batch_size"], values["seeds"]
     _check_size(size, values["evaluate"]["every"], task_named(values["task"]), "")
     for parent in parents:

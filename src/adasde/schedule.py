@@ -29,8 +29,10 @@ class Schedule:
                 raise InputError(f"{name} = {getattr(self, name):g}: must be in (0, 1)")
         if self.shape not in ("steps", "linear"):
             raise InputError(f"shape = {self.shape!r}: must be steps or linear")
-        if self.shape == "linear" and self.decays:
-            raise InputError(f"decays = {list(self.decays)}: a linear schedule has none")
+        if self.shape == "linear":
+            for name in ("decays", "warmup_from", "decay_factor"):
+                if getattr(self, name) != getattr(type(self), name):
+                    raise InputError(f"{name} = {getattr(self, name)}: a linear schedule has none")
         points = (self.warmup, *self.decays, 1.0)
         if any(later <= earlier for earlier, later in zip(points, points[1:], strict=False)):
             raise InputError(f"decays = {list(self.decays)}: must increase and lie between the warm-up's end and 1")

@@ -17,6 +17,8 @@ def read(path: Path) -> dict:
         def construct_mapping(self, node, deep=False):
             found = set()
             for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise InputError(f"{path}: a key is no text (line {key.start_mark.line + 1})")
                 if key.value in found:
                     raise InputError(f"{path}: {key.value} is given twice (line {key.start_mark.line + 1})")
                 found.add(key.value)

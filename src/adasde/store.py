@@ -125,9 +125,9 @@ def read_weights(path, wanted: str) -> dict:
         with safe_open(path, "pt") as file:
             found, tensors = (file.metadata() or {}).get("spec_hash"), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: no safetensors file, or a damaged one; delete it and run again") from error
+        raise InputError(f"{path}: no safetensors file, or a damaged one; name another, or make it again") from error
     if found != wanted:
-        raise InputError(f"{path}: weights of another run; delete it and run again")
+        raise InputError(f"{path}: weights of another run; name another file")
     return tensors
 
 

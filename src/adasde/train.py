@@ -79,10 +79,11 @@ class Run:
         self.spec, self.task = spec, task
         torch.manual_seed(stream("initial weights", spec["init_seed"]))
         self.model = task.model().train()
-        # Batch size and ell are in the key: runs that are compared across them share no noise.
+        # Batch size, ell and what pre-trained it are in the key: runs that are compared across them share no noise.
         size, ell = spec["batch_size"], spec["ell"]
-        torch.manual_seed(stream("model noise", spec["seed"], size, ell))
-        self.sampler = Sampler(task.size, spec["sampling"], stream("data order", spec["seed"], size, ell))
+        keys = (spec["seed"], size, ell, *(spec[key]["run"] for key in spec if key == "parent"))
+        torch.manual_seed(stream("model noise", *keys))
+        self.sampler = Sampler(task.size, spec["sampling"], stream("data order", *keys))
         self.drawn, self.loss = (size, task.loss) if ell == 1 else (2 * size, svag.Loss(task.loss, ell))
         values = dict(spec["optimizer"])
         variant = values.pop("variant")

@@ -24,10 +24,11 @@ HEADER = 128  # bytes before the numbers of an .npy file
 
 @dataclass(frozen=True)
 class Source:
-    """Parquet files of documents: on a hub, at a fixed revision, or put by hand into the folder ``name``.
+    """Parquet files of documents: on a hub, at a revision, or put by hand into the folder ``name``.
 
     A row's text is in the column ``text``; ``rows`` is how many there are, and ``sha256`` the hashes that are known of
-    the files, by name. With ``lines`` a row is a line, and a line `` = Title = `` starts a document.
+    the files, by name. With ``lines`` a row is a line, and a line `` = Title = `` starts a document. Otherwise
+    ``joined`` rows, one by one where each is a text of its own, make a document.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Source:
     rows: int | None = None
     sha256: tuple[tuple[str, str], ...] = ()
     lines: bool = False
+    joined: int = 1
 
     def documents(self, folder: Path, skip: int) -> Iterator[tuple[int, str]]:
         """Yield (rows read so far, text) of every document that is not blank after ``skip`` rows, in constant memory.
@@ -51,12 +53,13 @@ class Source:
                     yield count, "".join(lines)
                 lines = []
             count += 1
-            if self.lines:
-                lines.append(row)
-            elif row.strip():
-                yield count, row
+            lines.append(row)
+            if not self.lines and len(lines) == self.joined:
+                if "".join(lines).strip():
+                    yield count, "\n".join(lines)
+                lines = []
         if "".join(lines).strip():
-            yield count, "".join(lines)
+            yield count, ("" if self.lines else "\n").join(lines)
         if self.rows is not None and count != self.rows:
             raise InputError(f"{self.name}: {count:,} rows, not {self.rows:,}; the files are cut or not the right ones")
 
@@ -122,7 +125,18 @@ class Corpus:
         return {"files": {s.name: f"{s.repository}@{s.revision}" for part in self.sources.values() for s in part}}
 
     def make(self, folder: Path) -> list[str]:
-        """Write the arrays, as .npy files, and return their names; what an interrupted call had written is kept."""
+        """Write the arrays, as .npy files, and return their names; what an interrupted call had written is kept.
+
+        A second call waits until the first has ended, and finds its work done.
+        """
+        import fcntl
+
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it does
+            return self._make(folder)
+
+    def _make(self, folder):
         import numpy as np
 
         tokenizer = pretrained_tokenizer(self.name, folder, *self.tokenizer)
@@ -187,6 +201,8 @@ class Writer:
             if going_on and final.exists():  # the call was interrupted as it gave the files their names
                 final.replace(path)
             if not going_on:
+                final.unlink(missing_ok=True)
+                self.progress.unlink(missing_ok=True)
                 path.write_bytes(bytes(HEADER + (dtype.itemsize if kind == "index" else 0)))
             wanted = HEADER + dtype.itemsize * count
             if not path.exists() or path.stat().st_size < wanted:
@@ -204,7 +220,10 @@ class Writer:
             self._flush()
 
     def finish(self) -> list[str]:
-        """Give the files their headers and names, and return these without .npy. InputError for an empty split."""
+        """Give the files their headers and names, and return these without .npy. InputError for an empty split.
+
+        What ``progress.json`` says stays true: who has made the manifest deletes it.
+        """
         self._flush()
         empty = [split for split, (_, documents) in self.lengths.items() if not documents]
         if empty:
@@ -214,7 +233,6 @@ class Writer:
                 file.write(_header(dtype, count))
         for split, kind, _, _ in self._files():
             self._path(split, kind).replace(self.folder / f"{split}-{kind}.npy")
-        self.progress.unlink()
         return [f"{split}-{kind}" for split, kind, _, _ in self._files()]
 
     def _files(self):

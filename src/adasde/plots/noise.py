@@ -16,7 +16,9 @@ def draw(trajectories, subject):
     """Top: B |grad f|^2 / tr Sigma of the runs, which the rule needs to be small. Bottom: predicted relative speed."""
     style.use()
     rules = trajectories.groupby("experiment", sort=False)["rule"].agg(set)
-    experiments = [name for name, followed in rules.items() if not followed & {"svag", *ABLATIONS}]
+    experiments = [
+        name for name, followed in rules.items() if "sqrt" in followed and not followed & {"svag", *ABLATIONS}
+    ]
     if "noise_trace" not in set(trajectories["metric"]):
         raise InputError("figure = 'noise': the runs hold no noise_trace; they were made by an older recipe")
     size = (1.2 + 2.6 * len(experiments), 5.2)

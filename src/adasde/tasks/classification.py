@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from .. import measure
 from ..data import text
 from ..errors import InputError
-from .language import CHUNK, NOISE_CHUNK, SIZES, SUBSET, Size, roberta
+from .language import CHUNK, NOISE_CHUNK, SIZES, SUBSET, Size, fixed_sample, roberta
 
 
 def accuracy(predicted, labels) -> float:
@@ -50,7 +50,8 @@ class ClassificationTask:
         self.inputs, self.labels = self._padded(tensors, f"{name}-train")
         self.regression = self.labels.is_floating_point()
         self.classes = 1 if self.regression else int(self.labels.max()) + 1
-        self.subset = self._chunks(self.inputs[:SUBSET], self.labels[:SUBSET], NOISE_CHUNK)
+        few = fixed_sample(len(self.inputs), SUBSET)  # not the first, which are often of one class
+        self.subset = self._chunks(self.inputs[few], self.labels[few], NOISE_CHUNK)
         self.test = self._chunks(*self._padded(tensors, f"{name}-test"), CHUNK)
 
     @property
@@ -63,10 +64,13 @@ class ClassificationTask:
         model = roberta(self.dimensions, self.known, labels=self.classes)
         if self.pretrained is not None:
             encoder = {key: value for key, value in self.pretrained.items() if key.startswith("roberta.")}
-            missing, unexpected = model.load_state_dict(encoder, strict=False)
-            wrong = [key for key in missing if key.startswith("roberta.")] + unexpected
+            there = {key: value.shape for key, value in model.state_dict().items() if key.startswith("roberta.")}
+            wrong = [
+                key for key in there.keys() | encoder if there.get(key) != getattr(encoder.get(key), "shape", None)
+            ]
             if wrong:
-                raise InputError(f"pretrained: weights of another model; {wrong[0]} does not fit")
+                raise InputError(f"pretrained: weights of another model; {min(wrong)} does not fit")
+            model.load_state_dict(encoder, strict=False)
         return model
 
     def gather(self, indices):

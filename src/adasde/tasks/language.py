@@ -16,7 +16,7 @@ from ..errors import InputError
 
 SUBSET = 64  # training sequences on which the train loss, its gradient and the gradient's noise are measured
 NOISE_CHUNK = 4  # sequences per gradient of these
-VALIDATION = 128  # validation sequences, evenly spaced over the split
+VALIDATION = 128  # validation sequences, the same for all evaluations
 CHUNK = 32  # sequences per evaluation batch
 
 
@@ -97,6 +97,11 @@ def roberta(size: Size, special: dict[str, int], labels: int | None = None) -> n
     return RobertaForSequenceClassification(config) if labels else RobertaForMaskedLM(config)
 
 
+def fixed_sample(size: int, count: int) -> torch.Tensor:
+    """Return ``count`` of ``size`` places, or all, always the same and in no order, so that chunks are independent."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(0))[:count]
+
+
 class Sequences:
     """What both language models share: sequences of a text data set's tokens, and the test functions.
 
@@ -149,7 +154,7 @@ class Sequences:
         return tokens.as_strided((count, self.length + 1), (self.length, 1))
 
     def _chunks(self, sequences, count, size):
-        places = torch.linspace(0, len(sequences) - 1, min(count, len(sequences))).long()
+        places = fixed_sample(len(sequences), count)
         return [self.batch(sequences.index_select(0, part)) for part in places.split(size)]
 
 
@@ -189,7 +194,9 @@ class MaskedTask(Sequences):
         targets = tokens.gather(1, places)
         fate = torch.rand(places.shape)
         given = torch.where(fate < 0.8, self.known["<mask>"], targets)
-        given = torch.where(fate >= 0.9, torch.randint(self.dimensions.vocabulary, places.shape), given)
+        # Special tokens are no words, and a <pad> would shift the positions of all that follow.
+        words = torch.tensor(sorted(set(self.known.values()) - {self.known[name] for name in text.SPECIAL}))
+        given = torch.where(fate >= 0.9, words[torch.randint(len(words), places.shape)], given)
         tokens = tokens.scatter(1, places, given)
         return (
             F.pad(F.pad(tokens, (1, 0), value=self.known["<s>"]), (0, 1), value=self.known["</s>"]),
