@@ -38,7 +38,7 @@ def draw(trajectories, subject):
             for panel in (loss, distance):
                 panel.set_xticks(range(len(followed)), [style.RULES[rule] for rule in followed])
                 plt.setp(panel.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
-    seeds = int(trajectories[trajectories["experiment"].isin(wanted)].groupby("experiment")["seed"].nunique().min())
+    seeds = set(trajectories[trajectories["experiment"].isin(wanted)].groupby("experiment")["seed"].nunique())
     figure.suptitle(f"{task_named(task).title}: parts of the rule left out, {style.sample(seeds)}")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
