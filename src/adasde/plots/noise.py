@@ -9,6 +9,7 @@ from ..scaling import ABLATIONS
 from ..tasks import task_named
 from . import style
 
+ACROSS = 3  # columns beside each other
 SHOWN = (2, 4, 16, 64)  # kappas of the predicted speeds, among those that a run records
 
 
@@ -21,14 +22,22 @@ def draw(trajectories, subject):
     ]
     if "noise_trace" not in set(trajectories["metric"]):
         raise InputError("figure = 'noise': the runs hold no noise_trace; they were made by an older recipe")
-    size = (1.2 + 2.6 * len(experiments), 5.2)
-    figure, axes = plt.subplots(
-        2, len(experiments), figsize=size, sharex="col", sharey="row", squeeze=False, layout="constrained"
-    )
+    across = min(len(experiments), ACROSS)
+    blocks = -(-len(experiments) // across)
+    size = (1.2 + 2.9 * across, 0.4 + 4.8 * blocks)
+    figure, axes = plt.subplots(2 * blocks, across, figsize=size, squeeze=False, layout="constrained")
+    pairs = axes.reshape(blocks, 2, across).swapaxes(1, 2).reshape(-1, 2)
+    for top, bottom in pairs[1:]:
+        top.sharey(pairs[0, 0])
+        bottom.sharey(pairs[0, 1])
+    for panel in pairs[len(experiments) :].flat:
+        panel.set_axis_off()
     shown = trajectories[trajectories["experiment"].isin(experiments) & (trajectories["rule"] == "sqrt")]
     colours = style.batch_colours({*shown["kappa"], *SHOWN})
     seeds = set()
-    for (top, bottom), experiment in zip(axes.T, experiments, strict=True):
+    for (top, bottom), experiment in zip(pairs, experiments, strict=False):
+        top.sharex(bottom)
+        top.tick_params(labelbottom=False)
         _curves(top, *_ratios(trajectories, experiment), colours)
         top.axhline(1, color="0.4", linewidth=0.8)
         for kappa in SHOWN:
@@ -39,10 +48,11 @@ def draw(trajectories, subject):
         row = shown[shown["experiment"] == experiment].iloc[0]
         top.set_title(f"{style.OPTIMIZERS[row['optimizer']]},\n{task_named(row['task']).title}", fontsize="medium")
         style.time_axes(top, bottom, groups.epoch, groups.time)
-    axes[0, 0].set_yscale("log")
-    axes[0, 0].set_ylabel("signal over noise\n" + r"$B\,\|\nabla f\|^2 / \mathrm{tr}\,\Sigma$")
-    axes[1, 0].set_ylim(0, 1.05)
-    axes[1, 0].set_ylabel("predicted speed at\n" + r"$\kappa$ times the batch")
+    pairs[0, 0].set_yscale("log")
+    pairs[0, 1].set_ylim(0, 1.05)
+    for top, bottom in pairs[::across]:
+        top.set_ylabel("signal over noise\n" + r"$B\,\|\nabla f\|^2 / \mathrm{tr}\,\Sigma$")
+        bottom.set_ylabel("predicted speed at\n" + r"$\kappa$ times the batch")
     handles = [plt.Line2D([], [], color=colours[kappa], marker="o") for kappa in sorted(colours)]
     labels = [rf"$\kappa = {kappa:g}$" + (" (baseline)" if kappa == 1 else "") for kappa in sorted(colours)]
     figure.suptitle(f"How far noise dominates the gradient, {style.sample(seeds)}")
