@@ -64,6 +64,15 @@ def clear(folder):
         path.unlink()
 
 
+def kill_before_the_end(corpus, folder, monkeypatch):
+    """Prepare ``corpus`` in blocks of one document, and be killed when all are written but no file has its name."""
+    monkeypatch.setattr(Writer, "BLOCK", 1)
+    with monkeypatch.context() as dying:
+        dying.setattr(Writer, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            corpus.make(folder)
+
+
 def loaded(folder, names):
     return {name: np.load(folder / f"{name}.npy") for name in names}
 
@@ -307,12 +316,7 @@ def test_arrays_of_an_earlier_preparation_are_not_taken_for_new_ones(wikitext, m
     (folder / "progress.json").unlink()  # as after a manifest
     path = folder / "train-tokens.npy"
     path.write_bytes(path.read_bytes()[:-2] + b"xx")
-    monkeypatch.setattr(Writer, "BLOCK", 1)
-    finish = Writer.finish
-    monkeypatch.setattr(Writer, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        corpus.make(folder)
-    monkeypatch.setattr(Writer, "finish", finish)
+    kill_before_the_end(corpus, folder, monkeypatch)
     again = loaded(folder, corpus.make(folder))
     assert all(np.array_equal(again[name], whole[name]) for name in whole)
 
@@ -340,12 +344,7 @@ def test_two_preparations_at_once_do_no_harm(wikitext, tmp_path):
 
 def test_what_another_tokenizer_or_a_cut_file_left_is_not_gone_on_with(wikitext, monkeypatch):
     folder, corpus = wikitext
-    monkeypatch.setattr(Writer, "BLOCK", 1)
-    finish = Writer.finish
-    monkeypatch.setattr(Writer, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        corpus.make(folder)
-    monkeypatch.setattr(Writer, "finish", finish)
+    kill_before_the_end(corpus, folder, monkeypatch)
     part = folder / "train-tokens.part"
     content = part.read_bytes()
     part.write_bytes(content[: len(content) // 2])
@@ -358,13 +357,8 @@ def test_what_another_tokenizer_or_a_cut_file_left_is_not_gone_on_with(wikitext,
 
 def test_going_on_is_said_in_the_log(wikitext, monkeypatch, caplog):
     folder, corpus = wikitext
-    monkeypatch.setattr(Writer, "BLOCK", 1)
-    finish = Writer.finish
-    monkeypatch.setattr(Writer, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        corpus.make(folder)
+    kill_before_the_end(corpus, folder, monkeypatch)
     assert json.loads((folder / "progress.json").read_text())["rows"]["train/train"] == 8
-    monkeypatch.setattr(Writer, "finish", finish)
     with caplog.at_level(logging.INFO):
         corpus.make(folder)
     assert "wikitext-103: going on after" in caplog.text
