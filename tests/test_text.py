@@ -329,17 +329,23 @@ def test_a_kill_before_the_manifest_costs_no_document(wikitext, monkeypatch):
     assert all(np.array_equal(again[name], whole[name]) for name in whole)
 
 
-def test_two_preparations_at_once_do_no_harm(wikitext, tmp_path):
-    """The second waits for the first, and finds its work done."""
+def test_two_preparations_at_once_do_no_harm(wikitext, tmp_path, monkeypatch):
+    """The second waits for the first, manifest included, and finds its work done: nothing is made twice."""
     folder, corpus = wikitext
+    monkeypatch.setitem(data.DATASETS, corpus.name, corpus)
+    make = Corpus.make
+
+    def noted(self, place):
+        with (tmp_path / "made").open("a") as file:
+            file.write("once\n")
+        return make(self, place)
+
+    monkeypatch.setattr(Corpus, "make", noted)
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        first, second = pool.map(corpus.make, [folder, folder])
-    assert first == second
-    (tmp_path / "alone").mkdir()
-    (tmp_path / "alone/sources").symlink_to(folder / "sources")
-    alone = loaded(tmp_path / "alone", corpus.make(tmp_path / "alone"))
-    found = loaded(folder, first)
-    assert all(np.array_equal(found[name], alone[name]) for name in alone)
+        assert pool.starmap(data.prepare, [(corpus.name, tmp_path)] * 2) == [folder, folder]
+    assert (tmp_path / "made").read_text() == "once\n"
+    assert len(data.load(corpus.name, tmp_path)["train-index"]) == 3
+    assert not (folder / "progress.json").exists()
 
 
 def test_what_another_tokenizer_or_a_cut_file_left_is_not_gone_on_with(wikitext, monkeypatch):

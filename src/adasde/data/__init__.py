@@ -1,5 +1,6 @@
 """Data sets: a registry of where they come from, and arrays prepared once and shared by every job."""
 
+import fcntl
 import hashlib
 import json
 from pathlib import Path
@@ -164,25 +165,33 @@ def dataset_named(name: str) -> Dataset:
 def prepare(name: str, root) -> Path:
     """Return the folder of a data set under ``root`` with its arrays in place, fetching and preparing what is missing.
 
-    Each array and, last, the manifest appear whole. Two processes that prepare at once write the same bytes, or the
-    second waits.
+    Each array and, last, the manifest appear whole. Of two processes that prepare at once, the second waits and finds
+    the work done.
     """
-    import numpy as np
-
     dataset = dataset_named(name)
     folder = Path(root, name)
-    if _intact(folder):
-        return folder
+    if not _intact(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it does
+            if not _intact(folder):
+                _make(dataset, folder)
+    return folder
+
+
+def _make(dataset, folder):
+    """Write the arrays of a data set and, when all are there, the manifest that names them."""
+    import numpy as np
+
     arrays = {}
     for array in dataset.make(folder):
         path = folder / f"{array}.npy"
         content = np.load(path, mmap_mode="r")
         arrays[array] = {"sha256": _sha256(path), "shape": list(content.shape), "dtype": str(content.dtype)}
-    facts = {"name": name, "licence": dataset.licence, **dataset.facts()}
+    facts = {"name": dataset.name, "licence": dataset.licence, **dataset.facts()}
     with atomic(folder / "manifest.json") as temporary:
         temporary.write_text(json.dumps({**facts, "arrays": arrays}, indent=1) + "\n")
     (folder / "progress.json").unlink(missing_ok=True)
-    return folder
 
 
 def load(name: str, root) -> dict:

@@ -125,18 +125,7 @@ class Corpus:
         return {"files": {s.name: f"{s.repository}@{s.revision}" for part in self.sources.values() for s in part}}
 
     def make(self, folder: Path) -> list[str]:
-        """Write the arrays, as .npy files, and return their names; what an interrupted call had written is kept.
-
-        A second call waits until the first has ended, and finds its work done.
-        """
-        import fcntl
-
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it does
-            return self._make(folder)
-
-    def _make(self, folder):
+        """Write the arrays, as .npy files, and return their names; what an interrupted call had written is kept."""
         import numpy as np
 
         tokenizer = pretrained_tokenizer(self.name, folder, *self.tokenizer)
