@@ -103,6 +103,12 @@ def test_fine_tunings_are_grouped_by_what_pre_trained_them(tmp_path, spec):
             path = tmp_path / f"{run}.parquet"
             store.write_run(path, rows, {**own, "run": run, "seed": seed, "parent": parent}, seconds=1.0)
             paths.append(path)
+    for seed in range(2):
+        own = {**spec, "task": "wiki-articles", "experiment": "tuned", "rule": "scratch"}
+        rows = [(f"tuned.scratch.s{seed}", step, step * 1e-3, "test_accuracy", 0.02 * seed) for step in (0, 10, 20)]
+        path = tmp_path / f"scratch{seed}.parquet"
+        store.write_run(path, rows, {**own, "run": f"tuned.scratch.s{seed}", "seed": seed}, seconds=1.0)
+        paths.append(path)
     table = tables.collect(paths)[0]
     groups = tables.groups(table, "tuned", "finetune", "test_accuracy")
     assert groups.seeds == 2
@@ -110,8 +116,14 @@ def test_fine_tunings_are_grouped_by_what_pre_trained_them(tmp_path, spec):
     row = claims.evaluate(table).iloc[0]
     assert (row["id"], row["n"]) == ("finetuning.tuned", 2)
     assert row["value"] == pytest.approx(0.0)
+    worth = claims.evaluate(table).set_index("id").loc["pretraining.tuned"]
+    assert worth["value"] == pytest.approx(0.35 - 0.01)  # (0.25 + 0.45) / 2 less the scratch runs'
+    assert worth["verdict"] == "inconclusive"  # two models apart by 0.2
+    better = table.assign(value=table["value"] + 2.0 * (table["rule"] == "finetune"))
+    assert claims.evaluate(better).set_index("id").loc["pretraining.tuned", "verdict"] == "reproduced"
     drawn = plots.draw("finetune", table)
     assert len(drawn.axes) == 2
+    assert [line.get_label() for line in drawn.axes[0].lines][-1] == "new weights"
     plt.close(drawn)
     lost = table.drop_duplicates("run").assign(metric="diverged", value=1.0)
     assert claims.evaluate(lost).set_index("id").loc["finetuning.tuned", "verdict"] == "not reproduced"

@@ -50,6 +50,8 @@ def evaluate(trajectories: pd.DataFrame, simulations: pd.DataFrame = tables.NO_S
         score = next((metric for metric in SCORES if metric in metrics), None)
         if (table["rule"] == "finetune").any() and score:
             rows.append(finetuning(trajectories, experiment, score))
+            if (table["rule"] == "scratch").any():
+                rows.append(pretraining(trajectories, experiment, score))
         if (table["rule"] == "svag").any():
             rows += [svag(trajectories, experiment, m) for m in TRAJECTORY_METRICS if m in metrics]
         if len(kappas) > 2 and lag.known(trajectories, experiment):
@@ -119,6 +121,26 @@ def finetuning(trajectories, experiment, score) -> dict:
         statistic=f"largest difference of mean final {score}",
         threshold=ACCURACY_TOLERANCE,
         **_spread(tables.groups(trajectories, experiment, "finetune", score)),
+    )
+
+
+def pretraining(trajectories, experiment, score) -> dict:
+    """What makes fine-tuning a test function at all, ours: the baseline's weights are worth more than new ones."""
+    tuned, new = (tables.groups(trajectories, experiment, rule, score) for rule in ("finetune", "scratch"))
+    final = {**{kappa: values[:, -1:] for kappa, values in tuned.values.items()}, "new": new.values[1][:, -1:]}
+    drawn, first = stats.bootstrap_means(final), min(tuned.values)
+    return row(
+        id=f"pretraining.{experiment}",
+        place="fine-tuning",
+        statement=f"{score} is higher from the baseline's pre-trained weights than from new ones",
+        statistic=f"difference of mean final {score}",
+        value=final[first].mean() - final["new"].mean(),
+        replicates=(drawn[first] - drawn["new"])[:, 0],
+        n=min(map(len, final.values())),
+        threshold=0.0,
+        below=False,
+        note=f"pre-trained {final[first].mean():.4f}, new {final['new'].mean():.4f}",
+        diverged=tuned.diverged_runs + new.diverged_runs,
     )
 
 

@@ -122,7 +122,10 @@ def _specs(name, experiment):
 
 
 def _finetuned(name, finetuning, runs):
-    """Specs of the runs that start from the final weights of another experiment's, under the square-root rule."""
+    """Specs of the runs that start from the final weights of another experiment's, under the square-root rule.
+
+    Beside them, ``scratch`` runs that start from new weights: what the task gives without any pre-training.
+    """
     values, base, shared = _resolved(name, finetuning)
     wanted = task_named(values["task"]).pretrained
     if wanted is None:
@@ -134,21 +137,26 @@ def _finetuned(name, finetuning, runs):
         raise InputError(f"pretrained = {values['pretrained']!r}: must be an experiment of {wanted}: {known}")
     size, count = values["batch_size"], values["seeds"]
     _check_size(size, values["evaluate"]["every"], task_named(values["task"]), "")
+    common = {
+        **shared,
+        **({"clip": values["clip"]} if "clip" in values else {}),
+        "optimizer": {**shared["optimizer"], **asdict(base)},
+        "ell": 1,
+        "batch_size": size,
+    }
     for parent in parents:
         for number in range(count):
             seed = parent["seed"] * count + number
             yield {
-                **shared,
-                **({"clip": values["clip"]} if "clip" in values else {}),
+                **common,
                 "run": f"{name}.k{parent['kappa']:g}.s{seed}",
-                "optimizer": {**shared["optimizer"], **asdict(base)},
                 "rule": "finetune",
                 "kappa": parent["kappa"],
-                "ell": 1,
-                "batch_size": size,
                 "seed": seed,
                 "parent": {"run": parent["run"], "spec_hash": spec_hash(parent)},
             }
+    for seed in range(values.get("scratch", 0)):
+        yield {**common, "run": f"{name}.scratch.s{seed}", "rule": "scratch", "kappa": 1, "seed": seed}
 
 
 def _resolved(name, experiment):
@@ -207,7 +215,7 @@ def _check_rule(rule, kappa, ell, child):
     """
     if child != (rule == "finetune"):
         raise InputError(f"rule = {rule!r}: finetune goes with a parent, and no other rule does")
-    if child and ell == 1:
+    if ell == 1 and (child or (rule == "scratch" and kappa == 1)):
         return
     if rule != "svag" and ell == 1:
         scaling.rule_named(rule)

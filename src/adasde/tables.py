@@ -141,7 +141,7 @@ def _digest(frame):
 
 
 def groups(trajectories: pd.DataFrame, experiment: str, rule: str, metric: str) -> Groups:
-    """Select one experiment, rule and metric; the baseline, kappa = ell = 1, is part of every rule.
+    """Select one experiment, rule and metric; the baseline, sqrt at kappa = ell = 1, is part of every rule.
 
     Fine-tunings of the same pre-trained model are averaged: the repeats are the models.
     """
@@ -151,7 +151,8 @@ def groups(trajectories: pd.DataFrame, experiment: str, rule: str, metric: str) 
         raise InputError(f"no values of {metric} for experiment {experiment}")
     # Where every run diverged before it was measured, the divergences are the only points there are.
     grid = (runs if measured.empty else measured).drop_duplicates("samples").sort_values("samples")
-    runs = runs[(runs["rule"] == rule) | ((runs["kappa"] == 1) & (runs["ell"] == 1))]
+    baseline = (runs["rule"] == "sqrt") & (runs["kappa"] == 1) & (runs["ell"] == 1)
+    runs = runs[(runs["rule"] == rule) | baseline]
     level = "ell" if rule == "svag" else "kappa"
     repeat = "parent" if rule == "finetune" else "seed"
     values = {}

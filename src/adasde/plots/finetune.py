@@ -10,7 +10,10 @@ from . import style
 
 
 def draw(trajectories, subject):
-    """Per fine-tuning, left: test accuracy along it, one curve per pre-training batch size; right: at its end."""
+    """Per fine-tuning, left: test accuracy along it, one curve per pre-training batch size; right: at its end.
+
+    Dashed: the same from new weights.
+    """
     style.use()
     experiments = list(trajectories.loc[trajectories["rule"] == "finetune", "experiment"].unique())
     size = (7.4, 0.9 + 2.9 * len(experiments))
@@ -29,6 +32,10 @@ def draw(trajectories, subject):
             bars = np.maximum([[mean[-1] - low[-1]], [high[-1] - mean[-1]]], 0.0)
             right.errorbar([place], mean[-1:], yerr=bars, color=colours[kappa], marker="o", capsize=3)
             right.plot(np.full(len(values), place + 0.15), 100.0 * values[:, -1], "_", color="0.5", markersize=7)
+        if (trajectories.loc[trajectories["experiment"] == experiment, "rule"] == "scratch").any():
+            new = tables.groups(trajectories, experiment, "scratch", score).values[1.0]
+            left.plot(groups.epoch, 100.0 * new.mean(axis=0), color="0.3", linestyle="--", label="new weights")
+            right.axhline(100.0 * new[:, -1].mean(), color="0.3", linestyle="--", linewidth=1)
         centre = 100.0 * np.mean([values[:, -1].mean() for values in groups.values.values()])
         half = 50.0 * ACCURACY_TOLERANCE
         right.axhspan(centre - half, centre + half, color="0.9", zorder=0)
