@@ -45,7 +45,7 @@ def tensors():
 
 @pytest.fixture(params=["fashion-cnn", "fashion-resnet"])
 def task(request, tensors):
-    return ImageTask(tensors, BUILDERS[request.param], 0.5, 0.3)
+    return ImageTask(tensors, BUILDERS[request.param.partition("-")[2]], 0.5, 0.3)
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def test_plan_prints_one_row_per_run(adasde):
     lines = done.stdout.splitlines()
     named = [line.split()[0] for line in lines[1:-1] if not line.startswith("simulation ")]
     assert named == [spec["run"] for spec in specs]
-    assert lines[-1].startswith("18 runs, ")
+    assert lines[-1].startswith("19 runs, ")
     assert ", 3 simulations, " in lines[-1]
 
 

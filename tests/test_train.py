@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from adasde import InputError, measure, store
-from adasde.train import Run, Sampler, stream, train
+from adasde.draws import Sampler, stream
+from adasde.train import Run, train
 
 
 def by_metric(rows, metric):
@@ -94,7 +95,7 @@ def test_batch_sizes_share_their_clock_and_weights_and_not_their_noise(small_spe
         assert torch.equal(p, q)
     for samples in small_spec["evaluate"]:
         assert math.isclose(one.time(samples // 32), two.time(samples // 160), rel_tol=1e-12)
-    assert not torch.equal(one.sampler.draw(50), two.sampler.draw(50))
+    assert not torch.equal(one.draws.draw(50)[0], two.draws.draw(50)[0])
 
 
 def test_divergence_is_a_row_that_says_when(small_spec, task):

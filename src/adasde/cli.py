@@ -4,11 +4,12 @@ import argparse
 import logging
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
 from . import __version__, commands, scaling
-from .errors import InputError
+from .errors import InputError, Stopped
 
 
 def main(arguments=None) -> int:
@@ -22,6 +23,8 @@ def main(arguments=None) -> int:
         return status
     except InputError as error:
         return _fail(str(error), 2)
+    except Stopped as error:
+        return _fail(f"{error}; a run with a checkpoint goes on from there", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
         return _fail("interrupted; a run with a checkpoint goes on from there", 130)
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough

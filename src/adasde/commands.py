@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -104,32 +105,44 @@ def run(options):
 
     import torch
 
-    from . import optim, tasks
-    from .train import keep_memory, train
+    from . import optim, processes
+    from .train import keep_memory, prepare
 
     keep_memory()
     optim.skip_compiler()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)  # the averages of inactive units decay into numbers that are slow to add
-    with terminal.progress(spec["run"]) as report:
-        if "study" in spec:
-            from .simulate import simulate
-
-            columns, (rows, facts) = store.SIMULATED, simulate(spec, options.data, options.checkpoint, report)
-        else:
-            pretrained = (
-                store.read_weights(options.pretrained, spec["parent"]["spec_hash"]) if "parent" in spec else None
-            )
-            task = tasks.load(spec["task"], options.data, pretrained)
-            every = options.checkpoint_every
-            columns = store.COLUMNS
-            rows, facts = train(spec, task, options.checkpoint, every, report, options.weights)
-    store.write_run(options.out, rows, spec, columns, **facts, **store.provenance())
+    with processes.joined(spec) as device, terminal.progress(spec["run"], processes.rank() == 0) as report:
+        prepare(device, spec)
+        columns, rows, facts = (_simulated if "study" in spec else _trained)(spec, options, device, report)
+        if processes.rank() > 0:
+            return
+        store.write_run(options.out, rows, spec, columns, **{**store.provenance(device), **facts})
     if options.checkpoint is not None:
         options.checkpoint.unlink(missing_ok=True)
     ended = next((f", diverged at time {r[2]:.4g}" for r in rows if r[3] == "diverged"), "")
     amount = f"{spec['batches']} batches" if "study" in spec else f"{rows[-1][1]} steps"
     print(f"{spec['run']}: {amount} in {facts['seconds']:.1f} s{ended}")
+
+
+def _simulated(spec, options, device, report):
+    from . import store
+    from .simulate import simulate
+
+    return store.SIMULATED, *simulate(spec, options.data, options.checkpoint, report)
+
+
+def _trained(spec, options, device, report):
+    from . import store, tasks
+    from .train import train
+
+    pretrained = store.read_weights(options.pretrained, spec["parent"]["spec_hash"]) if "parent" in spec else None
+    task = tasks.load(spec["task"], options.data, pretrained, device)
+    asked = []
+    # Slurm, and whoever else ends jobs, sends SIGTERM some time before SIGKILL: enough to save.
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    every, weights = options.checkpoint_every, options.weights
+    return store.COLUMNS, *train(spec, task, options.checkpoint, every, report, weights, lambda: bool(asked))
 
 
 def collect(options):

@@ -1,4 +1,4 @@
-"""The one exception that a user can cause."""
+"""The exceptions that a user can cause."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints the message alone and exits with status 2.
     """
+
+
+class Stopped(Exception):  # noqa: N818, since it is no error
+    """A run that was asked to stop, as by SIGTERM, and has been saved."""

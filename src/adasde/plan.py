@@ -13,6 +13,9 @@ from .tasks import task_named
 # Raised by hand when a change of the code changes results: every spec carries it, so all runs start anew.
 RECIPE = 4
 
+# How a run is computed, beside what: fields of a spec that has them only where they are not these.
+OPTIONS = {"precision": "float32", "processes": 1, "micro_batch": None, "frozen": "none"}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -50,9 +53,10 @@ def plan(config: dict) -> Plan:
     """Multiply a config out into one spec per run; InputError, in one line, names the field that is wrong."""
     validate(config, "config")
     runs = {}
+    device = {"device": config["device"]} if config.get("device", "cpu") != "cpu" else {}
     for section, specs in (
-        ("experiments", _specs),
-        ("finetunings", lambda name, finetuning: _finetuned(name, finetuning, runs)),
+        ("experiments", lambda name, experiment: _specs(name, experiment, device)),
+        ("finetunings", lambda name, finetuning: _finetuned(name, finetuning, device, runs)),
         ("simulations", lambda name, simulation: studies.specs(name, _plain(simulation), RECIPE)),
     ):
         for name, content in config.get(section, {}).items():
@@ -91,11 +95,22 @@ def check(spec: dict):
         )
     for samples in moments:
         scaling.steps(samples, size, spec["ell"])
+    processes = spec.get("processes", 1)
+    if size % processes:
+        raise InputError(f"processes = {processes}: must divide the batch size {size} (kappa {spec['kappa']:g})")
+    micro = spec.get("micro_batch")
+    if micro is not None and size // processes % micro:
+        raise InputError(
+            f"micro_batch = {micro}: must divide the {size // processes} examples of a batch of {size} "
+            f"(kappa {spec['kappa']:g}) that each of {processes} processes takes"
+        )
+    if spec.get("precision") == "tf32" and spec.get("device") != "cuda":
+        raise InputError("precision = 'tf32': only a GPU has it")
 
 
-def _specs(name, experiment):
+def _specs(name, experiment, device):
     """Specs of one experiment, in the order rule, kappa or ell, seed."""
-    values, base, shared = _resolved(name, experiment)
+    values, base, shared = _resolved(name, experiment, device)
     if 1 not in values["rules"]["sqrt"]:
         raise InputError(f"rules.sqrt = {values['rules']['sqrt']}: must contain 1, the baseline")
     for rule, kappa, ell in _levels(values["rules"], values.get("ell", [1])):
@@ -121,12 +136,12 @@ def _specs(name, experiment):
             }
 
 
-def _finetuned(name, finetuning, runs):
+def _finetuned(name, finetuning, device, runs):
     """Specs of the runs that start from the final weights of another experiment's, under the square-root rule.
 
     Beside them, ``scratch`` runs that start from new weights: what the task gives without any pre-training.
     """
-    values, base, shared = _resolved(name, finetuning)
+    values, base, shared = _resolved(name, finetuning, device)
     wanted = task_named(values["task"]).pretrained
     if wanted is None:
         raise InputError(f"task = {values['task']!r}: does not start from pre-trained weights")
@@ -159,7 +174,7 @@ def _finetuned(name, finetuning, runs):
         yield {**common, "run": f"{name}.scratch.s{seed}", "rule": "scratch", "kappa": 1, "seed": seed}
 
 
-def _resolved(name, experiment):
+def _resolved(name, experiment, device):
     """Plain values of an experiment or finetuning, its baseline's hyperparameters, and what all its specs share."""
     values = {key: _plain(value) for key, value in experiment.items()}
     task = task_named(values["task"])
@@ -181,6 +196,8 @@ def _resolved(name, experiment):
             "horizon": base.lr**2 * samples / values["batch_size"],
             "schedule": values.get("schedule", {}),
             "evaluate": moments,
+            **device,
+            **{key: values[key] for key in OPTIONS if values.get(key, OPTIONS[key]) != OPTIONS[key]},
         },
     )
 

@@ -10,12 +10,12 @@ import torch
 
 from . import finite_sums, oracles, sde, studies
 from .data import load
+from .draws import stream
 from .errors import InputError
 from .scaling import Adam, SDEConstants, optimizer
 from .schedule import steps_until
 from .store import atomic, canonical
 from .svag import SVAG
-from .train import stream
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,9 @@ rows, so that a damaged file is noticed and two runs can be compared without loo
 """
 
 import hashlib
+import io
 import json
+import logging
 import os
 import platform
 import tempfile
@@ -15,9 +17,12 @@ from pathlib import Path
 
 from .errors import InputError
 
+log = logging.getLogger(__name__)
+
 COLUMNS = ("run", "step", "time", "metric", "value")  # of a training run
 SIMULATED = ("run", "process", "level", "batch", "time", "metric", "value")  # of a simulation
 KEY = b"adasde"  # metadata key inside the parquet file
+CHECKPOINT = b"adasde checkpoint 2\n"
 
 
 @contextmanager
@@ -62,8 +67,8 @@ def spec_hash(spec) -> str:
     return hashlib.sha256(canonical(spec).encode()).hexdigest()
 
 
-def provenance() -> dict:
-    """Return the versions and the device that a result depends on (no host names, no paths)."""
+def provenance(device=None) -> dict:
+    """Return the versions and the ``device`` that a result depends on (no host names, no paths); if None the CPU."""
     import numpy
     import torch
 
@@ -74,7 +79,7 @@ def provenance() -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
-        "device": device_name(),
+        "device": torch.cuda.get_device_name(device) if getattr(device, "type", "cpu") == "cuda" else device_name(),
         "threads": torch.get_num_threads(),
     }
 
@@ -129,6 +134,34 @@ def read_weights(path, wanted: str) -> dict:
     if found != wanted:
         raise InputError(f"{path}: weights of another run; name another file")
     return tensors
+
+
+def write_checkpoint(path, state):
+    """Write the states of a run: what the file is, the digest of the rest, and ``state`` as torch saves it."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        file.write(CHECKPOINT + hashlib.sha256(buffer.getbuffer()).digest())
+        file.write(buffer.getbuffer())
+
+
+def read_checkpoint(path):
+    """Return the states in a checkpoint; None if it is damaged or another version's; InputError if it is none."""
+    import torch
+
+    content = memoryview(Path(path).read_bytes())
+    start = len(CHECKPOINT) + hashlib.sha256().digest_size
+    kind = bytes(content[: len(CHECKPOINT)])
+    if not kind.startswith(CHECKPOINT.rstrip(b"0123456789\n")):
+        raise InputError(f"checkpoint = {path}: holds something else; name another file")
+    whole = hashlib.sha256(content[start:]).digest() == bytes(content[len(CHECKPOINT) : start])
+    if kind != CHECKPOINT or not whole:
+        why = "damaged checkpoint" if kind == CHECKPOINT else "checkpoint of another version"
+        log.warning("%s: %s, starting from the beginning", path, why)
+        return None
+    return torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
 
 
 def read_run(path):

@@ -155,10 +155,11 @@ def groups(trajectories: pd.DataFrame, experiment: str, rule: str, metric: str) 
     runs = runs[(runs["rule"] == rule) | baseline]
     level = "ell" if rule == "svag" else "kappa"
     repeat = "parent" if rule == "finetune" else "seed"
-    values = {}
-    for value, part in runs.groupby(level):
-        found = part[part["metric"] == metric].pivot_table(index=repeat, columns="samples", values="value")
-        values[value] = found.reindex(index=sorted(part[repeat].unique()), columns=grid["samples"]).to_numpy(float)
+    rows = runs[[level, repeat]].drop_duplicates().sort_values([level, repeat])  # some may have diverged at once
+    found = runs[runs["metric"] == metric].groupby([level, repeat, "samples"])["value"].mean().unstack("samples")
+    found = found.reindex(index=pd.MultiIndex.from_frame(rows), columns=grid["samples"])
+    array, levels = found.to_numpy(float), rows[level].to_numpy()
+    values = {value: array[levels == value] for value in dict.fromkeys(levels.tolist())}
     ended = runs[runs["metric"] == "diverged"]
     return Groups(
         time=grid["time"].to_numpy(),

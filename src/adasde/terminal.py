@@ -12,9 +12,9 @@ def table(rows) -> str:
 
 
 @contextmanager
-def progress(run: str):
+def progress(run: str, shown: bool = True):
     """Yield a function report(step, steps) that moves a bar on a terminal, and None elsewhere: logs stay quiet."""
-    if not sys.stderr.isatty():
+    if not (shown and sys.stderr.isatty()):
         yield None
         return
     from rich.console import Console

@@ -1,97 +1,81 @@
 """One run: from a spec to the rows of its trajectory, interruptible anywhere and exactly resumable."""
 
 import ctypes
-import hashlib
-import io
 import json
 import logging
 import resource
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
 
-from . import optim, scaling, svag
-from .errors import InputError
+from . import optim, processes, scaling, svag
+from .draws import Ahead, Draws, noise_state, restore_noise, stream
+from .errors import InputError, Stopped
 from .schedule import Schedule
-from .store import atomic, canonical, write_weights
+from .store import canonical, read_checkpoint, write_checkpoint, write_weights
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"adasde checkpoint 1\n"
 CHUNK = 2048  # samples gathered and normalised at once: few Python calls, and still in cache
 
 
-def stream(purpose: str, *numbers) -> int:
-    """Seed of the random stream for one purpose; streams of different purposes or numbers are independent."""
-    return int.from_bytes(hashlib.sha256(canonical([purpose, *numbers]).encode()).digest()[:8]) >> 1
+class Objective(torch.nn.Module):
+    """A task's loss, or that of SVAG, as a module: what wraps modules sees every pass through the model."""
 
+    def __init__(self, model, loss):
+        super().__init__()
+        self.model, self.loss = model, loss
 
-class Sampler:
-    """Indices of training examples: independent draws with replacement, or one permutation after another.
-
-    Permutations follow each other without a gap, so that no example is dropped when the batch size does not
-    divide the size of the data, and every batch size sees the same number of samples.
-    """
-
-    def __init__(self, size: int, sampling: str, seed: int):
-        self.size, self.replacement = size, sampling == "replacement"
-        self.generator = torch.Generator().manual_seed(seed)
-        self.start, self.order, self.position = None, None, size
-
-    def draw(self, count: int) -> torch.Tensor:
-        """Return the next ``count`` indices, int64 of shape (count,)."""
-        if self.replacement:
-            return torch.randint(self.size, (count,), generator=self.generator)
-        parts = []
-        while count:
-            if self.position == self.size:
-                self._permute()
-            taken = self.order[self.position : self.position + count]
-            parts.append(taken)
-            self.position += len(taken)
-            count -= len(taken)
-        return torch.cat(parts)
-
-    def state(self) -> dict:
-        """Return what `restore` needs to go on with the next index."""
-        within = self.position < self.size  # within a permutation, which its starting state draws again
-        return {"generator": self.start if within else self.generator.get_state(), "position": self.position}
-
-    def restore(self, state: dict):
-        """Go back to the point at which ``state`` was taken."""
-        self.generator.set_state(state["generator"])
-        if state["position"] < self.size:
-            self._permute()
-        self.position = state["position"]
-
-    def _permute(self):
-        self.start = self.generator.get_state()
-        self.order = torch.randperm(self.size, generator=self.generator)
-        self.position = 0
+    def forward(self, *batch):
+        """Return the loss of ``batch``, a scalar."""
+        return self.loss(self.model, *batch)
 
 
 class Run:
-    """The state of one run: model, optimizer, sampler, step, rows so far; it can be saved and restored."""
+    """The state of one run: model, optimizer, draws, step, rows so far; it can be saved and restored.
+
+    A step makes one forward and backward pass over this process's share of the minibatch, or with ``micro_batch`` one
+    over every so many of its examples, whose gradients add up to the same. Batch norm takes its statistics over what
+    passes at once: the whole minibatch, over all processes, or each micro-batch.
+    """
 
     def __init__(self, spec: dict, task):
         self.spec, self.task = spec, task
         torch.manual_seed(stream("initial weights", spec["init_seed"]))
-        self.model = task.model().train()
+        self.model = task.model().train().to(task.device)
+        if spec.get("frozen"):
+            _last_linear(self.model).requires_grad_(False)
         # Batch size, ell and what pre-trained it are in the key: runs that are compared across them share no noise.
         size, ell = spec["batch_size"], spec["ell"]
         keys = (spec["seed"], size, ell, *(spec[key]["run"] for key in spec if key == "parent"))
-        torch.manual_seed(stream("model noise", *keys))
-        self.sampler = Sampler(task.size, spec["sampling"], stream("data order", *keys))
-        self.drawn, self.loss = (size, task.loss) if ell == 1 else (2 * size, svag.Loss(task.loss, ell))
+        torch.manual_seed(stream("dropout", *keys, processes.rank()))
+        self.draws = Draws(task, spec["sampling"], keys)
+        self.drawn = size if ell == 1 else 2 * size
+        self.share, self.micro = size // processes.count(), spec.get("micro_batch")
+        self.factors = (1.0,) if ell == 1 else svag.coefficients(ell)  # of a step's minibatches
+        one_pass = ell == 1 or self.micro is not None
+        self.objective = Objective(self.model, task.loss if one_pass else svag.Loss(task.loss, ell))
+        if processes.count() > 1:
+            if self.micro is None:
+                processes.normalise_over_all(self.model)
+            self.objective = processes.wrapped(self.objective)
+        self.statistics = processes.RunningStatistics(self.model) if self.micro and processes.count() > 1 else None
         values = dict(spec["optimizer"])
         variant = values.pop("variant")
         self.hyperparameters = scaling.optimizer(**values)
-        self.optimizer = optim.build(self.model.parameters(), self.hyperparameters, variant)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = optim.build(trained, self.hyperparameters, variant)
         self.schedule, self.clip = Schedule(**spec["schedule"]), spec.get("clip")
         self.sigma = ell * size**-0.5  # noise scale of the gradient that a step takes
         self.step, self.rows, self.diverged, self.seconds = 0, [], False, 0.0
+        self.ahead = None  # the task's stream of batches, and the states of what has been drawn for it
+
+    def close(self):
+        """End what prepares batches ahead."""
+        if self.ahead is not None:
+            self.ahead.close()
 
     def time(self, step: int) -> float:
         """SDE time after ``step`` steps: the sum of the squared learning rates of a run that follows ``sqrt``."""
@@ -102,66 +86,124 @@ class Run:
 
         A step of a plain run draws one minibatch, a step of SVAG two: ``drawn`` samples.
         """
-        chunk = self.task.gather(self.sampler.draw(steps * self.drawn))
         losses = []
-        for batch in zip(*(tensor.split(self.drawn) for tensor in chunk), strict=True):
+        for passes in self._streamed(steps) if hasattr(self.task, "stream") else self._gathered(steps):
             if not self.schedule.constant:
                 self._set_learning_rate()
             self.optimizer.zero_grad()
-            loss = self.loss(self.model, *batch)
-            loss.backward()
+            losses.append(self._backward(passes))
             if self.clip is not None:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             self.optimizer.step()
-            losses.append(loss.detach())
             self.step += 1
-        finite = torch.stack(losses).isfinite()
+        finite = processes.mean(torch.stack(losses)).isfinite()
         if not finite.all():
             first = self.step - steps + int(finite.logical_not().nonzero()[0])
             self._record(first, {"diverged": 1.0})
 
     def measure(self):
         """Append a row for every test function of the current weights."""
-        metrics = self.task.measure(self.model, self.sigma, self.hyperparameters.eps)
+        metrics = processes.from_first(lambda: self.task.measure(self.model, self.sigma, self.hyperparameters.eps))
         finite = torch.tensor(list(metrics.values())).isfinite().all()
         self._record(self.step, metrics if finite else {"diverged": 1.0})
 
     def save(self, path):
         """Write a checkpoint: what it is, the digest of the rest, and every state."""
-        state = {
+        noise = processes.gathered(noise_state(self.task.device))
+        if processes.rank() == 0:
+            write_checkpoint(path, self._state(noise))
+        processes.wait()
+
+    def _state(self, noise):
+        return {
             "spec": canonical(self.spec),
             "step": self.step,
             "rows": self.rows,
             "diverged": self.diverged,
             "seconds": self.seconds,
-            "sampler": self.sampler.state(),
-            "noise": torch.get_rng_state(),
+            "draws": self.ahead.state if self.ahead else self.draws.state(),
+            "noise": noise,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        with atomic(path) as temporary:
-            temporary.write_bytes(MAGIC + hashlib.sha256(buffer.getbuffer()).digest() + buffer.getbuffer())
 
     def restore(self, path):
         """Continue from a checkpoint. InputError if it belongs to another spec, naming what differs."""
-        content = Path(path).read_bytes()
-        start = len(MAGIC) + hashlib.sha256().digest_size
-        if not content.startswith(MAGIC):
-            raise InputError(f"checkpoint = {path}: holds something else; name another file")
-        if hashlib.sha256(content[start:]).digest() != content[len(MAGIC) : start]:
-            log.warning("%s: damaged checkpoint, starting from the beginning", path)
+        state = read_checkpoint(path)
+        if state is None:
             return
-        state = torch.load(io.BytesIO(content[start:]), weights_only=True)
         _refuse_other_spec(path, json.loads(state["spec"]), self.spec)
         self.step, self.diverged, self.seconds = state["step"], state["diverged"], state["seconds"]
         self.rows = state["rows"]
-        self.sampler.restore(state["sampler"])
-        torch.set_rng_state(state["noise"])
+        self.draws.restore(state["draws"])
+        restore_noise(state["noise"][processes.rank()])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         log.info("%s: resumed at step %d", self.spec["run"], self.step)
+
+    def _gathered(self, steps):
+        """Yield the passes of every step, their examples gathered for all steps at once."""
+        shares = (processes.share(tensor, self.spec["batch_size"]) for tensor in self.draws.draw(steps * self.drawn))
+        chunk = self.task.gather(*shares)
+        local = self.drawn // processes.count()
+        for batch in zip(*(tensor.split(local) for tensor in chunk), strict=True):
+            yield [batch] if self.micro is None else zip(*(t.split(self.micro) for t in batch), strict=True)
+
+    def _streamed(self, steps):
+        """Yield the passes of every step, which the task prepares ahead of time."""
+        if self.ahead is None:
+            self.ahead = Ahead(self.draws, self.task.stream, self.drawn, self.spec["batch_size"], self.micro)
+        for _ in range(steps):
+            yield self.ahead.step()
+
+    def _backward(self, passes):
+        """Add up the gradients of a step's passes; return its loss, a tensor without gradient."""
+        per_minibatch = 1 if self.micro is None else self.share // self.micro
+        count = 1 if self.micro is None else per_minibatch * len(self.factors)
+        total = None
+        for number, batch in enumerate(passes):
+            minibatch, place = divmod(number, per_minibatch)
+            if self.statistics and place == 0:
+                self.statistics.keep()
+            last = number == count - 1  # the gradients of all processes are averaged once
+            fits = False
+            with (
+                nullcontext() if last or processes.count() == 1 else self.objective.no_sync(),
+                suppress(torch.OutOfMemoryError),
+            ):
+                loss = self._loss(batch)
+                if self.micro is not None:
+                    loss = loss * (self.factors[minibatch] / per_minibatch)
+                loss.backward()
+                fits = True
+            if not fits:  # only here has the exception let go of the memory that it met
+                tried, fitting = len(batch[0]), self._fitting(batch)
+                would = f"micro_batch = {fitting} would fit" if fitting else "not even one fits"
+                raise InputError(f"micro_batch = {self.micro}: the device's memory is too small for {tried}; {would}")
+            if self.statistics and place == per_minibatch - 1:
+                self.statistics.combine(per_minibatch)
+            total = loss.detach() if total is None else total + loss.detach()
+        return total
+
+    def _fitting(self, batch):
+        """Return the largest micro-batch that is found to fit into the device's memory, 0 if none does."""
+        size = len(batch[0])
+        while size > 1:
+            size = next(part for part in range(size // 2, 0, -1) if self.share % part == 0)
+            self.optimizer.zero_grad()
+            if self.task.device.type == "cuda":
+                torch.cuda.empty_cache()
+            with suppress(torch.OutOfMemoryError):
+                self.task.loss(self.model, *(tensor[:size] for tensor in batch)).backward()
+                return size
+        return 0
+
+    def _loss(self, batch):
+        device = self.task.device.type
+        if self.spec.get("precision") != "bf16":
+            return self.objective(*batch)
+        with torch.autocast(device, torch.bfloat16):
+            return self.objective(*batch)
 
     def _progress(self, step):
         return step * self.spec["batch_size"] / (self.spec["ell"] ** 2 * self.spec["samples"])
@@ -177,12 +219,13 @@ class Run:
         self.rows += [(self.spec["run"], step, moment, metric, value) for metric, value in metrics.items()]
 
 
-def train(spec: dict, task, checkpoint=None, every: float = 10.0, report=None, weights=None):
+def train(spec: dict, task, checkpoint=None, every: float = 10.0, report=None, weights=None, stopping=bool):
     """Train ``spec`` on ``task``; return the rows (run, step, time, metric, value) and facts about the job.
 
     With a ``checkpoint`` path the run continues from there if the file exists, and is saved about every
     ``every`` seconds; the caller deletes the file once the rows are safe. ``report(step, steps)`` is called as
-    the run advances. The final weights are written to ``weights``, if that is a path.
+    the run advances. The final weights are written to ``weights``, if that is a path. Once ``stopping()`` is true the
+    run is saved and ends with Stopped. Of several processes the first alone writes.
 
     The rows of an interrupted and resumed run equal those of an undisturbed one, bit for bit on a CPU with the
     same number of threads. Divergence is a row, not an exception.
@@ -204,17 +247,32 @@ def train(spec: dict, task, checkpoint=None, every: float = 10.0, report=None, w
             run.advance(min(max(1, CHUNK // run.drawn), stop - run.step))
             if run.step == stop and not run.diverged:
                 run.measure()
-            now = time.monotonic()
-            run.seconds = before + now - begun
-            if checkpoint is not None and now - saved >= every:
+            run.seconds = before + time.monotonic() - begun
+            due = checkpoint is not None and time.monotonic() - saved >= every
+            due, stop = processes.highest(due and processes.rank() == 0, stopping())
+            if checkpoint is not None and (due or stop):
                 run.save(checkpoint)
                 saved = time.monotonic()
+            if stop:
+                raise Stopped(f"{spec['run']}: asked to stop at step {run.step}")
             if report is not None:
                 report(run.step, stops[-1])
-        if weights is not None:
+        run.close()
+        if weights is not None and processes.rank() == 0:
             write_weights(weights, run.model.state_dict(), spec)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if task.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(task.device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return run.rows, {"seconds": run.seconds, "peak_bytes": peak}
+
+
+def prepare(device, spec):
+    """Set torch up for a run: the precision of its products, and the fastest algorithms on a GPU."""
+    tf32 = spec.get("precision") == "tf32"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = device.type == "cuda"
 
 
 def keep_memory():
@@ -226,6 +284,10 @@ def keep_memory():
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+
+
+def _last_linear(model):
+    return [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
 
 
 def _refuse_other_spec(path, found, wanted):

@@ -46,7 +46,9 @@ def draw(trajectories, subject):
             panel.set_ylabel(style.LABELS.get(score, f"{score} (%)"))
         task = trajectories.loc[trajectories["experiment"] == experiment, "task"].iloc[0]
         left.set_title(task_named(task).title, loc="left", fontweight="bold")
-    figure.suptitle(f"Fine-tuning after pre-training at several batch sizes, {style.sample(groups.seeds)}")
+    figure.suptitle(
+        f"Fine-tuning after pre-training at several batch sizes, mean and 95% interval of {groups.seeds} models"
+    )
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure

@@ -3,14 +3,20 @@
 A task is an object with
   ``size``                 number of training examples
   ``model()``              a new torch module, its weights drawn from torch's global generator
-  ``gather(indices)``      the training examples at ``indices``, a tuple of tensors of that length
+  ``device``               the torch.device on which its model and its batches are
+  ``noise(count, generator)``
+                           random numbers for what is done to that many examples, such as masks or crops: a tuple of
+                           tensors of that length, from ``generator``, or torch's global one; empty if nothing is done
+  ``gather(indices, *noise)``
+                           the training examples at ``indices`` as a batch, a tuple of tensors of that length
   ``loss(model, *batch, weights=None)``
                            mean loss of a minibatch, a scalar tensor; with weights, a tensor of one number per example,
                            the sum of the weights times the examples' losses: what SVAG needs, and nothing else
   ``measure(model, sigma, eps)``  test functions of the current weights: metric name -> float; for predictions from
                            the gradient's noise it is told the run's noise scale sigma = 1 / sqrt(batch size) and eps
-and is made by ``load(name, tensors)`` of its module from the arrays of its data set. A new task is one entry here
-and one module with that function; train.py does not change.
+and is made by ``load(name, tensors, device)`` of its module from the arrays of its data set. A task whose examples take
+long to make has, in place of ``gather``, ``stream(draws)``: it makes of an endless iterator over (indices, *noise) one
+over batches, ahead of time. A new task is one entry here and one module with that function; train.py does not change.
 """
 
 from dataclasses import dataclass
@@ -53,6 +59,14 @@ class Entry:
 TASKS = {
     "fashion-cnn": Entry("CNN on Fashion-MNIST", "fashion-mnist", "adasde.tasks.vision"),
     "fashion-resnet": Entry("ResNet on Fashion-MNIST", "fashion-mnist", "adasde.tasks.vision"),
+    **{
+        f"{images}-{network}": Entry(f"{title} on {of}", data, "adasde.tasks.vision")
+        for images, of, data in (
+            ("cifar10", "CIFAR-10", "cifar-10"),
+            ("fashion32", "framed Fashion-MNIST", "fashion-mnist"),
+        )
+        for network, title in (("vgg16", "VGG-16"), ("resnet56", "ResNet-56"), ("resnet50", "ResNet-50"))
+    },
     "wiki-gpt2": Entry("GPT-2 on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_268),
     "wiki-roberta": Entry("RoBERTa on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_268),
     "wiki-articles": Entry(
@@ -84,15 +98,15 @@ def task_named(name: str) -> Entry:
     return TASKS[name]
 
 
-def load(name: str, root, pretrained=None):
-    """Return the task called ``name`` on its prepared data under ``root``.
+def load(name: str, root, pretrained=None, device="cpu"):
+    """Return the task called ``name`` on its prepared data under ``root``, computing on ``device``.
 
     ``pretrained`` are weights that its model starts from, by name. InputError if the data hold another number of
     examples than the registry says.
     """
     entry = task_named(name)
     options = {"pretrained": pretrained} if pretrained is not None else {}
-    task = import_module(entry.module).load(name, data.load(entry.data, root), **options)
+    task = import_module(entry.module).load(name, data.load(entry.data, root), device=device, **options)
     about = isinstance(data.dataset_named(entry.data), data.Corpus)
     if abs(task.size / entry.train_size - 1.0) > (GUESSED if about else TOLERANCE):
         raise InputError(

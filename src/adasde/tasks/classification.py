@@ -32,7 +32,7 @@ def spearman(predicted, labels) -> float:
     """Correlation of ranks."""
     from scipy.stats import rankdata
 
-    return pearson(*(torch.from_numpy(rankdata(values.numpy())) for values in (predicted, labels)))
+    return pearson(*(torch.from_numpy(rankdata(values.cpu().numpy())) for values in (predicted, labels)))
 
 
 SCORES = {"test_accuracy": accuracy, "f1": f1, "matthews": pearson, "pearson": pearson, "spearman": spearman}
@@ -45,12 +45,13 @@ class ClassificationTask:
     ``pretrained`` are the weights of a `language.MaskedTask`'s model, by name; without them the encoder is new.
     """
 
-    def __init__(self, tensors, size: Size, name: str, scores, pretrained=None):
+    def __init__(self, tensors, size: Size, name: str, scores, pretrained=None, device="cpu"):
+        self.device = torch.device(device)
         self.known, self.dimensions, self.scores, self.pretrained = text.vocabulary(tensors), size, scores, pretrained
         self.inputs, self.labels = self._padded(tensors, f"{name}-train")
         self.regression = self.labels.is_floating_point()
         self.classes = 1 if self.regression else int(self.labels.max()) + 1
-        few = fixed_sample(len(self.inputs), SUBSET)  # not the first, which are often of one class
+        few = fixed_sample(len(self.inputs), SUBSET).to(self.device)  # not the first, which are often of one class
         self.subset = self._chunks(self.inputs[few], self.labels[few], NOISE_CHUNK)
         self.test = self._chunks(*self._padded(tensors, f"{name}-test"), CHUNK)
 
@@ -73,8 +74,13 @@ class ClassificationTask:
             model.load_state_dict(encoder, strict=False)
         return model
 
+    def noise(self, count, generator=None):
+        """Return nothing: texts are taken as they are."""
+        return ()
+
     def gather(self, indices):
         """Return tokens (texts, length + 2), padded, and labels (texts,)."""
+        indices = indices.to(self.device)
         return self.inputs.index_select(0, indices), self.labels.index_select(0, indices)
 
     def loss(self, model, inputs, labels, weights=None):
@@ -116,7 +122,7 @@ class ClassificationTask:
             row[0], row[count + 1] = self.known["<s>"], self.known["</s>"]
             row[1 : count + 1] = tokens[start : start + count].long()
         labels = tensors[f"{name}-labels"]
-        return inputs, labels if labels.is_floating_point() else labels.long()
+        return inputs.to(self.device), (labels if labels.is_floating_point() else labels.long()).to(self.device)
 
     def _chunks(self, inputs, labels, size):
         return list(zip(inputs.split(size), labels.split(size), strict=True))
@@ -130,9 +136,9 @@ GLUE = {
 }
 
 
-def load(name: str, tensors, pretrained=None) -> ClassificationTask:
+def load(name: str, tensors, pretrained=None, device="cpu") -> ClassificationTask:
     """Return the task called ``name`` on the arrays of its data set; of its scores the first is the one compared."""
     if name == "wiki-articles":
-        return ClassificationTask(tensors, SIZES["roberta-mini"], "paragraphs", ("test_accuracy",), pretrained)
+        return ClassificationTask(tensors, SIZES["roberta-mini"], "paragraphs", ("test_accuracy",), pretrained, device)
     scores = GLUE.get(name.removeprefix("glue-"), ("test_accuracy",))
-    return ClassificationTask(tensors, SIZES["roberta-large"], "glue", scores, pretrained)
+    return ClassificationTask(tensors, SIZES["roberta-large"], "glue", scores, pretrained, device)

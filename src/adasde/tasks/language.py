@@ -5,6 +5,7 @@ the documents one after another, so that a batch of B examples has B * length to
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -108,7 +109,8 @@ class Sequences:
     Subclasses give `model`, `batch`, the model's inputs and targets for sequences, and `losses`, one per example.
     """
 
-    def __init__(self, tensors, size: Size, kind: str):
+    def __init__(self, tensors, size: Size, kind: str, device="cpu"):
+        self.device = torch.device(device)
         known = text.vocabulary(tensors)
         if len(known) != size.vocabulary:
             raise InputError(
@@ -128,9 +130,13 @@ class Sequences:
         """Number of training sequences."""
         return len(self.sequences)
 
-    def gather(self, indices):
+    def noise(self, count, generator=None):
+        """Return nothing: sequences are taken as they are."""
+        return ()
+
+    def gather(self, indices, *noise):
         """Return the model's inputs and targets for the training sequences at ``indices``."""
-        return self.batch(self.sequences.index_select(0, indices))
+        return self.batch(self.sequences.index_select(0, indices), *noise)
 
     def loss(self, model, *batch, weights=None):
         """Mean loss per predicted token in nats, or the weighted sum of the sequences' means."""
@@ -167,7 +173,7 @@ class CausalTask(Sequences):
 
     def batch(self, sequences):
         """Return inputs and targets, both (sequences, length), int64."""
-        tokens = sequences.long()
+        tokens = sequences.to(self.device).long()
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
     def losses(self, model, inputs, targets):
@@ -177,32 +183,42 @@ class CausalTask(Sequences):
 
 
 class MaskedTask(Sequences):
-    """Predicting masked tokens with RoBERTa: new masks for every minibatch, from torch's generator.
+    """Predicting masked tokens with RoBERTa: new masks for every minibatch.
 
     As many tokens of every sequence are predicted, so that batches have one shape.
     """
+
+    @property
+    def predicted(self) -> int:
+        """Number of tokens of a sequence that are predicted."""
+        return max(1, round(self.dimensions.masked * self.length))
+
+    @cached_property
+    def words(self):
+        """The tokens that can replace one: special tokens are no words, and a <pad> would shift the positions."""
+        return torch.tensor(sorted(set(self.known.values()) - {self.known[name] for name in text.SPECIAL}))
+
+    def noise(self, count, generator=None):
+        """Return what orders the places of a sequence, (count, length), and the fates and words of those predicted."""
+        order = torch.rand(count, self.length, generator=generator)
+        fate = torch.rand(count, self.predicted, generator=generator)
+        return order, fate, torch.randint(len(self.words), fate.shape, generator=generator)
 
     def model(self) -> nn.Module:
         """Return a new network."""
         return roberta(self.dimensions, self.known)
 
-    def batch(self, sequences):
+    def batch(self, sequences, *noise):
         """Return inputs (sequences, length + 2), places of the predicted tokens and these, (sequences, predicted)."""
         tokens = sequences[:, :-1].long()
-        count = max(1, round(self.dimensions.masked * self.length))
-        places = torch.rand(tokens.shape).argsort(1)[:, :count]
+        order, fate, words = noise or self.noise(len(tokens))
+        places = order.argsort(1)[:, : self.predicted]
         targets = tokens.gather(1, places)
-        fate = torch.rand(places.shape)
         given = torch.where(fate < 0.8, self.known["<mask>"], targets)
-        # Special tokens are no words, and a <pad> would shift the positions of all that follow.
-        words = torch.tensor(sorted(set(self.known.values()) - {self.known[name] for name in text.SPECIAL}))
-        given = torch.where(fate >= 0.9, words[torch.randint(len(words), places.shape)], given)
+        given = torch.where(fate >= 0.9, self.words[words], given)
         tokens = tokens.scatter(1, places, given)
-        return (
-            F.pad(F.pad(tokens, (1, 0), value=self.known["<s>"]), (0, 1), value=self.known["</s>"]),
-            places + 1,
-            targets,
-        )
+        inputs = F.pad(F.pad(tokens, (1, 0), value=self.known["<s>"]), (0, 1), value=self.known["</s>"])
+        return tuple(tensor.to(self.device) for tensor in (inputs, places + 1, targets))
 
     def losses(self, model, inputs, places, targets):
         """Return the mean loss over the predicted tokens of every sequence, (sequences,).
@@ -223,7 +239,7 @@ TASKS = {
 }
 
 
-def load(name: str, tensors) -> Sequences:
+def load(name: str, tensors, device="cpu") -> Sequences:
     """Return the language model's task called ``name`` on the arrays of its data set."""
     kind, size, what = TASKS[name]
-    return kind(tensors, SIZES[size], what)
+    return kind(tensors, SIZES[size], what, device)
