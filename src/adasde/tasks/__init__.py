@@ -15,6 +15,7 @@ and one module with that function; train.py does not change.
 
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 from .. import data
 from ..errors import InputError
@@ -30,7 +31,8 @@ class Entry:
 
     ``examples`` is the number of training examples where that is not the data set's own: of sequences of tokens, or of
     texts to classify. It is about right for the data sets that are too large to be here. ``pretrained`` is the task
-    whose models it fine-tunes.
+    whose models it fine-tunes. With ``files`` its examples are files: ``load`` of its module is told the ``folder`` of
+    the data set.
     """
 
     title: str
@@ -38,6 +40,7 @@ class Entry:
     module: str
     examples: int | None = None
     pretrained: str | None = None
+    files: bool = False
 
     @property
     def train_size(self) -> int:
@@ -47,12 +50,13 @@ class Entry:
     @property
     def kind(self) -> str:
         """What it is about: vision or language."""
-        return "vision" if self.module.endswith("vision") else "language"
+        return "vision" if self.module.endswith((".vision", ".imagenet")) else "language"
 
 
 TASKS = {
     "fashion-cnn": Entry("CNN on Fashion-MNIST", "fashion-mnist", "adasde.tasks.vision"),
     "fashion-resnet": Entry("ResNet on Fashion-MNIST", "fashion-mnist", "adasde.tasks.vision"),
+    "imagenet-resnet50": Entry("ResNet-50 on ImageNet", "imagenet", "adasde.tasks.imagenet", files=True),
     "wiki-gpt2": Entry("GPT-2 on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_268),
     "wiki-roberta": Entry("RoBERTa on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_268),
     "wiki-articles": Entry(
@@ -92,6 +96,8 @@ def load(name: str, root, pretrained=None):
     """
     entry = task_named(name)
     options = {"pretrained": pretrained} if pretrained is not None else {}
+    if entry.files:
+        options["folder"] = Path(root, entry.data)
     task = import_module(entry.module).load(name, data.load(entry.data, root), **options)
     about = isinstance(data.dataset_named(entry.data), data.Corpus)
     if abs(task.size / entry.train_size - 1.0) > (GUESSED if about else TOLERANCE):
