@@ -280,10 +280,10 @@ def test_a_bad_shard_is_one_clear_error_and_nothing_is_half_written(wikitext, wh
 
 def test_an_npy_header_is_what_numpy_reads(tmp_path):
     for count in (1, 10**6, 10**12):
-        header = corpora._header(np.dtype(np.uint16), count)
+        header = corpora.npy_header(np.dtype(np.uint16), count)
         assert len(header) == corpora.HEADER
     path = tmp_path / "x.npy"
-    path.write_bytes(corpora._header(np.dtype(np.int64), 3) + np.arange(3).tobytes())
+    path.write_bytes(corpora.npy_header(np.dtype(np.int64), 3) + np.arange(3).tobytes())
     assert np.load(path).tolist() == [0, 1, 2]
 
 

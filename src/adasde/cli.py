@@ -89,6 +89,7 @@ def _parser():
 
     sub = command(commands.data, "data", "fetch, verify and prepare a data set")
     sub.add_argument("name")
+    sub.add_argument("--packed", action="store_true", help="also pack its files into one (imagenet)")
     _data_option(sub)
 
     sub = command(commands.run, "run", "train one run")

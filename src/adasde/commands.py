@@ -69,7 +69,7 @@ def data(options):
     from . import data
 
     dataset = data.dataset_named(options.name)
-    folder = data.prepare(options.name, options.data)
+    folder = data.prepare(options.name, options.data, options.packed)
     sizes = f"{dataset.train_size:,} training and {dataset.test_size:,} test {dataset.unit}"
     print(f"{folder}: {sizes}, verified; licence: {dataset.licence}")
 

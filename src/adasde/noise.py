@@ -68,22 +68,22 @@ def measure(model, loss, chunks) -> tuple[float, Gradient]:
     """Mean of ``loss(model, *chunk)`` over the examples of all chunks, and the moments of its gradient.
 
     The chunks, at least two, are independent samples and may differ in size: b times a chunk's squared deviation from
-    the mean has, summed over M chunks, the expectation (M - 1) Sigma.
+    the mean has, summed over M chunks, the expectation (M - 1) Sigma. Any iterable of them will do.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     mean = [torch.zeros_like(p) for p in weights]
     squares = [torch.zeros_like(p) for p in weights]
-    total, examples = 0.0, 0
+    total, examples, count = 0.0, 0, 0
     for chunk in chunks:
         part, size = loss(model, *chunk), len(chunk[0])
         grads = torch.autograd.grad(part, weights, materialize_grads=True)
-        examples += size
+        examples, count = examples + size, count + 1
         total += size * part.item()
         # Welford's update: the sum of squares less the square of the sum would cancel in float32.
         before = torch._foreach_sub(grads, mean)
         torch._foreach_add_(mean, before, alpha=size / examples)
         torch._foreach_addcmul_(squares, before, torch._foreach_sub(grads, mean), value=size)
-    torch._foreach_div_(squares, len(chunks) - 1)
+    torch._foreach_div_(squares, count - 1)
     return total / examples, Gradient(mean, squares, examples)
 
 

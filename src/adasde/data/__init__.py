@@ -3,13 +3,19 @@
 import fcntl
 import hashlib
 import json
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
 from ..store import atomic
 from . import glue, images, text
 from .corpora import Corpus, Source
+from .imagenet import ImageNet
 from .sources import Dataset, Debian, File, Mirror, Package
+
+LARGE = 1 << 30  # bytes of an array beyond which it is verified in samples when it is loaded
+SAMPLES, SAMPLE = 64, 1 << 16  # how many, and bytes of each
 
 DATASETS = {
     d.name: d
@@ -151,6 +157,7 @@ DATASETS = {
             },
         ),
         *glue.TASKS,
+        ImageNet(),
     )
 }
 
@@ -162,19 +169,24 @@ def dataset_named(name: str) -> Dataset:
     return DATASETS[name]
 
 
-def prepare(name: str, root) -> Path:
+def prepare(name: str, root, packed: bool = False) -> Path:
     """Return the folder of a data set under ``root`` with its arrays in place, fetching and preparing what is missing.
 
-    Each array and, last, the manifest appear whole. Of two processes that prepare at once, the second waits and finds
-    the work done.
+    With ``packed``, its files as well, in one array per split: on a cluster's file system few large files are better
+    than many small ones. Each array and, last, the manifest appear whole. Of two processes that prepare at once, the
+    second waits and finds the work done.
     """
     dataset = dataset_named(name)
+    if packed:
+        if not isinstance(dataset, ImageNet):
+            raise InputError(f"packed: {name} has no packed form; leave it out, or name imagenet")
+        dataset = replace(dataset, packed=True)
     folder = Path(root, name)
-    if not _intact(folder):
+    if not _intact(folder, packed):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it does
-            if not _intact(folder):
+            if not _intact(folder, packed):
                 _make(dataset, folder)
     return folder
 
@@ -188,16 +200,21 @@ def _make(dataset, folder):
         path = folder / f"{array}.npy"
         content = np.load(path, mmap_mode="r")
         arrays[array] = {"sha256": _sha256(path), "shape": list(content.shape), "dtype": str(content.dtype)}
+        if path.stat().st_size > LARGE:
+            arrays[array]["sampled"] = _sampled(path)
     facts = {"name": dataset.name, "licence": dataset.licence, **dataset.facts()}
     with atomic(folder / "manifest.json") as temporary:
         temporary.write_text(json.dumps({**facts, "arrays": arrays}, indent=1) + "\n")
-    (folder / "progress.json").unlink(missing_ok=True)
+        # Before the manifest is there: what it says must not be believed of arrays that are altered later.
+        (folder / "progress.json").unlink(missing_ok=True)
 
 
 def load(name: str, root) -> dict:
     """Memory-mapped arrays of a prepared data set, as torch tensors that share their pages between processes.
 
-    Every array is verified; InputError names one that is missing or altered, and the command that mends it.
+    Every array is verified, those larger than 1 GiB by their size and 64 samples of 64 KiB, since every job reads
+    them: `prepare` verifies all of them. InputError names one that is missing or altered, and the command that mends
+    it.
     """
     import numpy as np
     import torch
@@ -205,31 +222,40 @@ def load(name: str, root) -> dict:
     folder = Path(root, dataset_named(name).name)
     mend = f"run `adasde data {name} --data {root}`"
     try:
-        hashes = _hashes(folder)
+        arrays = _arrays(folder)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: not prepared; {mend}") from error
     tensors = {}
-    for array, wanted in hashes.items():
+    for array, facts in arrays.items():
         path = folder / f"{array}.npy"
-        if not path.exists() or _sha256(path) != wanted:
+        large = "sampled" in facts
+        if not path.exists() or (_sampled(path) != facts["sampled"] if large else _sha256(path) != facts["sha256"]):
             raise InputError(f"{path}: missing or altered; {mend}")
-        # Copy-on-write, so that torch gets a writable buffer; nobody writes, so the pages stay shared.
-        tensors[array] = torch.from_numpy(np.load(path, mmap_mode="c"))
+        # Copy-on-write, so that torch gets a writable buffer; nobody writes, so the pages stay shared. Linux refuses
+        # that to an array larger than the memory.
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            tensors[array] = torch.from_numpy(np.load(path, mmap_mode="r" if large else "c"))
     return tensors
 
 
-def _intact(folder):
+def _intact(folder, packed):
+    """Whether every array is there, byte by byte, and with ``packed`` also those of the files."""
     try:
-        return all(_sha256(folder / f"{name}.npy") == wanted for name, wanted in _hashes(folder).items())
+        arrays = _arrays(folder)
+        return (not packed or "train-jpegs" in arrays) and all(
+            _sha256(folder / f"{name}.npy") == facts["sha256"] for name, facts in arrays.items()
+        )
     except (OSError, ValueError):
         return False
 
 
-def _hashes(folder):
-    """SHA-256 of each array as the manifest has it; ValueError if it is no manifest."""
+def _arrays(folder):
+    """What the manifest says of each array; ValueError if it is no manifest."""
     try:
         arrays = json.loads((folder / "manifest.json").read_text())["arrays"]
-        return {name: facts["sha256"] for name, facts in arrays.items()}
+        if any("sha256" not in facts for facts in arrays.values()):
+            raise KeyError("sha256")
+        return arrays
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("no manifest") from error
 
@@ -237,3 +263,14 @@ def _hashes(folder):
 def _sha256(path):
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sampled(path):
+    """SHA-256 of a file's size and of evenly spread samples, the first and the last bytes among them."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(SAMPLES):
+            file.seek(max(0, size - SAMPLE) * number // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE))
+    return digest.hexdigest()

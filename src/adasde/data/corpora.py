@@ -219,7 +219,7 @@ class Writer:
             raise InputError(f"{self.folder.name}: the split {empty[0]} is empty")
         for split, kind, dtype, count in self._files():
             with self._path(split, kind).open("r+b") as file:
-                file.write(_header(dtype, count))
+                file.write(npy_header(dtype, count))
         for split, kind, _, _ in self._files():
             self._path(split, kind).replace(self.folder / f"{split}-{kind}.npy")
         return [f"{split}-{kind}" for split, kind, _, _ in self._files()]
@@ -264,8 +264,8 @@ def _share(text, one_in):
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % one_in == 0
 
 
-def _header(dtype, count):
-    """The first HEADER bytes of an .npy file of ``count`` numbers."""
+def npy_header(dtype, count: int) -> bytes:
+    """Return the first HEADER bytes of an .npy file of ``count`` numbers."""
     import numpy as np
 
     buffer = io.BytesIO()

@@ -21,6 +21,7 @@ over batches, ahead of time. A new task is one entry here and one module with th
 
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 from .. import data
 from ..errors import InputError
@@ -36,7 +37,8 @@ class Entry:
 
     ``examples`` is the number of training examples where that is not the data set's own: of sequences of tokens, or of
     texts to classify. It is about right for the data sets that are too large to be here. ``pretrained`` is the task
-    whose models it fine-tunes.
+    whose models it fine-tunes. With ``files`` its examples are files: ``load`` of its module is told the ``folder`` of
+    the data set.
     """
 
     title: str
@@ -44,6 +46,7 @@ class Entry:
     module: str
     examples: int | None = None
     pretrained: str | None = None
+    files: bool = False
 
     @property
     def train_size(self) -> int:
@@ -53,7 +56,7 @@ class Entry:
     @property
     def kind(self) -> str:
         """What it is about: vision or language."""
-        return "vision" if self.module.endswith("vision") else "language"
+        return "vision" if self.module.endswith((".vision", ".imagenet")) else "language"
 
 
 TASKS = {
@@ -67,6 +70,7 @@ TASKS = {
         )
         for network, title in (("vgg16", "VGG-16"), ("resnet56", "ResNet-56"), ("resnet50", "ResNet-50"))
     },
+    "imagenet-resnet50": Entry("ResNet-50 on ImageNet", "imagenet", "adasde.tasks.imagenet", files=True),
     "wiki-gpt2": Entry("GPT-2 on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_268),
     "wiki-roberta": Entry("RoBERTa on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_268),
     "wiki-articles": Entry(
@@ -106,6 +110,8 @@ def load(name: str, root, pretrained=None, device="cpu"):
     """
     entry = task_named(name)
     options = {"pretrained": pretrained} if pretrained is not None else {}
+    if entry.files:
+        options["folder"] = Path(root, entry.data)
     task = import_module(entry.module).load(name, data.load(entry.data, root), device=device, **options)
     about = isinstance(data.dataset_named(entry.data), data.Corpus)
     if abs(task.size / entry.train_size - 1.0) > (GUESSED if about else TOLERANCE):
