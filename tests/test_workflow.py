@@ -56,7 +56,7 @@ def test_every_figure_and_the_claims_are_there(built):
     assert set(claims["verdict"]) <= {"reproduced", "not reproduced", "inconclusive"}
     assert {"final-accuracy.fashion-cnn-adam", "closeness.fashion-cnn-adam.linear.k4"} <= set(claims["id"])
     runs = pd.read_csv(built / "results/smoke/runs.csv")
-    assert len(runs) == 21
+    assert len(runs) == 22
     assert runs["device"].notna().all()
     assert not list((built / "results").rglob("*.checkpoint"))
 
