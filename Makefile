@@ -29,10 +29,11 @@ report: env  ## results/mini/report.html, one file to open or to send
 	$(SNAKEMAKE) all $(CONFIG) --quiet
 	$(VENV)/bin/snakemake --report results/$(SCALE)/report.html $(CONFIG)
 
-reference: env  ## keep the tables and figures of a finished run, and renew the README's claims
+reference: env  ## keep the tables, figures and speeds of a finished run, and renew the README's claims
 	mkdir -p results/reference/$(SCALE) figures/reference/$(SCALE)
 	cp results/$(SCALE)/*.parquet results/$(SCALE)/runs.csv results/$(SCALE)/claims.csv results/reference/$(SCALE)
 	cp figures/$(SCALE)/*.png figures/reference/$(SCALE)
+	$(VENV)/bin/adasde throughput results/$(SCALE)/runs/*.parquet --out src/adasde/throughput.csv
 	$(VENV)/bin/adasde claims results/reference/$(SCALE) --readme README.md
 
 clean:  ## what was built, but neither the environment nor the data

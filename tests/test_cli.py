@@ -14,6 +14,7 @@ import yaml
 from adasde import store
 from conftest import ROOT
 
+SMOKE = ROOT / "workflow/config/smoke.yaml"
 SCALE = [
     "scale",
     "adam",
@@ -84,6 +85,10 @@ def test_scale_warns_beyond_half(adasde):
         ([*SCALE[:2], "--lr", -1, *SCALE[4:], "--to", 512], "lr = -1: must be a finite number > 0"),
         (["scale", "adagrad"], "invalid choice: 'adagrad'"),
         (["plan", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["plan", SMOKE, "--figure", "nose"], "figure = 'nose': must be one of scaling-fashion-cnn-adam, rules-"),
+        (["plan", SMOKE, "--device", "tpu"], "device = 'tpu': must be one of h100, h200, a100, cpu-core"),
+        (["plan", SMOKE, "--gpus", 0], "argument --gpus: '0' is no whole number"),
+        (["plan", SMOKE, "--runs", "--json"], "not allowed with argument"),
         (["data", "mnist"], "data = 'mnist': must be one of"),
         (["run", "--spec", "{", "--out", "x.parquet"], "spec: not JSON"),
         (["run", "--spec", "{}", "--out", "x.parquet"], "run: 'recipe' is a required property"),
@@ -137,12 +142,12 @@ def test_a_key_that_is_no_text_is_one_line(adasde, tmp_path):
 
 
 def test_plan_prints_one_row_per_run(adasde):
-    done = adasde("plan", ROOT / "workflow/config/smoke.yaml")
+    done = adasde("plan", ROOT / "workflow/config/smoke.yaml", "--runs")
     specs = json.loads(adasde("plan", ROOT / "workflow/config/smoke.yaml", "--json").stdout)
     lines = done.stdout.splitlines()
     named = [line.split()[0] for line in lines[1:-1] if not line.startswith("simulation ")]
     assert named == [spec["run"] for spec in specs]
-    assert lines[-1].startswith("19 runs, ")
+    assert lines[-1].startswith(f"{sum('task' in spec for spec in specs)} runs, ")
     assert ", 3 simulations, " in lines[-1]
 
 

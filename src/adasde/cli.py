@@ -83,9 +83,14 @@ def _parser():
         sub.add_argument("--average", type=float, help="decay of a moving average of the weights")
         sub.add_argument("--json", action="store_true")
 
-    sub = command(commands.plan, "plan", "the runs that a config asks for")
-    sub.add_argument("config", type=Path)
-    sub.add_argument("--json", action="store_true", help="one JSON array of specs")
+    sub = command(commands.plan, "plan", "what a config would cost, and the runs that it asks for")
+    _config_argument(sub)
+    sub.add_argument("--figure", metavar="NAME", help="only what this figure needs")
+    sub.add_argument("--device", metavar="NAME", help="train on this device instead: h100, h200, a100 or cpu-core")
+    sub.add_argument("--gpus", type=_count, metavar="N", help="GPUs, or cores, at once (default 1, 8 and 64)")
+    form = sub.add_mutually_exclusive_group()
+    form.add_argument("--runs", action="store_true", help="one row per run, every number resolved")
+    form.add_argument("--json", action="store_true", help="one JSON array of specs")
 
     sub = command(commands.data, "data", "fetch, verify and prepare a data set")
     sub.add_argument("name")
@@ -106,6 +111,10 @@ def _parser():
     sub.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     sub.add_argument("--out", type=Path, required=True, metavar="FOLDER")
 
+    sub = command(commands.throughput, "throughput", "how fast finished runs were, for the costs of others")
+    sub.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV to write, or to renew")
+
     sub = command(commands.figure, "figure", "draw one figure")
     sub.add_argument("name")
     source = sub.add_mutually_exclusive_group(required=True)
@@ -125,9 +134,13 @@ def _parser():
     sub.add_argument("--readme", type=Path, metavar="FILE", help="also put them between the marks of a Markdown file")
 
     sub = command(commands.check, "check", "whether every run of a config is there, whole and as planned")
-    sub.add_argument("config", type=Path)
+    _config_argument(sub)
     sub.add_argument("--results", type=Path, metavar="FOLDER", help="default results/SCALE")
     return parser
+
+
+def _config_argument(sub):
+    sub.add_argument("config", type=Path, nargs="+", help="YAML file; of several the later ones change the first")
 
 
 def _data_option(sub):

@@ -36,32 +36,46 @@ def scale(options):
 
 
 def plan(options):
-    """Print one row per run of a config, every number resolved, without running anything."""
+    """Print what a config would cost, without running anything: per figure and as a whole, or every run."""
+    from . import budget, cost
+
     plan = _planned(options.config)
+    if options.device is not None:
+        cost.device_named(options.device)
+    runs = budget.needed(plan, options.figure) if options.figure else plan.runs
     if options.json:
-        print(json.dumps(list(plan.runs.values()), indent=1))
-        return
+        print(json.dumps([plan.runs[run] for run in runs], indent=1))
+    elif options.runs:
+        _print_runs([plan.runs[run] for run in runs], len(plan.figures))
+    else:
+        print(budget.report(plan, options.figure, options.device, options.gpus))
+
+
+def _print_runs(specs, figures):
+    """Print one row per run, every number resolved."""
+    from . import cost
+
     rows = [("run", "batch", "lr", "betas", "eps", "steps", "samples")]
-    trained = {run: spec for run, spec in plan.runs.items() if "study" not in spec}
+    trained = [spec for spec in specs if "study" not in spec]
     total = 0
-    for run, spec in trained.items():
-        h, size = spec["optimizer"], spec["batch_size"]
+    for spec in trained:
+        h, (steps, drawn, _) = spec["optimizer"], cost.work(spec)
         betas = ", ".join(f"{h[name]:.6g}" for name in ("beta1", "beta2", "beta") if name in h)
-        steps = scaling.steps(spec["samples"], size, spec["ell"])
-        drawn = steps * size * (1 if spec["ell"] == 1 else 2)  # a step of SVAG takes two minibatches
         total += drawn
-        rows.append((run, str(size), f"{h['lr']:.4g}", betas, f"{h['eps']:.3g}", str(steps), str(drawn)))
+        size = str(spec["batch_size"])
+        rows.append((spec["run"], size, f"{h['lr']:.4g}", betas, f"{h['eps']:.3g}", str(steps), str(drawn)))
     print(terminal.table(rows))
-    rows = [("simulation", "study", "paths", "batches")]
-    for run, spec in plan.runs.items():
-        if "study" in spec:
-            rows.append((run, spec["study"], str(spec["paths"]), str(spec["batches"])))
-    if len(rows) > 1:
-        print(terminal.table(rows))
-    print(
-        f"{len(trained)} runs, {total:,} training samples, {len(plan.runs) - len(trained)} simulations, "
-        f"{len(plan.figures)} figures"
-    )
+    simulated = [(s["run"], s["study"], str(s["paths"]), str(s["batches"])) for s in specs if "study" in s]
+    if simulated:
+        print(terminal.table([("simulation", "study", "paths", "batches"), *simulated]))
+    print(f"{len(trained)} runs, {total:,} training samples, {len(simulated)} simulations, {figures} figures")
+
+
+def throughput(options):
+    """Write how many examples per second finished runs took, from which `plan` tells what others will cost."""
+    from . import tables
+
+    tables.write_throughput(options.runs, options.out)
 
 
 def data(options):
@@ -244,12 +258,12 @@ def check(options):
     return 1 if problems else 0
 
 
-def _planned(path):
-    """Plan of the config file at ``path``; warnings of the rules go to stderr, once each."""
+def _planned(paths):
+    """Plan of the config in files that are merged; warnings of the rules go to stderr, once each."""
     from .plan import plan
-    from .schema import read
+    from .schema import merged
 
-    config = read(path)
+    config = merged(paths)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", scaling.ScalingWarning)
         planned = plan(config)

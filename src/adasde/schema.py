@@ -31,6 +31,22 @@ def read(path: Path) -> dict:
         raise InputError(f"{path}: not YAML" + (f" (line {place.line + 1})" if place else "")) from error
 
 
+def merged(paths) -> dict:
+    """Return the config of several YAML files as Snakemake merges those of --configfile: of a value the last wins."""
+    config, *others = [read(path) for path in paths]
+    for path, other in zip(paths[1:], others, strict=True):
+        if not isinstance(other, dict):
+            raise InputError(f"{path}: {short(other)} is no mapping that could be merged")
+        config = _merge(config, other)
+    return config
+
+
+def _merge(old, new):
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return old | {key: _merge(old.get(key), value) for key, value in new.items()}
+
+
 def validate(document: dict, schema: str):
     """Check a document against a closed schema (``config`` or ``run``); InputError names what is wrong."""
     for place, value in _leaves(document, ()):

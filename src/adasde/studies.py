@@ -116,3 +116,16 @@ def hyperparameters(constants: SDEConstants, time_step: float):
     lr = time_step**0.5
     beta2, eps = 1.0 - constants.c2 * time_step, constants.eps0 / lr
     return RMSprop(lr, beta2, eps) if constants.c1 is None else Adam(lr, 1.0 - constants.c1 * time_step, beta2, eps)
+
+
+def path_steps(spec: dict) -> int:
+    """Return how many steps of single paths a simulation takes: its work, of which each is about the same."""
+    if spec["study"] == "weak-order":
+        span = spec["horizon"] - spec["start"]
+        steps = 1 / spec["step"] + len(spec["variants"]) * sum(1 / eta2 for eta2 in spec["time_steps"])
+        return round(spec["batches"] * spec["paths"] * span * steps)
+    steps = spec["evaluate"][-1]
+    if spec["study"] == "convergence":
+        svag, sde = sum(ell**2 for ell in spec["ell"]), sum(spec["parts"])
+        return round(spec["batches"] * steps * (spec["paths"] * svag + spec["sde_paths"] * sde))
+    return round(spec["batches"] * steps * spec["paths"] * sum(1 / kappa for kappa in spec["kappas"]))

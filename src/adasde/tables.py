@@ -15,13 +15,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import scaling
+from . import cost, scaling, studies
 from .errors import InputError
 from .store import KEY, SIMULATED, atomic, read_run
 from .tasks import task_named
 
 COORDINATES = ("experiment", "task", "rule", "kappa", "ell", "batch_size", "seed")
 COLUMNS = ("run", "step", "time", "metric", "value", *COORDINATES, "parent", "optimizer", "samples", "epoch")
+THROUGHPUT = ("task", "device", "precision", "batch_size", "examples_per_second", "runs", "source")
 SIMULATED_COLUMNS = (*SIMULATED, "simulation", "study", "oracle", "optimizer")
 
 
@@ -83,6 +84,49 @@ def write(folder, trajectories: pd.DataFrame, simulations: pd.DataFrame, runs: p
             pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
     with atomic(Path(folder, "runs.csv")) as temporary:
         runs.to_csv(temporary, index=False)
+
+
+def write_throughput(paths, out):
+    """Write examples per second, as cost.py counts and reads them, of the run files at ``paths`` as CSV.
+
+    Counted are plain runs that came to their end, on one device and on one core if that is a CPU; those at one batch
+    size of a task count together. Rows of ``out`` for other tasks, devices, precisions or batch sizes are kept.
+    """
+    sums = {}
+    for path in paths:
+        rows, found = read_run(path)
+        spec = found["spec"]
+        simulated, gpu = "study" in spec, spec.get("device") == "cuda"
+        if not simulated and (rows[-1][1] < cost.work(spec)[0] or spec["ell"] != 1 or spec.get("processes", 1) != 1):
+            continue
+        if not gpu and found["threads"] != 1:
+            continue
+        device = next((n for n, d in cost.DEVICES.items() if gpu and d.model in found["device"]), "cpu-core")
+        if gpu and device == "cpu-core":
+            raise InputError(f"{path}: made on {found['device']}, which is no device that cost.py knows")
+        name = f"{spec['study']}.{spec['oracle']}" if simulated else spec["task"]
+        size = "" if simulated else str(spec["batch_size"])
+        amount = studies.path_steps(spec) if simulated else sum(cost.work(spec)[1:])
+        source = f"finished runs on {found['device']}, torch {found['torch']}"
+        total = sums.setdefault((name, device, spec.get("precision", "float32"), size), [0.0, 0.0, 0, source])
+        total[0] += amount
+        total[1] += found["seconds"]
+        total[2] += 1
+    key = list(THROUGHPUT[:4])
+    new = pd.DataFrame(
+        [
+            (*where, str(float(f"{amount / taken:.4g}")), n, source)
+            for where, (amount, taken, n, source) in sums.items()
+        ],
+        columns=THROUGHPUT,
+    )
+    if Path(out).exists():
+        new = pd.concat([new, pd.read_csv(out, dtype=str, keep_default_na=False)]).drop_duplicates(
+            key, ignore_index=True
+        )
+    order = new.assign(size=pd.to_numeric(new["batch_size"])).sort_values(["device", "task", "precision", "size"]).index
+    with atomic(Path(out)) as temporary:
+        new.loc[order].to_csv(temporary, index=False)
 
 
 def read(folder, name: str = "trajectories") -> pd.DataFrame:

@@ -120,6 +120,11 @@ class Corpus:
     held_out: int = 1000
     unit: str = "tokens, about"
 
+    @property
+    def prepared_bytes(self) -> int:
+        """Bytes of its arrays, about: of the tokens."""
+        return (self.train_size + self.test_size) * (2 if self.tokenizer[2] <= 1 << 16 else 4)
+
     def facts(self) -> dict:
         """Return what the arrays were made from."""
         return {"files": {s.name: f"{s.repository}@{s.revision}" for part in self.sources.values() for s in part}}

@@ -50,11 +50,15 @@ class File:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Registry entry: what a data set is, where it comes from, and how its arrays are made from its files."""
+    """Registry entry: what a data set is, where it comes from, and how its arrays are made from its files.
+
+    Bytes are those of its files as they are fetched, and those of its arrays.
+    """
 
     name: str
     licence: str
     download_bytes: int
+    prepared_bytes: int
     train_size: int
     test_size: int
     files: tuple[File, ...]

@@ -32,8 +32,27 @@ TOLERANCE, GUESSED = 0.02, 0.3
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a task costs, without torch: see cost.py. tests/test_cost.py counts it with torch.
+
+    ``parameters`` are trained weights; ``flops`` those of one example's forward pass, two per multiply-add;
+    ``activations`` the float32 bytes that this holds for the backward pass, with fused attention; ``resident`` bytes of
+    an example stay in a GPU's memory all along. An evaluation takes the gradient of ``graded`` training examples,
+    ``chunk`` at a time, and tests ``tested`` others: all that the data set has for it, if None.
+    """
+
+    parameters: int
+    flops: float
+    activations: float
+    graded: int
+    chunk: int
+    tested: int | None = None
+    resident: int = 0
+
+
+@dataclass(frozen=True)
 class Entry:
-    """Where a task is made and which data set it learns; ``title`` is its name in figures.
+    """Where a task is made and which data set it learns; ``title`` is its name in figures, ``facts`` what it costs.
 
     ``examples`` is the number of training examples where that is not the data set's own: of sequences of tokens, or of
     texts to classify. It is about right for the data sets that are too large to be here. ``pretrained`` is the task
@@ -44,6 +63,7 @@ class Entry:
     title: str
     data: str
     module: str
+    facts: Facts | None = None
     examples: int | None = None
     pretrained: str | None = None
     files: bool = False
@@ -54,43 +74,123 @@ class Entry:
         return self.examples or data.dataset_named(self.data).train_size
 
     @property
+    def tested(self) -> int:
+        """Number of examples that an evaluation tests."""
+        return self.facts.tested or data.dataset_named(self.data).test_size
+
+    @property
     def kind(self) -> str:
         """What it is about: vision or language."""
         return "vision" if self.module.endswith((".vision", ".imagenet")) else "language"
 
 
+_IMAGES = {"graded": 1000, "chunk": 50}
+_SEQUENCES = {"graded": 64, "chunk": 4, "tested": 128}
+
+
+def _classifier(classes):
+    """Facts of RoBERTa-large with that many outputs, on 128 tokens."""
+    outputs = {"parameters": 354_966_528 + 1025 * classes, "flops": 78.92e9, "activations": 227.8e6}
+    return Facts(**outputs, graded=64, chunk=4, resident=1032)
+
+
 TASKS = {
-    "fashion-cnn": Entry("CNN on Fashion-MNIST", "fashion-mnist", "adasde.tasks.vision"),
-    "fashion-resnet": Entry("ResNet on Fashion-MNIST", "fashion-mnist", "adasde.tasks.vision"),
+    "fashion-cnn": Entry(
+        "CNN on Fashion-MNIST",
+        "fashion-mnist",
+        "adasde.tasks.vision",
+        Facts(parameters=20_746, flops=639_744, activations=22_000, resident=784, **_IMAGES),
+    ),
+    "fashion-resnet": Entry(
+        "ResNet on Fashion-MNIST",
+        "fashion-mnist",
+        "adasde.tasks.vision",
+        Facts(parameters=18_626, flops=838_848, activations=41_780, resident=784, **_IMAGES),
+    ),
     **{
-        f"{images}-{network}": Entry(f"{title} on {of}", data, "adasde.tasks.vision")
+        f"{images}-{network}": Entry(f"{title} on {of}", data, "adasde.tasks.vision", facts)
         for images, of, data in (
             ("cifar10", "CIFAR-10", "cifar-10"),
             ("fashion32", "framed Fashion-MNIST", "fashion-mnist"),
         )
-        for network, title in (("vgg16", "VGG-16"), ("resnet56", "ResNet-56"), ("resnet50", "ResNet-50"))
+        for network, title, facts in (
+            (
+                "vgg16",
+                "VGG-16",
+                Facts(parameters=14_728_266, flops=626.4e6, activations=2.599e6, resident=3072, **_IMAGES),
+            ),
+            (
+                "resnet56",
+                "ResNet-56",
+                Facts(parameters=853_018, flops=251.0e6, activations=4.272e6, resident=3072, **_IMAGES),
+            ),
+            (
+                "resnet50",
+                "ResNet-50",
+                Facts(parameters=23_520_842, flops=2.596e9, activations=25.51e6, resident=3072, **_IMAGES),
+            ),
+        )
     },
-    "imagenet-resnet50": Entry("ResNet-50 on ImageNet", "imagenet", "adasde.tasks.imagenet", files=True),
-    "wiki-gpt2": Entry("GPT-2 on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_268),
-    "wiki-roberta": Entry("RoBERTa on a Wikipedia extract", "wiki-mini", "adasde.tasks.language", 16_268),
-    "wiki-articles": Entry(
-        "articles of paragraphs, RoBERTa", "wiki-mini", "adasde.tasks.classification", 2_166, "wiki-roberta"
+    "imagenet-resnet50": Entry(
+        "ResNet-50 on ImageNet",
+        "imagenet",
+        "adasde.tasks.imagenet",
+        Facts(parameters=25_557_032, flops=8.178e9, activations=85.91e6, **_IMAGES),
+        files=True,
     ),
-    "wikitext103-gpt2": Entry("GPT-2 on WikiText-103", "wikitext-103", "adasde.tasks.language", 115_000),
-    "wikibooks-roberta": Entry("RoBERTa on Wiki+Books", "wiki-books", "adasde.tasks.language", 47_600_000),
+    "wiki-gpt2": Entry(
+        "GPT-2 on a Wikipedia extract",
+        "wiki-mini",
+        "adasde.tasks.language",
+        Facts(parameters=169_728, flops=23.07e6, activations=1.217e6, **_SEQUENCES),
+        16_268,
+    ),
+    "wiki-roberta": Entry(
+        "RoBERTa on a Wikipedia extract",
+        "wiki-mini",
+        "adasde.tasks.language",
+        Facts(parameters=125_376, flops=11.22e6, activations=441_600, **_SEQUENCES),
+        16_268,
+    ),
+    "wiki-articles": Entry(
+        "articles of paragraphs, RoBERTa",
+        "wiki-mini",
+        "adasde.tasks.classification",
+        Facts(parameters=127_604, flops=7.618e6, activations=308_300, graded=64, chunk=4, tested=1053, resident=536),
+        2_166,
+        "wiki-roberta",
+    ),
+    "wikitext103-gpt2": Entry(
+        "GPT-2 on WikiText-103",
+        "wikitext-103",
+        "adasde.tasks.language",
+        Facts(parameters=124_439_808, flops=291.6e9, activations=1.349e9, **_SEQUENCES),
+        115_000,
+    ),
+    "wikibooks-roberta": Entry(
+        "RoBERTa on Wiki+Books",
+        "wiki-books",
+        "adasde.tasks.language",
+        Facts(parameters=355_018_841, flops=80.92e9, activations=232.4e6, **_SEQUENCES),
+        47_600_000,
+    ),
 } | {
     f"glue-{name}": Entry(
-        f"GLUE {title}, RoBERTa", f"glue-{name}", "adasde.tasks.classification", pretrained="wikibooks-roberta"
+        f"GLUE {title}, RoBERTa",
+        f"glue-{name}",
+        "adasde.tasks.classification",
+        _classifier(classes),
+        pretrained="wikibooks-roberta",
     )
-    for name, title in (
-        ("cola", "CoLA"),
-        ("sst2", "SST-2"),
-        ("mrpc", "MRPC"),
-        ("stsb", "STS-B"),
-        ("qqp", "QQP"),
-        ("mnli", "MNLI"),
-        ("qnli", "QNLI"),
-        ("rte", "RTE"),
+    for name, title, classes in (
+        ("cola", "CoLA", 2),
+        ("sst2", "SST-2", 2),
+        ("mrpc", "MRPC", 2),
+        ("stsb", "STS-B", 1),
+        ("qqp", "QQP", 2),
+        ("mnli", "MNLI", 3),
+        ("qnli", "QNLI", 2),
+        ("rte", "RTE", 2),
     )
 }
 
