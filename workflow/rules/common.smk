@@ -21,6 +21,14 @@ with warnings.catch_warnings():
     except InputError as error:
         sys.exit(f"adasde: error: {error}")
 
+
+def launcher(run):
+    """What starts a run: several processes, one per GPU of a machine, are torchrun's."""
+    count = PLAN.runs[run].get("processes", 1)
+    torchrun = f"torchrun --standalone --nproc-per-node {count} -m "
+    return f"{torchrun if count > 1 else ''}adasde"
+
+
 # Jobs use the interpreter that runs Snakemake, whether or not its environment is active.
 shell.prefix(f"export PATH={dirname(sys.executable)}:$PATH; ")
 

@@ -41,10 +41,11 @@ rule run:
             f"--pretrained {input.pretrained[0]}" if input.pretrained else ""
         ),
         weights="",
+        adasde=lambda wildcards: launcher(wildcards.run),
         spec=lambda wildcards: canonical(PLAN.runs[wildcards.run]),
         checkpoint=lambda wildcards: spec_hash(PLAN.runs[wildcards.run])[:12],
     shell:
-        "adasde run --spec {params.spec:q} {params.data} {params.pretrained} {params.weights} --out {output.table} "
+        "{params.adasde} run --spec {params.spec:q} {params.data} {params.pretrained} {params.weights} --out {output.table} "
         "--checkpoint {output.table}.{params.checkpoint}.checkpoint > {log} 2>&1"
 
 
@@ -61,6 +62,7 @@ use rule run as pretrain with:
         ),
         pretrained="",
         weights=lambda wildcards, output: f"--weights {output.weights}",
+        adasde=lambda wildcards: launcher(wildcards.run),
         spec=lambda wildcards: canonical(PLAN.runs[wildcards.run]),
         checkpoint=lambda wildcards: spec_hash(PLAN.runs[wildcards.run])[:12],
 

@@ -38,6 +38,7 @@ class ImageNet:
     name: str = "imagenet"
     licence: str = "non-commercial research and education; see image-net.org"
     download_bytes: int = 154_644_969_000
+    prepared_bytes: int = 154_700_000_000  # the unpacked images; the lists of files are 60 MB
     train_size: int = 1_281_167
     test_size: int = 50_000
     classes: int = 1000
