@@ -45,8 +45,7 @@ $(VENV)/installed: envs/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it by make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing the locked packages, about two minutes"
-	# Of 15,600 modules a few hundred are ever imported: those are compiled then.
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r envs/requirements.lock
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/requirements.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -7,13 +7,22 @@ import sys
 import pytest
 import yaml
 
-from adasde import Adam, InputError, plan
+from adasde import Adam, InputError, plan, schema
 from adasde.plots import plot_named
 from adasde.scaling import RULES
 from adasde.tasks import TASKS
 from conftest import ROOT
 
-CONFIGS = sorted((ROOT / "workflow/config").glob("*.yaml"))
+CONFIGS = sorted(path for path in (ROOT / "workflow/config").glob("*.yaml") if path.stem != "fashion")
+
+
+@pytest.mark.filterwarnings("ignore::adasde.scaling.ScalingWarning")
+def test_fashion_mnist_can_be_laid_over_the_gpu_scale():
+    laid = plan.plan(schema.merged([ROOT / f"workflow/config/{name}.yaml" for name in ("gpu", "fashion")]))
+    plain = plan.plan(schema.read(ROOT / "workflow/config/gpu.yaml"))
+    assert (laid.scale, laid.figures) == ("gpu-fashion", plain.figures)
+    assert list(laid.runs) == list(plain.runs)
+    assert all(spec["task"].startswith("fashion32-") for spec in laid.runs.values())
 
 
 @pytest.mark.filterwarnings("ignore::adasde.scaling.ScalingWarning")  # mini goes where the rule breaks

@@ -221,7 +221,10 @@ def test_two_processes_are_one(at_ell, small_spec, tensors, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    output, errors = job.communicate(timeout=180)
+    try:
+        output, errors = job.communicate(timeout=180)
+    finally:
+        job.kill()
     assert job.returncode == 0, errors[:3000]
     found = json.loads(output.partition("ROWS ")[2])
     for name, (network, spec) in specs.items():
