@@ -168,7 +168,8 @@ def test_a_mistake_in_the_config_is_one_line_before_any_job(built, tmp_path):
     lines = [line for line in output.splitlines() if "adasde: error: " in line]
     assert lines == [
         "adasde: error: experiments.fashion-cnn-adam: unknown key 'kapas'; must be one of "
-        "task, optimizer, batch_size, epochs, sampling, schedule, clip, rules, ell, seeds, evaluate"
+        "task, optimizer, batch_size, epochs, sampling, schedule, clip, precision, processes, micro_batch, frozen, "
+        "rules, ell, seeds, evaluate"
     ]
     assert "Traceback" not in output
 
