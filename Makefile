@@ -2,13 +2,14 @@
 PYTHON ?= python3
 CORES ?= all
 SCALE ?= mini
+GPUS ?= 1
 VENV := .venv
 # Jobs write whole files or none, and two that do the same write the same: no lock is needed, and a killed graph
 # leaves none behind; what it did not finish is done again.
-SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --nolock --rerun-incomplete
+SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --resources gpu=$(GPUS) --nolock --rerun-incomplete
 CONFIG := --configfile workflow/config/$(SCALE).yaml
 
-.PHONY: env figures test lint bench report reference clean lock
+.PHONY: env figures test test-slurm lint bench report reference clean lock
 
 figures: env  ## install, fetch, train and draw everything, then print the claims
 	$(SNAKEMAKE) all $(CONFIG)
@@ -16,6 +17,9 @@ figures: env  ## install, fetch, train and draw everything, then print the claim
 
 test: env  ## every test that can run here
 	$(VENV)/bin/pytest
+
+test-slurm: env  ## the graph on a Slurm of this machine; needs root and Debian's munge, slurmctld, slurmd, slurm-client
+	$(VENV)/bin/pytest -m slurm tests/test_slurm.py
 
 lint: env
 	$(VENV)/bin/pytest -q tests/test_setup.py
@@ -45,7 +49,9 @@ $(VENV)/installed: envs/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it by make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing the locked packages, about two minutes"
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/requirements.lock
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r envs/requirements.lock
+	@# pip would do it on one core. Some packages carry files that are not of this Python: they stay as they are.
+	@$(VENV)/bin/python -m compileall -q -q -j 0 $(VENV)/lib > /dev/null || true
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 

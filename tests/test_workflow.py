@@ -129,7 +129,7 @@ def test_a_figure_needs_only_the_runs_that_it_shows(built, tmp_path):
     _, output = snakemake(tmp_path, "-n", "figures/smoke/scaling-fashion-resnet-rmsprop.png", *SMOKE)
     assert jobs(output) == {"data": 1, "run": 4, "figure": 1}
     _, output = snakemake(tmp_path, "-n", "figures/smoke/weak-order.png", *SMOKE)
-    assert jobs(output) == {"run": 1, "figure": 1}
+    assert jobs(output) == {"simulate": 1, "figure": 1}
 
 
 def test_a_changed_kappa_reruns_only_the_runs_it_touches(built, tmp_path):

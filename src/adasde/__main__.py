@@ -1,5 +1,5 @@
 """``python -m adasde`` is the command line."""
 
-from .cli import main
+from .cli import leave
 
-raise SystemExit(main())
+leave()

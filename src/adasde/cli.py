@@ -34,6 +34,16 @@ def main(arguments=None) -> int:
         return _fail(f"{error.filename or 'output'}: {error.strerror}", 2)
 
 
+def leave():
+    """Run a command, and end the process with its status, without taking down what has been imported.
+
+    That takes 0.4 s where it was torch, in each job of a graph; files are closed, and nothing else is left to do.
+    """
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def _fail(message, status):
     print(f"adasde: error: {message}", file=sys.stderr)
     return status

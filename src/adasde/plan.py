@@ -49,6 +49,12 @@ class Plan:
         return list(dict.fromkeys(spec["parent"]["run"] for spec in self.runs.values() if "parent" in spec))
 
 
+    @property
+    def simulations(self) -> list[str]:
+        """Ids of the runs that are simulations, which need no GPU."""
+        return [run for run, spec in self.runs.items() if "study" in spec]
+
+
 def plan(config: dict) -> Plan:
     """Multiply a config out into one spec per run; InputError, in one line, names the field that is wrong."""
     validate(config, "config")

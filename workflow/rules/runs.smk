@@ -1,3 +1,11 @@
+# On a cluster the nodes may have no way to the web, and what reads finished runs takes seconds: neither is sent there.
+localrules:
+    data,
+    collect,
+    claims,
+    figure,
+
+
 rule data:
     output:
         "<data>/{data}/manifest.json",
@@ -32,7 +40,11 @@ rule run:
         "<results>/benchmarks/runs/{run}.tsv"
     conda:
         "../../envs/environment.yaml"
-    threads: 1
+    threads: lambda wildcards: cores(wildcards.run)
+    resources:
+        gpu=lambda wildcards: gpus(wildcards.run),
+        mem_mb=lambda wildcards: memory(wildcards.run),
+        runtime=lambda wildcards: minutes(wildcards.run),
     params:
         data=lambda wildcards, input: (
             f"--data {dirname(dirname(input.data[0]))}" if input.data else ""
@@ -44,8 +56,9 @@ rule run:
         adasde=lambda wildcards: launcher(wildcards.run),
         spec=lambda wildcards: canonical(PLAN.runs[wildcards.run]),
         checkpoint=lambda wildcards: spec_hash(PLAN.runs[wildcards.run])[:12],
+    # exec, so that a signal to the job reaches the run, which saves itself, and not a shell that would leave it behind.
     shell:
-        "{params.adasde} run --spec {params.spec:q} {params.data} {params.pretrained} {params.weights} --out {output.table} "
+        "exec {params.adasde} run --spec {params.spec:q} {params.data} {params.pretrained} {params.weights} --out {output.table} "
         "--checkpoint {output.table}.{params.checkpoint}.checkpoint > {log} 2>&1"
 
 
@@ -67,4 +80,10 @@ use rule run as pretrain with:
         checkpoint=lambda wildcards: spec_hash(PLAN.runs[wildcards.run])[:12],
 
 
-ruleorder: pretrain > run
+# What needs no GPU at any scale.
+use rule run as simulate with:
+    wildcard_constraints:
+        run="|".join(map(re.escape, PLAN.simulations)) or "(?!)",
+
+
+ruleorder: simulate > pretrain > run

@@ -19,6 +19,7 @@ long to make has, in place of ``gather``, ``stream(draws)``: it makes of an endl
 over batches, ahead of time. A new task is one entry here and one module with that function; train.py does not change.
 """
 
+import os
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -56,8 +57,8 @@ class Entry:
 
     ``examples`` is the number of training examples where that is not the data set's own: of sequences of tokens, or of
     texts to classify. It is about right for the data sets that are too large to be here. ``pretrained`` is the task
-    whose models it fine-tunes. With ``files`` its examples are files: ``load`` of its module is told the ``folder`` of
-    the data set.
+    whose models it fine-tunes. With ``workers`` its examples are files, which up to so many processes decode: ``load`` of
+    its module is told how many this machine has cores for, and the ``folder`` of the data set.
     """
 
     title: str
@@ -66,7 +67,7 @@ class Entry:
     facts: Facts | None = None
     examples: int | None = None
     pretrained: str | None = None
-    files: bool = False
+    workers: int = 0
 
     @property
     def train_size(self) -> int:
@@ -136,7 +137,7 @@ TASKS = {
         "imagenet",
         "adasde.tasks.imagenet",
         Facts(parameters=25_557_032, flops=8.178e9, activations=85.91e6, **_IMAGES),
-        files=True,
+        workers=16,
     ),
     "wiki-gpt2": Entry(
         "GPT-2 on a Wikipedia extract",
@@ -210,8 +211,9 @@ def load(name: str, root, pretrained=None, device="cpu"):
     """
     entry = task_named(name)
     options = {"pretrained": pretrained} if pretrained is not None else {}
-    if entry.files:
-        options["folder"] = Path(root, entry.data)
+    if entry.workers:
+        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        options |= {"folder": Path(root, entry.data), "workers": max(0, min(cores - 1, entry.workers))}
     task = import_module(entry.module).load(name, data.load(entry.data, root), device=device, **options)
     about = isinstance(data.dataset_named(entry.data), data.Corpus)
     if abs(task.size / entry.train_size - 1.0) > (GUESSED if about else TOLERANCE):

@@ -1,7 +1,6 @@
 """ImageNet with ResNet-50: images are decoded and augmented by worker processes, ahead of the step that takes them."""
 
 import io
-import os
 import signal
 from collections import deque
 from pathlib import Path
@@ -23,7 +22,6 @@ RESOLUTION, RESIZED = 224, 256  # side of the images that a network sees; shorte
 CHUNK = 100  # images per evaluation batch
 PIECE = 32  # images that a worker decodes at a time: all workers share in every batch
 AHEAD = 4  # pieces per worker, decoded or in work, before they are asked for
-WORKERS = 16  # at most, unless told otherwise
 
 
 class ImageNetTask(ImageTask):
@@ -34,10 +32,10 @@ class ImageNetTask(ImageTask):
     depends on the draws alone, not on ``workers``, the number of processes that decode it (0: this one does).
     """
 
-    def __init__(self, tensors, folder: Path, build, device="cpu", workers: int | None = None, resolution=RESOLUTION):
+    def __init__(self, tensors, folder: Path, build, device="cpu", workers=0, resolution=RESOLUTION):
         self.build, self.device = build, torch.device(device)
         self.mean, self.std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (MEAN, STD))
-        self.workers = min(len(os.sched_getaffinity(0)) - 1, WORKERS) if workers is None else workers
+        self.workers = workers
         self.train, self.tested = (Crops(Images(tensors, split, folder), resolution) for split in ("train", "test"))
         self.measured = fixed_sample(self.size, SUBSET)  # not the first, which are of one class
 
@@ -155,9 +153,9 @@ def _leave_signals(_):
         signal.signal(number, signal.SIG_IGN)
 
 
-def load(name: str, tensors, folder: Path, device="cpu") -> ImageNetTask:
+def load(name: str, tensors, folder: Path, workers: int, device="cpu") -> ImageNetTask:
     """Return the task called ``name`` on the arrays of its data set, which lie in ``folder``."""
-    return ImageNetTask(tensors, folder, BUILDERS[name], device)
+    return ImageNetTask(tensors, folder, BUILDERS[name], device, workers)
 
 
 BUILDERS = {"imagenet-resnet50": torchvision.models.resnet50}
