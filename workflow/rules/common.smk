@@ -33,7 +33,7 @@ for place, values in (
     ),
 ):
     for field in values:
-        if "FILL-IN" in str(values[field]):
+        if "FILL-IN" in str(values[field].raw):
             sys.exit(
                 f"adasde: error: {place}: {field} = FILL-IN: write your cluster's own into the profile's config.yaml"
             )
