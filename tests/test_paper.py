@@ -1,15 +1,18 @@
 """The paper's own tasks on small files of exactly the real forms: two steps, a checkpoint, the rest, evaluations."""
 
 import hashlib
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from adasde import data, plan, schema, store, tasks
+from adasde import data, noise, plan, schema, store, tasks
 from adasde.data import sources
 from adasde.data.text import SPECIAL
-from adasde.tasks import classification, language, vision
+from adasde.errors import Stopped
+from adasde.tasks import classification, imagenet, language, vision
 from adasde.train import train
 from conftest import ROOT
 from test_data import cifar_archive
@@ -17,6 +20,12 @@ from test_imagenet import archives, mini, root  # noqa: F401, since they are fix
 from test_text import parquet, prose
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def step_by_step(monkeypatch):
+    """Runs can be stopped after every step, not only after some."""
+    monkeypatch.setattr("adasde.train.CHUNK", 1)
 
 
 @pytest.fixture(scope="module")
@@ -27,28 +36,30 @@ def specs():
 def steps(spec, size, count, **changes):
     """The spec cut to ``count`` steps of ``size`` examples on a CPU, evaluated in the middle and at the end."""
     spec = {key: value for key, value in spec.items() if key not in ("device", "processes", "precision")}
+    if "micro_batch" in spec:
+        spec["micro_batch"] = max(1, size // 2)
     half, whole = size * (count // 2), size * count
     return {**spec, "batch_size": size, "samples": whole, "evaluate": [half, whole], **changes}
 
 
-def interrupted(spec, task, path):
-    """Rows of a run that stops in the middle and goes on from its checkpoint."""
-
-    def stop(now, total):
-        if now == total // 2:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        train(spec, task, path, every=0, report=stop)
-    return train(spec, task, path, every=0)[0]
+def trained(spec, task, path, **options):
+    """Rows of a run that is stopped after its first step and goes on from its checkpoint."""
+    with pytest.raises(Stopped):
+        train(spec, task, path, stopping=lambda: True)
+    return train(spec, task, path, every=math.inf, **options)[0]
 
 
-def check(whole, again):
-    """Last (step, value) of every metric of a run that did not diverge, and is the same when interrupted."""
-    assert store.digest(again) == store.digest(whole)
-    last = {row[3]: (row[1], row[4]) for row in whole}
-    assert "diverged" not in last
-    return last
+def weights(task):
+    """Number of weights of the task's model."""
+    with torch.device("meta"):  # no need to draw them
+        return sum(weight.numel() for weight in task.model().parameters())
+
+
+def last(rows):
+    """Last (step, value) of every metric of a run that did not diverge."""
+    found = {row[3]: (row[1], row[4]) for row in rows}
+    assert "diverged" not in found
+    return found
 
 
 @pytest.mark.parametrize("name", ["vgg16-rmsprop", "resnet56-adam", "resnet50-adam", "svag-vgg16-adam"])
@@ -65,24 +76,26 @@ def test_cifar_10(name, specs, tmp_path, monkeypatch):
     spec = steps(spec, 4, 2)
     task = vision.load(spec["task"], data.load("cifar-10", tmp_path))
     assert task.size == 20
-    whole, _ = train(spec, task)
-    last = check(whole, interrupted(spec, task, tmp_path / "checkpoint"))
-    assert last["test_loss"][0] == 2 * spec["ell"] ** 2
-    assert {"train_loss", "test_accuracy", "noise_trace", "squared_norm", "speed_k16"} <= last.keys()
+    rows = trained(spec, task, tmp_path / "checkpoint")
+    assert store.digest(rows) == store.digest(train(spec, task)[0])
+    assert last(rows)["test_loss"][0] == 2 * spec["ell"] ** 2
+    assert {"train_loss", "test_accuracy", "noise_trace", "squared_norm", "speed_k16"} <= last(rows).keys()
 
 
 def test_imagenet(specs, root, monkeypatch):  # noqa: F811
     data.prepare("imagenet", root)
-    spec = steps(specs["imagenet-adam.sqrt.k1.s0"], 4, 2)
+    monkeypatch.setattr(imagenet, "NOISE_CHUNK", 14)
+    monkeypatch.setattr(noise, "KAPPAS", (16,))
+    spec = steps(specs["imagenet-adam.sqrt.k1.s0"], 4, 2, evaluate=[8])
     task = tasks.load(spec["task"], root)
-    assert sum(weight.numel() for weight in task.model().parameters()) == 25_557_032
-    whole, _ = train(spec, task)
-    last = check(whole, interrupted(spec, task, root / "checkpoint"))
-    assert last.keys() >= {"train_loss", "test_accuracy", "noise_trace", "squared_norm"}
+    assert weights(task) == 25_557_032
+    rows = trained(spec, task, root / "checkpoint")
+    assert store.digest(rows) == store.digest(train(spec, task)[0])
+    assert last(rows)["test_accuracy"][0] == 2
 
 
 def tokenizer(path, size, special):
-    """A tokenizer.json with as many tokens as the real one, special ones at their places: others than bytes are idle."""
+    """A tokenizer.json of as many tokens as the real one, with special ones at their places; most are never used."""
     alphabet = iter(sorted(pre_tokenizers.ByteLevel.alphabet()))
     places = {number: token for token, number in special.items()}
     known = {places.get(n) or next(alphabet, f"idle {n}"): n for n in range(size)}
@@ -96,7 +109,8 @@ def tokenizer(path, size, special):
 
 @pytest.fixture
 def few(monkeypatch):
-    """Evaluations of large models on few sequences."""
+    """Evaluations of large models on few sequences, and without the predictions, which take a core a minute."""
+    monkeypatch.setattr(noise, "KAPPAS", ())
     monkeypatch.setattr(language, "VALIDATION", 1)
     for module in (language, classification):
         for name, count in {"SUBSET": 2, "NOISE_CHUNK": 1, "CHUNK": 1}.items():
@@ -122,15 +136,18 @@ def test_gpt_2_on_wikitext(specs, tmp_path, monkeypatch, few):
         parquet(folder / split / f"{split}-00000-of-00001.parquet", [{"text": line} for line in lines])
     smaller("wikitext-103", monkeypatch)
     data.prepare("wikitext-103", tmp_path)
-    spec = steps(specs["gpt2-adam.sqrt.k1.s0"], 1, 2)
-    task = tasks.load(spec["task"], tmp_path)
+    spec = steps(specs["gpt2-adam.sqrt.k1.s0"], 1, 2, evaluate=[2])
+    task = language.load(spec["task"], data.load("wikitext-103", tmp_path))
     assert task.sequences.shape[1] == 1025
-    assert sum(weight.numel() for weight in task.model().parameters()) == 124_439_808
-    whole, _ = train(spec, task)
-    last = check(whole, interrupted(spec, task, tmp_path / "checkpoint"))
-    start = next(row[4] for row in whole if row[3] == "log_perplexity")
-    assert start == pytest.approx(10.825, rel=0.03)  # ln 50,257, and what dropout and the embeddings add
-    assert last["log_perplexity"][1] != start
+    assert weights(task) == 124_439_808
+    rows = trained(spec, task, tmp_path / "checkpoint")
+    (_, start), (step, end) = rows_of(rows, "log_perplexity")
+    assert start == pytest.approx(math.log(50_257), rel=0.05)  # on text of few and repeated tokens
+    assert (step, end < start) == (2, True)
+
+
+def rows_of(rows, metric):
+    return [(row[1], row[4]) for row in rows if row[3] == metric]
 
 
 def test_roberta_large_on_wiki_and_books_and_glue(specs, tmp_path, monkeypatch, few):
@@ -142,22 +159,22 @@ def test_roberta_large_on_wiki_and_books_and_glue(specs, tmp_path, monkeypatch, 
         parquet(tmp_path / f"wiki-books/sources/{source}/0000.parquet", rows)
     smaller("wiki-books", monkeypatch, held_out=3)
     for split, count in (("train", 8), ("validation", 4)):
-        rows = [{"sentence1": prose(n, 9), "sentence2": prose(50 + n, 9), "label": n % 2, "idx": n} for n in range(count)]
+        pairs = [{"sentence1": prose(n, 9), "sentence2": prose(50 + n, 9)} for n in range(count)]
+        rows = [{**pair, "label": n % 2, "idx": n} for n, pair in enumerate(pairs)]
         parquet(tmp_path / f"glue-rte/sources/{split}/{split}-00000-of-00001.parquet", rows)
     smaller("glue-rte", monkeypatch, train_size=8, test_size=4)
     for name in ("wiki-books", "glue-rte"):
         data.prepare(name, tmp_path)
 
-    spec = steps(specs["roberta-adam.sqrt.k1.s0"], 2, 2)
-    task = tasks.load(spec["task"], tmp_path)
-    assert sum(weight.numel() for weight in task.model().parameters()) == 355_018_841
-    whole, _ = train(spec, task, weights=tmp_path / "weights")
-    last = check(whole, interrupted(spec, task, tmp_path / "checkpoint"))
-    assert "log_perplexity" in last
+    spec = steps(specs["roberta-adam.sqrt.k1.s0"], 2, 2, evaluate=[4])
+    task = language.load(spec["task"], data.load("wiki-books", tmp_path))
+    assert weights(task) == 355_018_841
+    rows = trained(spec, task, tmp_path / "checkpoint", weights=tmp_path / "weights")
+    assert last(rows)["log_perplexity"][0] == 2
 
     pretrained = store.read_weights(tmp_path / "weights", store.spec_hash(spec))
-    spec = steps(next(run for run in specs.values() if run["task"] == "glue-rte" and "parent" in run), 2, 2)
-    task = tasks.load(spec["task"], tmp_path, pretrained)
-    whole, _ = train(spec, task)
-    last = check(whole, interrupted(spec, task, tmp_path / "checkpoint"))
-    assert "test_accuracy" in last
+    spec = next(run for run in specs.values() if run["task"] == "glue-rte" and "parent" in run)
+    spec = steps(spec, 2, 2, evaluate=[4])
+    task = classification.load(spec["task"], data.load("glue-rte", tmp_path), pretrained)
+    rows = trained(spec, task, tmp_path / "again")
+    assert last(rows)["test_accuracy"][0] == 2

@@ -43,7 +43,9 @@ def profile(tmp_path):
     """The profile filled in as a user would: this cluster has one partition, and keeps no accounts."""
     text = (PROFILE / "config.yaml").read_text()
     (tmp_path / "profile").mkdir()
-    (tmp_path / "profile/config.yaml").write_text(text.replace("FILL-IN", "cpu").replace("latency-wait: 60", "latency-wait: 5"))
+    (tmp_path / "profile/config.yaml").write_text(
+        text.replace("FILL-IN", "cpu").replace("latency-wait: 60", "latency-wait: 5")
+    )
     return tmp_path / "profile"
 
 

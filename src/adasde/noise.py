@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .errors import InputError
+
 KAPPAS = (2, 4, 8, 16, 32, 64, 128, 256)  # at which every run records its predicted speed
 
 
@@ -69,6 +71,7 @@ def measure(model, loss, chunks) -> tuple[float, Gradient]:
 
     The chunks, at least two, are independent samples and may differ in size: b times a chunk's squared deviation from
     the mean has, summed over M chunks, the expectation (M - 1) Sigma. Any iterable of them will do.
+    InputError for fewer.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     mean = [torch.zeros_like(p) for p in weights]
@@ -83,6 +86,8 @@ def measure(model, loss, chunks) -> tuple[float, Gradient]:
         before = torch._foreach_sub(grads, mean)
         torch._foreach_add_(mean, before, alpha=size / examples)
         torch._foreach_addcmul_(squares, before, torch._foreach_sub(grads, mean), value=size)
+    if count < 2:
+        raise InputError(f"chunks = {count}: the gradient's variance needs at least two")
     torch._foreach_div_(squares, count - 1)
     return total / examples, Gradient(mean, squares, examples)
 

@@ -48,7 +48,6 @@ class Plan:
         """Ids of the runs from whose final weights others start."""
         return list(dict.fromkeys(spec["parent"]["run"] for spec in self.runs.values() if "parent" in spec))
 
-
     @property
     def simulations(self) -> list[str]:
         """Ids of the runs that are simulations, which need no GPU."""

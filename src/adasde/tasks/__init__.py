@@ -57,8 +57,8 @@ class Entry:
 
     ``examples`` is the number of training examples where that is not the data set's own: of sequences of tokens, or of
     texts to classify. It is about right for the data sets that are too large to be here. ``pretrained`` is the task
-    whose models it fine-tunes. With ``workers`` its examples are files, which up to so many processes decode: ``load`` of
-    its module is told how many this machine has cores for, and the ``folder`` of the data set.
+    whose models it fine-tunes. With ``workers`` its examples are files, which up to so many processes decode: ``load``
+    of its module is told how many this machine has cores for, and the ``folder`` of the data set.
     """
 
     title: str
