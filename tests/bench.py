@@ -4,9 +4,12 @@ step   our training step / a bare forward-backward-step of the same model on one
 usual  torchvision's usual loop (data set, transforms, DataLoader, default Adam) / ours
 run    a whole run of the mini scale with its evaluations / (its steps x the bare step)
 svag   a step of SVAG / two steps of a plain run on minibatches of the same size
+VGG-16 a step of the paper's network, its images mirrored and cropped / a bare step on a fixed batch
+loader torchvision's ImageNet loader / ours, in one worker process each
 noise  share of a whole run that its evaluations spend on the gradient's noise, beyond the loss and the gradient
 """
 
+import io
 import statistics
 import sys
 import time
@@ -15,12 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision
 import yaml
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from adasde import ScalingWarning, data, measure, optim, plan, schema, store, tasks
+from adasde.tasks import imagenet
 from adasde.train import CHUNK, Run, keep_memory, train
 
 ROOT = Path(__file__).parents[1]
@@ -159,6 +164,52 @@ def paper_step(spec, task):
     return [{"ours": seconds(lambda: ours.advance(1)), "bare": seconds(fixed)} for _ in range(7)]
 
 
+def photographs(count):
+    """Arrays of ``count`` synthetic photographs of ImageNet's usual size, packed: 500 x 375, about 110 kB each."""
+    random = np.random.default_rng(0)
+    files = []
+    for _ in range(count):
+        coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375), 3)
+        noise = random.normal(0, 12, (375, 500, 3))
+        buffer = io.BytesIO()
+        Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+        files.append(buffer.getvalue())
+    index = torch.tensor(np.cumsum([0, *map(len, files)]))
+    jpegs = torch.frombuffer(bytearray(b"".join(files)), dtype=torch.uint8)
+    arrays = {"labels": torch.zeros(count, dtype=torch.int64), "names": jpegs[:0], "names-index": index * 0}
+    arrays |= {"jpegs": jpegs, "jpegs-index": index}
+    return {f"{split}-{name}": array for split in ("train", "test") for name, array in arrays.items()}, files
+
+
+def loader():
+    """Seconds per round of our ImageNet loader in one worker process, and of torchvision's way in as many."""
+    tensors, files = photographs(256)
+    ours = imagenet.ImageNetTask(tensors, Path(), torchvision.models.resnet50, workers=1)
+    transform = transforms.Compose(
+        [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
+         transforms.Normalize(imagenet.MEAN, imagenet.STD)]
+    )  # fmt: skip
+
+    class Files(Dataset):
+        def __len__(self):
+            return len(files)
+
+        def __getitem__(self, index):
+            return transform(Image.open(io.BytesIO(files[index])).convert("RGB")), 0
+
+    def take(batches):
+        for _ in batches:
+            pass
+
+    contestants = {
+        "ours": lambda: take(ours.stream((part, *ours.noise(64)) for part in torch.arange(256).split(64))),
+        "torchvision": lambda: take(DataLoader(Files(), 64, shuffle=True, num_workers=1)),
+    }
+    for function in contestants.values():
+        function()  # warm
+    return [{name: seconds(function) for name, function in contestants.items()} for _ in range(7)]
+
+
 def ratio(rounds, above, below):
     """Median of the rounds' ratios, and their quartiles, as text."""
     ratios = [r[above] / r[below] for r in rounds]
@@ -198,6 +249,10 @@ def main():
     }
     rounds = paper_step(paper, tasks.load("fashion32-vgg16", root))
     print(f"VGG-16, B = {paper['batch_size']}, augmented: step / bare {ratio(rounds, 'ours', 'bare')} (<= 1.05)")
+    rounds = loader()
+    speed = 256 / statistics.median(r["ours"] for r in rounds)
+    found = ratio(rounds, "torchvision", "ours")
+    print(f"ImageNet's loader: {speed:.0f} images/s of one worker; torchvision's / ours {found}")
 
 
 if __name__ == "__main__":
