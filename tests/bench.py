@@ -172,7 +172,7 @@ def photographs(count):
         coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375), 3)
         noise = random.normal(0, 12, (375, 500, 3))
         buffer = io.BytesIO()
-        Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+        Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=93)
         files.append(buffer.getvalue())
     index = torch.tensor(np.cumsum([0, *map(len, files)]))
     jpegs = torch.frombuffer(bytearray(b"".join(files)), dtype=torch.uint8)

@@ -156,6 +156,8 @@ def test_host_memory_beside_a_gpu_has_room_for_a_checkpoint(spec):
     more = cost.memory({**spec, "processes": 8}) - cost.memory(spec)
     assert more == pytest.approx(7 * 1.5 * (6e9 + 4 * parameters) / 1e6, abs=2)
     assert isinstance(cost.memory(spec), int)
+    images = {**spec, "task": "imagenet-resnet50"}  # which 16 processes decode
+    assert cost.memory(images) > 1.5 * (6e9 + 16 * cost.WORKER) / 1e6
 
 
 # A plan

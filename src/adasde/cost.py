@@ -63,6 +63,7 @@ ROOM = (
     0.75  # of a device's memory; the rest is for what a step holds for a moment: gradients of activations, workspaces
 )
 TABLE = 30_000  # bytes that a run leaves in files other than weights, at most: its table twice, log, benchmark
+WORKER = 0.2e9  # bytes of a process that decodes images, without what it shares with the others (measured)
 PROCESS = {"core": 0.9e9, "GPU": 6e9}  # bytes of a process without its model: libraries (measured), CUDA's (assumed)
 
 
@@ -144,6 +145,8 @@ def memory(spec: dict) -> int:
     cost = of(spec)
     unit = DEVICES[cost.device].unit
     each = cost.memory if unit == "core" else PROCESS[unit] + cost.weights
+    if "task" in spec:
+        each += task_named(spec["task"]).workers * WORKER
     return math.ceil(1.5 * (cost.processes * each + cost.checkpoint) / 1e6)
 
 
