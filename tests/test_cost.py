@@ -409,7 +409,7 @@ def counted(task, model, examples, device):
 def test_facts_are_what_torch_counts(name):
     """Transformers are built without their weights' values, since the largest would take gigabytes."""
     module, facts = import_module(TASKS[name].module), TASKS[name].facts
-    if TASKS[name].files:  # whose images need not be read to be counted
+    if TASKS[name].workers:  # whose images need not be read to be counted
         task = SimpleNamespace(
             model=module.BUILDERS[name],
             gather=lambda indices: (torch.zeros(len(indices), 3, 224, 224), indices),
