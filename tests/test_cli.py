@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -312,3 +313,50 @@ def test_a_terminal_sees_a_progress_bar(short, data_root, tmp_path):
     assert process.wait() == 0
     assert spec["run"].encode() in written
     assert b"48/48" in written
+
+
+RECIPE_FILE = """
+optimizer: adamw
+lr: 1e-3
+beta1: 0.9
+beta2: 0.999
+eps: 1e-8
+weight_decay: 0.1
+batch_size: 256
+steps: 100000
+warmup_steps: 2000
+milestones: [50000, 75000]
+clip: 1.0
+"""
+
+
+def test_a_recipe_in_a_file(adasde, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE_FILE)
+    shown = adasde("scale", "recipe", tmp_path / "recipe.yaml", "--to", 1024).stdout
+    assert "adamw, rule sqrt, kappa = 4" in shown
+    assert re.search(r"milestones +50000, 75000 +12500, 18750 +milestones / kappa", shown)
+    found = json.loads(adasde("scale", "recipe", tmp_path / "recipe.yaml", "--to", 1024, "--json").stdout)
+    wanted = {"batch_size": 1024, "lr": 2e-3, "beta1": 0.6, "eps": 5e-9, "weight_decay": 0.2, "steps": 25_000}
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
+    assert (found["clip"], found["warmup_steps"], found["milestones"]) == (0.5, 500, [12_500, 18_750])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("adamw", "lion"), "optimizer = 'lion': must be one of adam, adamw, rmsprop"),
+        (("lr: 1e-3", "rate: 1e-3"), "rate: unknown; a recipe of adamw has lr, "),
+        (("lr: 1e-3", ""), "lr: missing in the recipe"),
+        (("lr: 1e-3", "lr: fast"), "lr = 'fast': must be a number"),
+        (("256", "25.6"), "batch_size = 25.6: must be a whole number"),
+        (("[50000, 75000]", "half"), "milestones = 'half': must be a list of whole numbers"),
+        (("lr: 1e-3", "lr: 1e-3\nlr: 2e-3"), "lr is given twice"),
+        (("beta1: 0.9", "beta1: 0.7"), "kappa = 4: too large for beta1 = 0.7"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_one_line(adasde, tmp_path, change, words):
+    (tmp_path / "recipe.yaml").write_text(RECIPE_FILE.replace(*change, 1))
+    done = adasde("scale", "recipe", tmp_path / "recipe.yaml", "--to", 1024)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1

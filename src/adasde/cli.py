@@ -93,6 +93,13 @@ def _parser():
         sub.add_argument("--average", type=float, help="decay of a moving average of the weights")
         sub.add_argument("--json", action="store_true")
 
+    sub = kinds.add_parser("recipe", help="a file with a whole recipe", description=scale.description)
+    sub.set_defaults(optimizer="recipe")
+    sub.add_argument("file", type=Path, help="YAML or JSON: optimizer, its hyperparameters, batch_size, steps, ...")
+    sub.add_argument("--to", type=_count, required=True, help="batch size wanted")
+    sub.add_argument("--rule", default="sqrt", help=f"one of {', '.join(scaling.RULES)} (default sqrt)")
+    sub.add_argument("--json", action="store_true")
+
     sub = command(commands.plan, "plan", "what a config would cost, and the runs that it asks for")
     _config_argument(sub)
     sub.add_argument("--figure", metavar="NAME", help="only what this figure needs")

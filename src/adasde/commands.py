@@ -7,32 +7,39 @@ import sys
 import warnings
 from pathlib import Path
 
-from . import recipe, scaling, terminal
+from . import recipe, scaling, schema, terminal
 from .errors import InputError
 
 
 def scale(options):
     """Print what becomes of a recipe when the batch size changes, by the square-root rule or another."""
-    values = {name: getattr(options, name) for name in ("lr", *options.betas, "eps", "weight_decay")}
-    if options.optimizer == "adam":
-        values["decoupled"] = options.decoupled
-    rest = {name: getattr(options, name) for name in ("steps", "warmup_steps", "clip", "average")}
-    old = recipe.Recipe(scaling.optimizer(options.optimizer, **values), options.batch_size, **rest)
-    kappa = options.to / options.batch_size
+    if options.optimizer == "recipe":
+        old, name = recipe.from_document(schema.read(options.file))
+    else:
+        old, name = _recipe(options), options.optimizer
+    kappa = options.to / old.batch_size
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", scaling.ScalingWarning)
         new = old.scaled(kappa, options.rule)
     notes = list(dict.fromkeys(str(warning.message) for warning in caught))
     if options.json:
-        facts = {"optimizer": options.optimizer, "rule": options.rule, "kappa": kappa}
+        facts = {"optimizer": name, "rule": options.rule, "kappa": kappa}
         print(json.dumps({**facts, **new.parts(), "warnings": notes}, indent=1))
         return
-    print(f"{options.optimizer}, rule {options.rule}, kappa = {kappa:.6g}")
+    print(f"{name}, rule {options.rule}, kappa = {kappa:.6g}")
     print(recipe.comparison(old, new, options.rule))
     if old.steps is None:
         print("steps, warm-up and schedule: divide by kappa wherever they are counted in steps (unchanged in epochs)")
     for note in notes:
         print(f"warning: {note}")
+
+
+def _recipe(options):
+    values = {name: getattr(options, name) for name in ("lr", *options.betas, "eps", "weight_decay")}
+    if options.optimizer == "adam":
+        values["decoupled"] = options.decoupled
+    rest = {name: getattr(options, name) for name in ("steps", "warmup_steps", "clip", "average")}
+    return recipe.Recipe(scaling.optimizer(options.optimizer, **values), options.batch_size, **rest)
 
 
 def plan(options):

@@ -1,7 +1,7 @@
 """A whole training recipe, and what a change of batch size makes of every part of it."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from . import terminal
 from .errors import InputError
@@ -44,25 +44,73 @@ class Recipe:
         """Return the recipe for batch kappa * batch_size; step counts are rounded to whole steps, at least one."""
         powers, kappa = rule_named(rule), positive("kappa", kappa)
 
-        def shortened(steps):
-            return max(1, round(steps / kappa)) if steps else steps
-
         return replace(
             self,
             hyperparameters=self.hyperparameters.scaled(kappa, rule),
             batch_size=scaled_batch_size(self.batch_size, kappa),
-            steps=shortened(self.steps),
-            warmup_steps=shortened(self.warmup_steps),
-            milestones=tuple(shortened(m) for m in self.milestones),
+            steps=shortened(self.steps, kappa),
+            warmup_steps=shortened(self.warmup_steps, kappa),
+            milestones=tuple(shortened(m, kappa) for m in self.milestones),
             clip=None if self.clip is None else self.clip * kappa**powers.clip,
             average=None if self.average is None else self.average**kappa,
         )
 
     def parts(self) -> dict:
         """Return the recipe as one flat dictionary, without the lengths and options that it does not use."""
-        rest = {name: getattr(self, name) for name in ("steps", "warmup_steps", "clip", "average")}
+        rest = {name: getattr(self, name) for name in ("steps", "warmup_steps", "milestones", "clip", "average")}
         used = {name: value for name, value in rest.items() if value}
         return {"batch_size": self.batch_size, **asdict(self.hyperparameters), **used}
+
+
+def shortened(steps, kappa: float):
+    """Return steps / kappa as a whole number of at least 1; none, or None, stay what they are."""
+    return max(1, round(steps / kappa)) if steps else steps
+
+
+def from_document(document) -> tuple[Recipe, str]:
+    """Return the recipe that a document of YAML or JSON holds, and the name of its optimizer.
+
+    Its keys are ``optimizer`` (adam, adamw or rmsprop), the fields of that and those of `Recipe`; InputError names the
+    one that is wrong.
+    """
+    if not isinstance(document, dict):
+        raise InputError("recipe: must be a mapping, such as {optimizer: adam, lr: 1e-3, ...}")
+    values = dict(document)
+    name = values.pop("optimizer", None)
+    kinds = {"adam": Adam, "adamw": Adam, "rmsprop": RMSprop}
+    if name not in kinds:
+        raise InputError(f"optimizer = {name!r}: must be one of {', '.join(kinds)}")
+    own = [field.name for field in fields(kinds[name]) if field.name != "decoupled" or name == "adam"]
+    rest = [field.name for field in fields(Recipe) if field.name != "hyperparameters"]
+    for key, value in values.items():
+        if key not in own + rest:
+            raise InputError(f"{key}: unknown; a recipe of {name} has {', '.join(own + rest)}")
+        values[key] = _typed(key, value)
+    for key in (*own, "batch_size"):
+        if key not in values and key not in ("weight_decay", "decoupled"):
+            raise InputError(f"{key}: missing in the recipe")
+    hyperparameters = {key: values.pop(key) for key in own if key in values}
+    if name == "adamw":
+        hyperparameters["decoupled"] = True
+    return Recipe(kinds[name](**hyperparameters), **values), name
+
+
+def _typed(key, value):
+    """A value of a document as the recipe wants it; YAML reads 1e-3, without a point, as text."""
+    kind = {"decoupled": bool, "batch_size": int, "steps": int, "warmup_steps": int}.get(key, float)
+    if key == "milestones":
+        if not isinstance(value, list) or any(type(number) is not int for number in value):
+            raise InputError(f"milestones = {value!r}: must be a list of whole numbers")
+        return tuple(value)
+    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif type(value) is kind:
+        return value
+    words = {float: "a number", int: "a whole number", bool: "true or false"}
+    raise InputError(f"{key} = {value!r}: must be {words[kind]}")
 
 
 def formula(part: str, rule: str, decoupled: bool = False) -> str:
@@ -103,6 +151,8 @@ def comparison(old: Recipe, new: Recipe, rule: str) -> str:
 
 def _number(part, value):
     """A number with six digits, of 1 - value for an average close to 1; whole numbers in full."""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     if isinstance(value, int):
         return str(value)
     if part == "average" or part.startswith("beta"):
