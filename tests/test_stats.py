@@ -85,3 +85,53 @@ def test_ranks_and_distances_skip_unknown_points():
     assert np.isnan(stats.rank_correlation(x[:2], y[:2]))
     assert stats.mean_distance(x, y) == pytest.approx((9 + 28 + 17 + 36) / 4)
     assert np.isnan(stats.mean_distance(x[4:], y[4:]))
+
+
+def profile(size, levels=4, points=6):
+    """True distances of some levels over time: two rise early and fall, to a largest one of ``size``; two are none."""
+    rise = np.exp(-((np.arange(points) - 1.5) ** 2) / 3)
+    return {1: 0 * rise, **{2**k: size * rise / rise.max() * (k % 2) for k in range(1, levels + 1)}}
+
+
+def simulated(random, truth, seeds):
+    """Runs about the true curves, whose noise of standard deviation 1 is correlated over time by 0.7."""
+    points = len(truth[1])
+    root = np.linalg.cholesky(0.7 ** np.abs(np.subtract.outer(np.arange(points), np.arange(points))))
+    return {level: curve + random.normal(size=(seeds, points)) @ root.T for level, curve in truth.items()}
+
+
+@pytest.mark.parametrize("size", [0.0, 1.5, 3.0, 8.0])
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+def test_the_interval_of_the_largest_distance_covers_it(size, seeds):
+    """Either end misses the truth, and so errs in a verdict at the margin, in at most 2.5%, or 5% with two seeds."""
+    random, trials, truth = np.random.default_rng(10 * seeds + int(size)), 300, profile(size)
+    below, above, limit = 0, 0, 0.05 if seeds == 2 else 0.025
+    for trial in range(trials):
+        groups = simulated(random, truth, seeds)
+        noise = stats.seed_noise(groups)
+        scale, drawn = stats.bootstrap_noise(groups, replicates=400, seed=trial)
+        gaps = np.concatenate([(groups[k].mean(axis=0) - groups[1].mean(axis=0)) / noise for k in groups if k != 1])
+        errors = np.concatenate([(drawn[k] - drawn[1]) / noise for k in groups if k != 1], axis=1)
+        low, high = stats.largest(gaps, errors, scale)
+        below, above = below + (high < size), above + (low > size)
+    for misses in (below, above):
+        assert misses / trials <= limit + 3 * (limit * (1 - limit) / trials) ** 0.5
+
+
+def test_enough_seeds_show_equivalence_and_difference():
+    """With eight seeds, what is within half the margin is shown to be, and what is far beyond it as well."""
+    random, shown = np.random.default_rng(0), []
+    for size, verdict in ((0.5, "within"), (6.0, "beyond")):
+        groups = simulated(random, profile(size), 8)
+        noise, (scale, drawn) = stats.seed_noise(groups), stats.bootstrap_noise(groups)
+        gaps = np.concatenate([(groups[k].mean(axis=0) - groups[1].mean(axis=0)) / noise for k in groups if k != 1])
+        errors = np.concatenate([(drawn[k] - drawn[1]) / noise for k in groups if k != 1], axis=1)
+        low, high = stats.largest(gaps, errors, scale)
+        shown.append("within" if high < 3 else "beyond" if low > 3 else "undecided")
+        assert shown[-1] == verdict, (low, high)
+
+
+def test_a_largest_gap_without_noise_is_exact_and_unknown_without_repeats():
+    assert stats.largest(np.array([-2.0, 1.0]), np.zeros((50, 2))) == (2.0, 2.0)
+    assert np.isnan(stats.largest(np.array([2.0]), np.full((50, 1), np.nan), np.full((50, 1), np.nan))).all()
+    assert stats.largest(np.array([np.inf, 1.0]), np.zeros((50, 2)))[0] == np.inf

@@ -6,6 +6,8 @@ the whole interval is on the claim's side of the threshold, *not reproduced* whe
 infinitely far from the baseline.
 """
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 
@@ -135,7 +137,7 @@ def pretraining(trajectories, experiment, score) -> dict:
         statement=f"{score} is higher from the baseline's pre-trained weights than from new ones",
         statistic=f"difference of mean final {score}",
         value=final[first].mean() - final["new"].mean(),
-        replicates=(drawn[first] - drawn["new"])[:, 0],
+        bounds=stats.interval((drawn[first] - drawn["new"])[:, 0]),
         n=min(map(len, final.values())),
         threshold=0.0,
         below=False,
@@ -148,16 +150,16 @@ def _spread(groups):
     """What claims on final values share of their rows: the largest difference of means over the levels."""
     final = {level: values[:, -1:] for level, values in groups.healthy.items()}
     means = {level: values.mean() for level, values in final.items()}
-    value, replicates = np.nan, np.full(2, np.nan)
+    value, bounds = np.nan, (np.nan, np.nan)
     if means:
-        # Noise alone spreads the means, and would do so again in replicates of them. The spread of a sum is at most
-        # the sum of the spreads, so the true one is within that of the noise on either side.
-        value = stats.spread(list(means.values()))
-        noise = stats.spread([drawn[:, 0] - means[level] for level, drawn in stats.bootstrap_means(final).items()])
-        replicates = np.concatenate([np.maximum(value - noise, 0.0), value + noise])
+        scale, noise = stats.bootstrap_noise(final)
+        pairs = list(combinations(means, 2))
+        gaps = np.array([means[b] - means[a] for a, b in pairs] or [0.0])
+        errors = scale * np.concatenate([noise[b] - noise[a] for a, b in pairs] or [0.0 * scale], axis=1)
+        value, bounds = np.abs(gaps).max(), stats.largest(gaps, errors)
     return {
         "value": value,
-        "replicates": replicates,
+        "bounds": bounds,
         "n": groups.seeds,
         "below": True,
         "note": ", ".join(f"k{level:g} {mean:.4f}" for level, mean in means.items()),
@@ -219,28 +221,26 @@ def _largest_distance(groups, prefix, starts=None):
 
     With ``starts`` (level -> point) a level counts from that point on, and not at all where it has none.
     """
-    value, replicates, notes = np.nan, np.full(2, np.nan), []
+    value, bounds, notes = np.nan, (np.nan, np.nan), []
     starts = dict.fromkeys(groups.values, 0) if starts is None else starts
     others = [level for level in groups.values if level != 1 and starts.get(level, np.inf) < len(groups.time)]
     if others and not groups.diverged:
         noise = stats.seed_noise(groups.values)
         means = {level: values.mean(axis=0) for level, values in groups.values.items()}
-        drawn = stats.bootstrap_means(groups.values)
-
-        def distance(means, level):
-            counted = slice(starts[level], None)
-            return stats.largest_gap(means[level][..., counted], means[1][..., counted], noise[counted])
-
-        distances = {level: distance(means, level) for level in others}
+        scale, drawn = stats.bootstrap_noise(groups.values)
+        gaps = {level: stats.in_noise(means[level], means[1], noise)[starts[level] :] for level in others}
+        unit = np.where(noise <= stats.ROUNDING * np.abs(means[1]), np.inf, noise)  # as at the common start: no error
+        errors = [((drawn[level] - drawn[1]) / unit)[:, starts[level] :] for level in others]
+        distances = {level: np.abs(gap).max() for level, gap in gaps.items()}
         value = max(distances.values())
-        replicates = np.max([distance(drawn, level) for level in others], axis=0)
+        bounds = stats.largest(np.concatenate(list(gaps.values())), np.concatenate(errors, axis=1), scale)
         notes = [
             f"{prefix}{level:g} {gap:.1f}{_settled(means[level], means[1], noise, groups.epoch)}"
             for level, gap in distances.items()
         ]
     return {
         "value": value,
-        "replicates": replicates,
+        "bounds": bounds,
         "n": groups.seeds,
         "threshold": MARGIN,
         "below": True,
@@ -265,7 +265,7 @@ def prediction(lags, name) -> list[dict]:
             statement="the lags of larger batches are in the order that the baseline's noise predicts",
             statistic="rank correlation of predicted and observed lag, over all kappas and times",
             value=rank,
-            replicates=np.minimum(ranks, 1.0),
+            bounds=stats.interval(np.minimum(ranks, 1.0)),
             threshold=RANK_AGREEMENT,
             below=False,
             **shared,
@@ -275,7 +275,7 @@ def prediction(lags, name) -> list[dict]:
             statement=f"the lags of larger batches are what the baseline's noise predicts, to {LAG_TOLERANCE:g}",
             statistic="mean absolute difference of predicted and observed lag, over all kappas and times",
             value=error,
-            replicates=np.maximum(errors, 0.0),
+            bounds=stats.interval(np.maximum(errors, 0.0)),
             threshold=LAG_TOLERANCE,
             below=True,
             **shared,

@@ -29,7 +29,7 @@ def closeness(trajectories, experiment, rule, kappa) -> dict:
         statement=f"sqrt stays closer to the baseline than {rule} at kappa {kappa:g}",
         statistic="typical distance from the baseline, other rule / sqrt, geometric mean of test functions",
         value=geometric_mean(ratios),
-        replicates=geometric_mean(replicates),
+        bounds=stats.interval(geometric_mean(replicates)),
         n=min(len(root.values[kappa]), len(other.values[kappa])),
         threshold=1.0,
         below=False,

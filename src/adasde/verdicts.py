@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import stats, terminal
+from . import terminal
 from .errors import InputError
 from .store import atomic
 
@@ -32,13 +32,16 @@ def write(table: pd.DataFrame, path):
         table.to_csv(temporary, index=False)
 
 
-def row(value, replicates, below, diverged, **columns):
-    """A row of the table; ``diverged`` names runs that make a claim about smallness fail outright."""
+def row(value, bounds, below, diverged, **columns):
+    """A row of the table, ``bounds`` being the statistic's interval.
+
+    ``diverged`` names runs that make a claim about smallness fail outright.
+    """
     if diverged:
         if below:
-            value, replicates = np.inf, np.full(2, np.inf)
+            value, bounds = np.inf, (np.inf, np.inf)
         columns["note"] = f"{', '.join(diverged)} diverged"
-    low, high = stats.interval(replicates)
+    low, high = bounds
     return {
         **columns,
         "value": value,
