@@ -17,9 +17,9 @@ METRICS = {
 }
 
 
-def write_runs(folder, spec, effects, seeds=3, noise=0.01, diverged=(), metrics=METRICS):
+def write_runs(folder, spec, effects, seeds=3, noise=0.01, diverged=(), metrics=METRICS, device="x", draw=0):
     """Run files of one experiment: each metric is its constant, times 1 + effect of (rule, level), plus noise."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(draw)
     samples = [384 * k for k in range(1, 9)]
     paths = []
     for (rule, level), effect in effects.items():
@@ -37,7 +37,7 @@ def write_runs(folder, spec, effects, seeds=3, noise=0.01, diverged=(), metrics=
                     value = constant * (1 + effect + noise * random.normal())
                     rows.append((name, step, time, metric, value))
             path = folder / f"{name}.parquet"
-            store.write_run(path, rows, {**spec, **own, "samples": samples[-1]}, seconds=1.0, device="x")
+            store.write_run(path, rows, {**spec, **own, "samples": samples[-1]}, seconds=1.0, device=device)
             paths.append(path)
     return paths
 

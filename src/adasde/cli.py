@@ -150,6 +150,10 @@ def _parser():
     sub.add_argument("--out", type=Path, metavar="FILE", help="also write them as CSV")
     sub.add_argument("--readme", type=Path, metavar="FILE", help="also put them between the marks of a Markdown file")
 
+    sub = command(commands.compare, "compare", "did it reproduce here? Your tables against the repository's")
+    sub.add_argument("tables", type=Path, nargs="?", default=Path("results/mini"), metavar="FOLDER", help="yours")
+    sub.add_argument("--reference", type=Path, metavar="FOLDER", help="default results/reference/SCALE")
+
     sub = command(commands.check, "check", "whether every run of a config is there, whole and as planned")
     _config_argument(sub)
     sub.add_argument("--results", type=Path, metavar="FOLDER", help="default results/SCALE")

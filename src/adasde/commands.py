@@ -244,6 +244,16 @@ def claims(options):
     print(verdicts.summary(table))
 
 
+def compare(options):
+    """Compare the tables of finished runs with the repository's own; exit 1 if a claim has the opposite verdict."""
+    from . import comparison
+
+    reference = options.reference or Path("results/reference", options.tables.resolve().name)
+    found = comparison.compare(options.tables, reference)
+    print(comparison.summary(found))
+    return 1 if found.contradicted else 0
+
+
 def check(options):
     """Say for every run of a config whether its table is there, whole and of the planned spec; exit 1 if not."""
     from . import store
