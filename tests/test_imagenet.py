@@ -26,7 +26,9 @@ from torchvision.datasets.folder import pil_loader
 from adasde import InputError, cli, data, measure, tasks
 from adasde.data import imagenet
 from adasde.data.imagenet import Images
+from adasde.errors import Stopped
 from adasde.tasks.imagenet import Crops, ImageNetTask
+from adasde.train import train
 
 # (ILSVRC2012_ID, WNID, children, training images): numbered in another order than that of the names, inner nodes last.
 SYNSETS = [
@@ -576,3 +578,15 @@ def test_the_registered_task_is_torchvisions_resnet50(folder):
     assert task.gather(*DRAWS[1])[0].shape == (2, 3, 224, 224)
     entry = tasks.task_named("imagenet-resnet50")
     assert (entry.kind, entry.train_size) == ("vision", TRAIN)
+
+
+def test_a_run_that_is_stopped_leaves_no_process_behind(folder, spec, monkeypatch):
+    """Workers leave SIGTERM to the run, so whoever waits for them at the end of the process would wait for ever."""
+    monkeypatch.setattr("adasde.tasks.imagenet.NOISE_CHUNK", 14)
+    monkeypatch.setattr("adasde.train.CHUNK", 1)
+    task = task_in(folder, workers=1)
+    batches = {"batch_size": 4, "samples": 16, "evaluate": [16], "task": "imagenet-resnet50"}
+    with pytest.raises(Stopped) as stopped:
+        train({**spec, **batches}, task, folder / "checkpoint", stopping=lambda: True)
+    assert "asked to stop at step" in str(stopped.value)  # and its traceback holds the run
+    assert not multiprocessing.active_children()

@@ -5,7 +5,7 @@ import json
 import logging
 import resource
 import time
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -234,8 +234,7 @@ def train(spec: dict, task, checkpoint=None, every: float = 10.0, report=None, w
     if size > task.size:
         raise InputError(f"batch_size = {size}: larger than the {task.size} training examples")
     stops = [scaling.steps(samples, size, spec["ell"]) for samples in spec["evaluate"]]
-    with torch.random.fork_rng():
-        run = Run(spec, task)
+    with torch.random.fork_rng(), closing(Run(spec, task)) as run:
         if checkpoint is not None and Path(checkpoint).exists():
             run.restore(checkpoint)
         begun = saved = time.monotonic()
@@ -257,7 +256,6 @@ def train(spec: dict, task, checkpoint=None, every: float = 10.0, report=None, w
                 raise Stopped(f"{spec['run']}: asked to stop at step {run.step}")
             if report is not None:
                 report(run.step, stops[-1])
-        run.close()
         if weights is not None and processes.rank() == 0:
             write_weights(weights, run.model.state_dict(), spec)
     if task.device.type == "cuda":
