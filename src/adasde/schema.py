@@ -57,11 +57,11 @@ def validate(document: dict, schema: str):
         return
     place = ".".join(str(part) for part in error.absolute_path) or schema
     instance, allowed = error.instance, error.validator_value
-    message = error.message
+    message = error.message.replace(repr(instance), short(instance))
     if error.validator == "additionalProperties" and isinstance(instance, dict):
         known = error.schema.get("properties", {})
         unknown = [key for key in instance if key not in known]
-        message = f"unknown key {unknown[0]!r}; must be one of {', '.join(known)}"
+        message = f"unknown key {short(unknown[0])}; must be one of {', '.join(known)}"
     elif error.validator == "type":
         message = f"{short(instance)} is not of type {allowed!r}"
         if schema == "config" and allowed == "number" and isinstance(instance, str):
@@ -69,9 +69,9 @@ def validate(document: dict, schema: str):
         if schema == "config" and allowed == "object" and isinstance(instance, int | float):
             message += f" (write {{value: {instance}, source: ours}}, or where it is from)"
     elif error.validator == "pattern":
-        message = f"{instance!r} must be lower-case letters, digits and dashes, and start with a letter"
+        message = f"{short(instance)} must be lower-case letters, digits and dashes, and start with a letter"
     elif error.validator == "not":
-        message = f"{instance!r} is taken; choose another name"
+        message = f"{short(instance)} is taken; choose another name"
     raise InputError(f"{place}: {message}")
 
 
