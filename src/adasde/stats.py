@@ -82,16 +82,6 @@ def largest(gaps, noise, scale=1.0, level=LEVEL):
     return np.maximum(lowest, 0.0), np.quantile(each, 1 - tail, axis=0, method="inverted_cdf").max()
 
 
-def spread(means):
-    """Largest less smallest of the groups' means, over the first axis."""
-    return np.max(means, axis=0) - np.min(means, axis=0)
-
-
-def largest_gap(means, reference, noise):
-    """Trajectory distance: the largest |means - reference| / noise over the last axis, the points in time."""
-    return np.abs(in_noise(means, reference, noise)).max(axis=-1)
-
-
 def typical_gap(means, reference, noise):
     """Root mean square of |means - reference| / noise over the last axis."""
     return np.sqrt((in_noise(means, reference, noise) ** 2).mean(axis=-1))
