@@ -43,16 +43,17 @@ def speed(kappa: float) -> str:
 @torch.inference_mode()
 def classification(model, chunks) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over chunks of (inputs, labels)."""
-    loss, correct, total = 0.0, 0, 0
+    found, total = [], 0
     for inputs, labels in chunks:
         logits = model(inputs)
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        correct += (logits.argmax(1) == labels).sum().item()
+        correct = (logits.argmax(1) == labels).sum()
+        found.append(torch.stack([F.cross_entropy(logits, labels, reduction="sum").double(), correct.double()]))
         total += len(labels)
+    loss, correct = map(sum, zip(*torch.stack(found).tolist(), strict=True))  # a GPU is waited for once
     return loss / total, correct / total
 
 
 @torch.inference_mode()
 def squared_norm(model) -> float:
     """Squared Euclidean norm of the trained weights (float64 sum)."""
-    return sum(p.double().square().sum().item() for p in model.parameters() if p.requires_grad)
+    return sum(torch.stack([p.double().square().sum() for p in model.parameters() if p.requires_grad]).tolist())

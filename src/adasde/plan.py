@@ -55,7 +55,11 @@ class Plan:
 
 
 def plan(config: dict) -> Plan:
-    """Multiply a config out into one spec per run; InputError, in one line, names the field that is wrong."""
+    """Multiply a config out into one spec per run; InputError, in one line, names the field that is wrong.
+
+    An experiment that is null is left out: so one config, laid over another, takes less.
+    """
+    config = _without_null(config)
     validate(config, "config")
     runs = {}
     device = {"device": config["device"]} if config.get("device", "cpu") != "cpu" else {}
@@ -77,6 +81,14 @@ def plan(config: dict) -> Plan:
         trained = {(s["experiment"], s["task"], s["rule"]): None for s in runs.values() if "task" in s}
         plots.check(figure, trained, {s["study"] for s in runs.values() if "study" in s})
     return Plan(config["scale"], runs, tuple(config["figures"]))
+
+
+def _without_null(config):
+    def kept(section):
+        return {k: v for k, v in section.items() if v is not None} if isinstance(section, dict) else section
+
+    sections = ("experiments", "finetunings", "simulations")
+    return {k: kept(v) if k in sections else v for k, v in config.items()} if isinstance(config, dict) else config
 
 
 def check(spec: dict):
