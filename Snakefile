@@ -26,6 +26,12 @@ include: "workflow/rules/analyse.smk"
 include: "workflow/rules/figures.smk"
 
 
+# Where runs are jobs of this machine and of this interpreter, they need not all import torch.
+onstart:
+    if workflow.local_exec and not workflow.deployment_settings.deployment_method:
+        spawner.start()
+
+
 rule figures:
     input:
         expand(

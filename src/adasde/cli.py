@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from . import __version__, commands, scaling
+from . import __version__, commands, scaling, spawner
 from .errors import InputError, Stopped
 
 
@@ -39,7 +39,8 @@ def leave():
 
     That takes 0.4 s where it was torch, in each job of a graph; files are closed, and nothing else is left to do.
     """
-    status = main()
+    status = spawner.asked(sys.argv[1:])
+    status = main() if status is None else status
     sys.stderr.flush()
     os._exit(status)
 

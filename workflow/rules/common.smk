@@ -7,7 +7,7 @@ import warnings
 from os.path import dirname
 from pathlib import Path
 
-from adasde import InputError, ScalingWarning, cost
+from adasde import InputError, ScalingWarning, cost, spawner
 from adasde.plan import plan
 from adasde.schema import read
 from adasde.store import canonical, spec_hash

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from .. import measure
 from ..data import text
 from ..errors import InputError
-from .language import CHUNK, NOISE_CHUNK, SIZES, SUBSET, Size, fixed_sample, roberta
+from .language import CHUNK, LIBRARIES, NOISE_CHUNK, SIZES, SUBSET, Size, fixed_sample, roberta  # noqa: F401
 
 
 def accuracy(predicted, labels) -> float:

@@ -21,6 +21,10 @@ VALIDATION = 128  # validation sequences, the same for all evaluations
 CHUNK = 32  # sequences per evaluation batch
 
 
+# Imported where they are used, since that takes seconds; or beforehand, once for many runs.
+LIBRARIES = ("transformers.models.gpt2.modeling_gpt2", "transformers.models.roberta.modeling_roberta")
+
+
 @dataclass(frozen=True)
 class Size:
     """A transformer's size: ``length`` tokens per sequence, ``vocabulary`` tokens known, dropout everywhere.
