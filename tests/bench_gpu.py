@@ -6,7 +6,8 @@ peak      share of the data sheet's FLOP/s, by the FLOPs that cost.py counts
 memory    the most that torch held in a step, and what cost.py expects
 precision an epoch of VGG-16 on framed Fashion-MNIST in float32, tf32 and bf16, from the same draws
 
-`--out FOLDER` keeps the tables.
+`--out FOLDER` keeps the tables; `adasde throughput FOLDER/steps.csv --out src/adasde/throughput.csv` has `adasde plan`
+tell costs from them. What one H100 gave is in results/reference/gpu.
 """
 
 import argparse
@@ -131,6 +132,8 @@ def measured(spec, task, device):
     known = next((d for d in cost.DEVICES.values() if d.model in store.provenance(device)["device"]), None)
     share = cost.BACKWARD * entry.facts.flops / known.peak[precision] if known else math.nan
     return {
+        "device": store.provenance(device)["device"],
+        "torch": torch.__version__,
         "task": spec["task"],
         "precision": precision,
         "batch_size": spec["batch_size"],

@@ -12,8 +12,10 @@ import yaml
 
 from adasde import data, plan
 from adasde.tasks.vision import BUILDERS, ImageTask
+from adasde.terminal import table
 
 ROOT = Path(__file__).parents[1]
+FAULTS = []  # (fault, times tried, outcome) of the tests that break something on purpose
 
 torch.set_num_threads(1)  # as jobs run: two threads that wait for a shared core can take a hundred times as long
 
@@ -77,3 +79,10 @@ def adasde():
         return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
 
     return run
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what was broken on purpose, and what came of it."""
+    if FAULTS:
+        terminalreporter.section("faults")
+        terminalreporter.write_line(table([("fault", "times tried", "outcome"), *FAULTS]))

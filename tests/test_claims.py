@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from adasde import InputError, claims, plots, store, tables, verdicts
+from adasde.plan import plan
 from conftest import ROOT
 
 METRICS = {
@@ -115,6 +116,10 @@ def test_a_faithful_rule_is_reproduced_and_a_bad_alternative_told_apart(trajecto
     assert len(table) == 1 + len(METRICS) + 2
     assert (table["low"] <= table["high"]).all()
     assert set(table.columns) == set(claims.COLUMNS)
+    assert table["reason"].notna().all()
+    figures = dict(zip(table["id"], table["figure"], strict=True))
+    assert figures["final-accuracy.fashion-cnn-adam"] == "scaling-fashion-cnn-adam"
+    assert figures["closeness.fashion-cnn-adam.linear.k4"] == "rules-fashion-cnn"
 
 
 def test_a_broken_rule_is_not_reproduced(trajectories):
@@ -235,6 +240,36 @@ def test_the_text_ends_with_the_count(trajectories):
     lines = verdicts.summary(claims.evaluate(trajectories(FAITHFUL))).splitlines()
     assert lines[0].split() == ["claim", "value", "95%", "interval", "n", "threshold", "verdict"]
     assert lines[-1].startswith("8 claims: ")
+
+
+def test_every_claim_names_a_figure_of_the_scale_and_a_reason():
+    table = claims.evaluate(*(tables.read(ROOT / "results/reference/mini", n) for n in ("trajectories", "simulations")))
+    assert table["reason"].notna().all()
+    drawn = {path.stem for path in (ROOT / "figures/reference/mini").iterdir()}
+    assert set(table["figure"]) - {""} <= drawn
+    assert {row.id.partition(".")[0] for row in table.itertuples() if not row.figure} == {
+        "prediction-rank", "prediction-error",  # of the ablations
+    }  # fmt: skip
+    assert set(claims.REASONS) == set(table["id"].str.partition(".")[0])
+
+
+def test_captions_hold_setting_and_verdicts(tmp_path, trajectories, config):
+    _, table = judged(trajectories(FAITHFUL))
+    verdicts.write(table, tmp_path / "claims.csv")
+    lines = verdicts.of_figures(tmp_path / "claims.csv")
+    assert len(lines["rules-fashion-cnn"]) == 2
+    assert "closer to the baseline than linear at kappa 4: **reproduced**" in lines["rules-fashion-cnn"][0]
+    assert verdicts.of_figures(tmp_path / "none.csv") == {}
+    (line,) = plan(config).setting("scaling-fashion-resnet-rmsprop")
+    wanted = (
+        "**fashion-resnet-rmsprop**: ResNet on Fashion-MNIST",
+        "rmsprop, lr ",
+        "beta ",
+        "batch size",
+        "seeds 0, 1",
+    )
+    for part in wanted:
+        assert part in line
 
 
 def test_the_readme_holds_the_claims_of_the_reference_tables(tmp_path):

@@ -83,6 +83,20 @@ def test_claims_that_only_one_side_makes_are_absent_on_the_other(place):
     assert np.isnan(found.loc["closeness.fashion-cnn-adam.linear.k4", "difference"])
 
 
+def test_figures_are_compared_and_drawn(place, tmp_path, capsys):
+    here, there = place("here"), place("there", seeds=5)
+    figures = comparison.compare(here, there).figures.set_index("figure")
+    assert figures.loc["scaling-fashion-cnn-adam", "claims"] == 6
+    assert figures.loc["rules-fashion-cnn", "claims"] == 2
+    assert (figures["same"] <= figures["claims"]).all()
+    out = tmp_path / "drawn"
+    cli.main(["compare", str(here), "--reference", str(there), "--figures", str(out)])
+    assert {path.name for path in out.iterdir()} == {"scaling-fashion-cnn-adam.png", "rules-fashion-cnn.png"}
+    text = capsys.readouterr().out
+    assert "same verdict" in text
+    assert str(out / "rules-fashion-cnn.png") in text
+
+
 def test_mistakes_are_one_line(place, tmp_path, spec):
     here = place("here")
     with pytest.raises(InputError, match=r"nowhere/trajectories.parquet: no such file"):

@@ -1,16 +1,22 @@
-"""What can go wrong will: configs that nobody would write, and later kills, full disks and damaged files."""
+"""What can go wrong will: configs that nobody would write, damaged files, full disks; kills are in test_workflow.py."""
 
 import copy
+import os
+import random
+import shutil
+import subprocess
 import warnings
 
+import pandas as pd
 import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from adasde import InputError, ScalingWarning, cost
+from adasde import InputError, ScalingWarning, cost, data, store, tables, verdicts
 from adasde.plan import Plan, plan
-from conftest import ROOT
+from adasde.train import train
+from conftest import FAULTS, ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -92,3 +98,186 @@ def test_a_random_config_is_planned_or_refused_in_one_line(changes):
             assert 0 < len(str(error)) < 1000
         else:
             assert isinstance(found, Plan)
+
+
+def test_random_configs_are_counted():
+    FAULTS.append(("random config", 500, "planned, or refused in one line"))
+
+
+# Damaged files
+
+
+def damages(content, count, seed=0):
+    """Yield copies of ``content`` with a bit flipped, or cut."""
+    draw = random.Random(seed)
+    for number in range(count):
+        place = draw.randrange(len(content))
+        if number % 4 == 3:
+            yield content[:place]
+        else:
+            yield content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
+
+
+def noticed(path, read, same, count):
+    """Damage a file again and again: it is refused by name, or holds what it held; return the number of refusals."""
+    content, refused = path.read_bytes(), 0
+    for damaged in damages(content, count):
+        path.write_bytes(damaged)
+        try:
+            found = read()
+        except InputError as error:
+            assert path.name in str(error) or path.parent.name in str(error)
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            assert found is None or same(found)  # None: it will be made anew
+            refused += found is None
+    path.write_bytes(content)
+    return refused
+
+
+def test_a_damaged_run_is_noticed(small_spec, task, tmp_path):
+    rows, facts = train(small_spec, task)
+    path = tmp_path / "run.parquet"
+    store.write_run(path, rows, small_spec, **facts)
+    digest = store.digest(rows)
+    refused = noticed(path, lambda: store.read_run(path), lambda found: store.digest(found[0]) == digest, 100)
+    assert refused > 70  # some bytes of a parquet file carry nothing
+    FAULTS.append(
+        ("bit flipped in, or end cut from, a run's table", 100, f"{refused} refused by name, others harmless")
+    )
+
+
+def test_a_damaged_table_is_noticed(small_spec, task, tmp_path):
+    rows, facts = train(small_spec, task)
+    store.write_run(tmp_path / "run.parquet", rows, small_spec, **facts, **store.provenance())
+    tables.write(tmp_path, *tables.collect([tmp_path / "run.parquet"]))
+    whole, path = tables.read(tmp_path), tmp_path / "trajectories.parquet"
+    refused = noticed(path, lambda: tables.read(tmp_path), whole.equals, 100)
+    assert refused > 40
+    FAULTS.append(("the same, the table of a scale", 100, f"{refused} refused by name, others harmless"))
+
+
+def test_a_damaged_checkpoint_is_noticed(small_spec, task, tmp_path):
+    path = tmp_path / "checkpoint"
+    train(small_spec, task, path, every=0)
+    refused = noticed(path, lambda: store.read_checkpoint(path), lambda _: False, 100)
+    assert refused == 100
+    FAULTS.append(("the same, a checkpoint", 100, "100 begun anew, or refused by name"))
+
+
+def test_damaged_weights_are_noticed(small_spec, task, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    train(small_spec, task, weights=path)
+    wanted = store.spec_hash(small_spec)
+    whole = store.read_weights(path, wanted)
+
+    def same(found):
+        return found.keys() == whole.keys() and all(found[name].equal(whole[name]) for name in whole)
+
+    refused = noticed(path, lambda: store.read_weights(path, wanted), same, 100)
+    assert refused == 100
+    FAULTS.append(("the same, the weights of a pre-trained model", 100, "100 refused by name"))
+
+
+def test_damaged_data_are_noticed_and_made_again(data_root, tmp_path):
+    folder = tmp_path / "fashion-mnist"
+    shutil.copytree(data_root / "fashion-mnist", folder)
+    whole, path = data.load("fashion-mnist", tmp_path)["test-labels"], folder / "test-labels.npy"
+    content = path.read_bytes()
+    refused = noticed(path, lambda: data.load("fashion-mnist", tmp_path), lambda _: False, 30)
+    assert refused == 30
+    path.write_bytes(content[:-1])
+    data.prepare("fashion-mnist", tmp_path)
+    assert data.load("fashion-mnist", tmp_path)["test-labels"].equal(whole)
+    source = folder / "sources/t10k-labels-idx1-ubyte.gz"
+    source.write_bytes(source.read_bytes()[:-1])
+    path.unlink()
+    data.prepare("fashion-mnist", tmp_path)  # fetches that again
+    assert data.load("fashion-mnist", tmp_path)["test-labels"].equal(whole)
+    FAULTS.append(("the same, prepared data", 30, "30 refused by name, and made again when asked"))
+
+
+# No room, and no right, to write
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Mount a file system in memory, of so many kilobytes, and return its folder."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(kilobytes):
+        if os.getuid() != 0 or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder], capture_output=True
+        ).returncode:  # fmt: skip
+            pytest.skip("file systems cannot be mounted here")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", folder], capture_output=True)
+
+
+def fill(folder, spare):
+    """Fill a file system but for about ``spare`` bytes."""
+    free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+    (folder / "filler").write_bytes(bytes(max(0, free - spare)))
+
+
+@pytest.mark.parametrize("spare", [0, 4096, 8192])
+def test_a_full_disk_while_a_table_is_written(mounted, small_spec, task, spare):
+    folder = mounted(64)
+    rows, facts = train(small_spec, task)
+    frames = [pd.DataFrame({"id": range(1000)})]
+    writers = {
+        "run.parquet": lambda path: store.write_run(path, rows * 40, small_spec, **facts),
+        "claims.csv": lambda path: verdicts.write(frames[0].assign(text="x" * 50), path),
+        "weights.safetensors": lambda path: store.write_weights(path, task.model().state_dict(), small_spec),
+        "checkpoint": lambda path: store.write_checkpoint(path, {"x": "y" * 50_000}),
+    }
+    fill(folder, spare)
+    for name, write in writers.items():
+        with pytest.raises(OSError, match="(?i)space") as caught:
+            write(folder / name)
+        assert caught.value.filename == str(folder / name)
+        assert [path.name for path in folder.iterdir()] == ["filler"]
+    FAULTS.append(
+        (f"disk full but for {spare} bytes: table, CSV, weights, checkpoint", 4, "named; nothing half-written")
+    )
+
+
+def test_a_full_disk_while_a_run_saves_itself(mounted, adasde, small_spec, spec, data_root, tmp_path):
+    """The first checkpoint fits, the second, which has to be whole before the first goes, does not."""
+    spec = {**spec, "samples": 6400, "evaluate": [3200, 6400]}
+    options = ("run", "--spec", store.canonical(spec), "--data", data_root, "--checkpoint-every", 0)
+    folder = mounted(440)  # a checkpoint of the network takes about 260 kB
+    done = adasde(*options, "--checkpoint", folder / "checkpoint", "--out", tmp_path / "run.parquet")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"adasde: error: {folder / 'checkpoint'}: No space left on device"
+    assert [path.name for path in folder.iterdir()] == ["checkpoint"]
+    shutil.copy(folder / "checkpoint", tmp_path / "checkpoint")
+    assert store.read_checkpoint(tmp_path / "checkpoint")["step"] > 0
+    done = adasde(*options, "--checkpoint", tmp_path / "checkpoint", "--out", tmp_path / "run.parquet")
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step" in done.stderr
+    alone = adasde(*options, "--out", tmp_path / "alone.parquet")
+    assert alone.returncode == 0
+    found, wanted = (store.read_run(tmp_path / f"{name}.parquet")[0] for name in ("run", "alone"))
+    assert store.digest(found) == store.digest(wanted)
+    FAULTS.append(("disk full while a run saves itself", 1, "named; goes on from the last checkpoint, bit for bit"))
+
+
+def test_a_folder_that_cannot_be_written(mounted, adasde, spec, tmp_path):
+    folder = mounted(64)
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    tries = {
+        "run": ("--spec", store.canonical(spec), "--out", folder / "run.parquet"),
+        "collect": (ROOT / "README.md", "--out", folder),
+        "data": ("fashion-mnist", "--data", folder),
+    }
+    for command, options in tries.items():
+        done = adasde(command, *options)
+        assert done.returncode == 2, done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert str(folder) in done.stderr or command == "collect"
+    FAULTS.append(("folder of results or data read-only", len(tries), "named in one line"))

@@ -13,7 +13,7 @@ from adasde.scaling import RULES
 from adasde.tasks import TASKS
 from conftest import ROOT
 
-CONFIGS = sorted(path for path in (ROOT / "workflow/config").glob("*.yaml") if path.stem != "fashion")
+CONFIGS = sorted(path for path in (ROOT / "workflow/config").glob("*.yaml") if path.stem not in ("fashion", "quarter"))
 
 
 @pytest.mark.filterwarnings("ignore::adasde.scaling.ScalingWarning")
@@ -23,6 +23,20 @@ def test_fashion_mnist_can_be_laid_over_the_gpu_scale():
     assert (laid.scale, laid.figures) == ("gpu-fashion", plain.figures)
     assert list(laid.runs) == list(plain.runs)
     assert all(spec["task"].startswith("fashion32-") for spec in laid.runs.values())
+
+
+@pytest.mark.filterwarnings("ignore::adasde.scaling.ScalingWarning")
+def test_an_experiment_that_is_null_is_left_out(config):
+    names = [ROOT / f"workflow/config/{name}.yaml" for name in ("gpu", "fashion", "quarter")]
+    quarter = plan.plan(schema.merged(names))
+    assert quarter.scale == "gpu-quarter"
+    assert {spec["experiment"] for spec in quarter.runs.values()} == {
+        "vgg16-adam", "vgg16-rmsprop", "resnet56-adam", "resnet56-rmsprop", "svag-vgg16-adam",
+    }  # fmt: skip
+    section, whole = config["experiments"], plan.plan(config)
+    left = next(name for name in section if not any(name in figure for figure in config["figures"]))
+    section[left] = None
+    assert [s for s in whole.runs.values() if s.get("experiment") != left] == list(plan.plan(config).runs.values())
 
 
 @pytest.mark.filterwarnings("ignore::adasde.scaling.ScalingWarning")  # mini goes where the rule breaks

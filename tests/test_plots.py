@@ -1,6 +1,7 @@
 """The figures of a whole scale: which runs they show, and what they refuse."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -55,6 +56,31 @@ def test_noise_shows_signal_over_noise_and_speeds(scale, options):
         wanted = {32 * kappa * 0.2 / 100 for kappa in (1, 2, 4)}
         assert all(any(abs(value - want) < 0.1 * want for value in values) for want in wanted)
     plt.close(drawn)
+
+
+@pytest.mark.parametrize("figure", ["scaling-fashion-cnn-adam", "rules-fashion-cnn", "noise", "ablation"])
+def test_a_reference_is_drawn_behind(scale, figure):
+    trajectories = scale()
+    theirs = trajectories.assign(value=1.5 * trajectories["value"])
+    plain, there, both = (
+        plots.draw(figure, trajectories),
+        plots.draw(figure, theirs),
+        plots.draw(figure, trajectories, reference=(theirs, None)),
+    )
+    for own, other, joined in zip(plain.axes, there.axes, both.axes, strict=True):
+        added = joined.lines[len(own.lines) :]
+        assert all(line.get_zorder() < 1 and line.get_color() == "0.5" for line in added)
+        curves = [line for line in other.lines if line.get_transform() == other.transData and len(line.get_xdata())]
+        for line, found in zip(curves, added, strict=True):
+            assert line.get_xydata().tolist() == found.get_xydata().tolist() or np.isnan(line.get_ydata()).any()
+    assert any(len(joined.lines) > len(own.lines) for own, joined in zip(plain.axes, both.axes, strict=True))
+    alone = theirs[theirs["experiment"] == "ablation"]
+    if figure == "noise":
+        with pytest.raises(InputError, match="reference: its figure has other panels"):
+            plots.draw(
+                "noise", trajectories, reference=(pd.concat([theirs, alone.assign(experiment="c", rule="sqrt")]), None)
+            )
+    plt.close("all")
 
 
 def test_figures_without_their_runs_are_refused(scale, tmp_path, spec):

@@ -29,42 +29,104 @@ MARGIN = 3.0
 RANK_AGREEMENT = 0.9
 LAG_TOLERANCE = 0.1
 
+# Why each kind of claim has the threshold that it has.
+REASONS = {
+    "final-accuracy": "within 3% is what the paper's figure 18 calls preserved",
+    "final-accuracy-beyond": "as final-accuracy, where the paper never goes",
+    "final-perplexity": "the spread of the authors' own GPT-2 curves at their end",
+    "finetuning": "as final-accuracy",
+    "pretraining": "pre-training must be worth something for fine-tuning to say anything of it",
+    "trajectory": "within three standard deviations of a run, one run more would not tell the two apart (ours)",
+    "trajectory-settled": "as trajectory",
+    "svag": "as trajectory",
+    "prediction-rank": "the order of larger batches and of moments all but right (ours)",
+    "prediction-error": "right to a tenth of the samples, the lag that `adasde predict` tolerates (ours)",
+    "closeness": "at 1 both rules are as far from the baseline",
+    "order": "nearer to order 1 than half-way to its neighbours, 1/2 and 3/2 (ours)",
+    "svag-to-sde": "half of the algorithm's own distance is a clear approach (ours)",
+}
+
 SCORES = ("matthews", "f1", "pearson", "test_accuracy")  # of fine-tuned models, the first that a task has
 
 # Of those that a task measures.
 TRAJECTORY_METRICS = ("train_loss", "test_loss", "test_accuracy", "log_perplexity", "squared_norm", "gradient_norm")
 
 
+CLAIMS = []  # what `evaluate` asks about every experiment
+
+
+def claim(function):
+    """Have `evaluate` ask ``function(trajectories, experiment)`` for rows, none where it has nothing to say.
+
+    A decorator: a new claim is one function under it, whose rows are made by verdicts.row; the kind of claim, which
+    is the first part of its id, has its reason in REASONS, or in the row itself.
+    """
+    CLAIMS.append(function)
+    return function
+
+
 def evaluate(trajectories: pd.DataFrame, simulations: pd.DataFrame = tables.NO_SIMULATIONS) -> pd.DataFrame:
-    """Return one row per claim that the tables of a scale can speak to, with the columns COLUMNS."""
-    rows = []
-    for experiment, table in trajectories.groupby("experiment", sort=False):
-        metrics = set(table["metric"]) - {"diverged"} or _unmeasured(table["task"].iloc[0])
-        kappas = set(table.loc[table["rule"] == "sqrt", "kappa"])
-        if len(kappas) > 1 and "test_accuracy" in metrics:
-            rows += final_accuracy(trajectories, experiment)
-        if len(kappas) > 1 and "log_perplexity" in metrics:
-            rows.append(final_perplexity(trajectories, experiment))
-        if len(kappas) > 1:
-            rows += [trajectory(trajectories, experiment, m) for m in TRAJECTORY_METRICS if m in metrics]
-        if len(kappas) > 1 and {"log_perplexity", "noise_trace"} <= metrics:
-            rows.append(settled(trajectories, experiment, "log_perplexity"))
-        score = next((metric for metric in SCORES if metric in metrics), None)
-        if (table["rule"] == "finetune").any() and score:
-            rows.append(finetuning(trajectories, experiment, score))
-            if (table["rule"] == "scratch").any():
-                rows.append(pretraining(trajectories, experiment, score))
-        if (table["rule"] == "svag").any():
-            rows += [svag(trajectories, experiment, m) for m in TRAJECTORY_METRICS if m in metrics]
-        if len(kappas) > 2 and lag.known(trajectories, experiment):
-            rows += prediction(lag.lags(trajectories, experiment), experiment)
-        for rule in [rule for rule in table["rule"].unique() if rule not in ("sqrt", "svag")]:
-            for kappa in sorted(set(table.loc[table["rule"] == rule, "kappa"]) & kappas - {1}):
-                rows.append(closeness(trajectories, experiment, rule, kappa))
+    """Return one row per claim that the tables of a scale can speak to, with the columns COLUMNS.
+
+    ``figure`` is where it can be seen, empty if nowhere.
+    """
+    followed = trajectories.groupby("experiment", sort=False)["rule"].agg(set).to_dict()
+    tasks = trajectories.groupby("experiment", sort=False)["task"].first().to_dict()
+    rows = [found for experiment in followed for ask in CLAIMS for found in ask(trajectories, experiment)]
     for run in simulations.loc[simulations["study"] == "breakdown", "run"].unique():
         # Where a prediction is the same at all times its ranks are tied, and say nothing.
         rows.append(prediction(lag.simulated(simulations, run), run)[-1])
-    return pd.DataFrame(rows + theory.evaluate(simulations), columns=COLUMNS)
+    rows += theory.evaluate(simulations)
+    for found in rows:
+        kind, subject = found["id"].split(".")[:2]
+        found.setdefault("reason", REASONS.get(kind))
+        found.setdefault("figure", _figure(kind, subject, followed.get(subject, set()), tasks.get(subject)))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _figure(kind, subject, rules, task):
+    """Name of the figure that shows a claim; ``rules`` are those that its experiment follows."""
+    ablated = not rules.isdisjoint(scaling.ABLATIONS)
+    if kind.startswith("prediction"):
+        return "" if ablated else "breakdown"
+    if kind in ("finetuning", "pretraining"):
+        return "finetune"
+    if kind in ("order", "svag-to-sde"):
+        return {"order": "weak-order", "svag-to-sde": "sde-real-data"}[kind]
+    if kind == "svag":
+        return f"svag-{subject}"
+    if ablated:
+        return "ablation"
+    return f"rules-{task}" if kind == "closeness" else f"scaling-{subject}"
+
+
+@claim
+def of_training(trajectories, experiment) -> list[dict]:
+    """What the paper says, and we beyond it, of the runs of an experiment."""
+    table, rows = trajectories[trajectories["experiment"] == experiment], []
+    metrics = set(table["metric"]) - {"diverged"} or _unmeasured(table["task"].iloc[0])
+    kappas = set(table.loc[table["rule"] == "sqrt", "kappa"])
+    if len(kappas) > 1 and "test_accuracy" in metrics:
+        rows += final_accuracy(trajectories, experiment)
+    if len(kappas) > 1 and "log_perplexity" in metrics:
+        rows.append(final_perplexity(trajectories, experiment))
+    if len(kappas) > 1:
+        rows += [trajectory(trajectories, experiment, m) for m in TRAJECTORY_METRICS if m in metrics]
+    if len(kappas) > 1 and {"log_perplexity", "noise_trace"} <= metrics:
+        rows.append(settled(trajectories, experiment, "log_perplexity"))
+    score = next((metric for metric in SCORES if metric in metrics), None)
+    if (table["rule"] == "finetune").any() and score:
+        rows.append(finetuning(trajectories, experiment, score))
+        if (table["rule"] == "scratch").any():
+            rows.append(pretraining(trajectories, experiment, score))
+    if (table["rule"] == "svag").any():
+        rows += [svag(trajectories, experiment, m) for m in TRAJECTORY_METRICS if m in metrics]
+    if len(kappas) > 2 and lag.known(trajectories, experiment):
+        rows += prediction(lag.lags(trajectories, experiment), experiment)
+    for rule in [rule for rule in table["rule"].unique() if rule not in ("sqrt", "svag")]:
+        for kappa in sorted(set(table.loc[table["rule"] == rule, "kappa"]) & kappas - {1}):
+            rows.append(closeness(trajectories, experiment, rule, kappa))
+    return rows
 
 
 def _unmeasured(task):

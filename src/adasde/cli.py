@@ -139,6 +139,7 @@ def _parser():
     source.add_argument("--tables", type=Path, metavar="FOLDER")
     source.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help="files of the runs that it shows")
     sub.add_argument("--out", type=Path, nargs="+", required=True, metavar="FILE", help="PNG or PDF files")
+    sub.add_argument("--reference", type=Path, metavar="FOLDER", help="tables of other runs, drawn behind in grey")
 
     sub = command(commands.predict, "predict", "how far larger batches would fall behind a finished run")
     sub.add_argument(
@@ -154,6 +155,7 @@ def _parser():
     sub = command(commands.compare, "compare", "did it reproduce here? Your tables against the repository's")
     sub.add_argument("tables", type=Path, nargs="?", default=Path("results/mini"), metavar="FOLDER", help="yours")
     sub.add_argument("--reference", type=Path, metavar="FOLDER", help="default results/reference/SCALE")
+    sub.add_argument("--figures", type=Path, metavar="FOLDER", help="draw every figure with the reference behind")
 
     sub = command(commands.check, "check", "whether every run of a config is there, whole and as planned")
     _config_argument(sub)

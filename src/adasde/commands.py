@@ -185,7 +185,8 @@ def figure(options):
         trajectories, simulations, _ = tables.collect(options.runs)
     else:
         trajectories, simulations = (tables.read(options.tables, name) for name in ("trajectories", "simulations"))
-    figure = plots.draw(options.name, trajectories, simulations)
+    reference = options.reference and [tables.read(options.reference, n) for n in ("trajectories", "simulations")]
+    figure = plots.draw(options.name, trajectories, simulations, reference)
     from .plots import style
 
     style.save(figure, options.out)
@@ -251,6 +252,9 @@ def compare(options):
     reference = options.reference or Path("results/reference", options.tables.resolve().name)
     found = comparison.compare(options.tables, reference)
     print(comparison.summary(found))
+    if options.figures:
+        for path in comparison.draw(options.tables, reference, options.figures):
+            print(path)
     return 1 if found.contradicted else 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import claims, stats, tables, terminal
+from . import claims, plots, stats, tables, terminal
 from .errors import InputError
 from .verdicts import VERDICTS
 
@@ -21,15 +21,24 @@ TYPICAL = 2.0  # root mean square above which an experiment has not been repeate
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found; tables have a row per fact, experiment or claim.
+    """What `compare` found; tables have a row per fact, experiment, claim or figure.
 
     ``facts`` has columns fact, reference, here; ``experiments`` experiment, runs, identical, typical, largest;
-    ``verdicts`` id, reference, here (verdicts), value_reference, value_here, difference in units of its noise.
+    ``verdicts`` id, reference, here (verdicts), value_reference, value_here, difference in units of its noise, figure;
+    ``figures`` figure, claims, same (number of verdicts), largest (of the differences).
     """
 
     facts: pd.DataFrame
     experiments: pd.DataFrame
     verdicts: pd.DataFrame
+
+    @property
+    def figures(self) -> pd.DataFrame:
+        """What the claims of each figure say."""
+        shown = self.verdicts[self.verdicts["figure"] != ""]
+        shown = shown.assign(same=shown["reference"] == shown["here"], size=shown["difference"].abs())
+        grouped = shown.groupby("figure", sort=False)
+        return grouped.agg(claims=("id", "size"), same=("same", "sum"), largest=("size", "max")).reset_index()
 
     @property
     def contradicted(self) -> list[str]:
@@ -68,6 +77,10 @@ def summary(found: Comparison) -> str:
     for row in found.experiments.itertuples():
         rows.append((row.experiment, str(row.runs), str(row.identical), f"{row.typical:.2f}", f"{row.largest:.1f}"))
     parts.append(terminal.table(rows))
+    rows = [("figure", "claims", "same verdict", "largest difference of a claim, in its noise")]
+    for row in found.figures.itertuples():
+        rows.append((row.figure, str(row.claims), str(row.same), f"{row.largest:.1f}"))
+    parts.append(terminal.table(rows))
     other = found.verdicts[found.verdicts["reference"] != found.verdicts["here"]]
     if len(other):
         rows = [("claim with another verdict", "reference", "here", "difference, in its noise")]
@@ -80,6 +93,22 @@ def summary(found: Comparison) -> str:
     if found.strayed:
         last += f"; more than noise apart: {', '.join(found.strayed)}"
     return "\n\n".join([*parts, last])
+
+
+def draw(here, reference, folder):
+    """Draw into ``folder`` every figure that both tables can show, the reference behind; yield the files."""
+    from .plots import style
+
+    both = [[tables.read(where, name) for name in ("trajectories", "simulations")] for where in (here, reference)]
+    able = [
+        plots.possible(t[["experiment", "task", "rule"]].drop_duplicates().itertuples(index=False), set(s["study"]))
+        for t, s in both
+    ]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in [name for name in able[0] if name in able[1]]:
+        path = Path(folder, f"{name}.png")
+        style.save(plots.draw(name, *both[0], reference=both[1]), [path])
+        yield path
 
 
 def _facts(here, reference):
@@ -152,6 +181,9 @@ def _verdicts(here, reference):
     columns = ["id", "verdict", "value", "low", "high"]
     joined = reference[columns].merge(here[columns], how="outer", on="id", suffixes=("_reference", "_here"))
     order = dict.fromkeys([*reference["id"], *here["id"]])
+    joined["figure"] = joined["id"].map(
+        dict(zip(*pd.concat([reference, here])[["id", "figure"]].to_numpy().T, strict=True))
+    )
     joined = joined.set_index("id").loc[list(order)]
     joined[["verdict_reference", "verdict_here"]] = joined[["verdict_reference", "verdict_here"]].fillna("absent")
     half = [(joined[f"high_{place}"] - joined[f"low_{place}"]) / 2 / 1.96 for place in ("reference", "here")]
@@ -159,4 +191,4 @@ def _verdicts(here, reference):
     with np.errstate(divide="ignore", invalid="ignore"):
         joined["difference"] = np.where(difference == 0, 0.0, difference / np.hypot(*half))
     joined = joined.rename(columns={"verdict_reference": "reference", "verdict_here": "here"}).reset_index()
-    return joined[["id", "reference", "here", "value_reference", "value_here", "difference"]]
+    return joined[["id", "reference", "here", "value_reference", "value_here", "difference", "figure"]]

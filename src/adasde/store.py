@@ -5,6 +5,7 @@ versions, the device, the seconds and the peak memory travel inside the file, an
 rows, so that a damaged file is noticed and two runs can be compared without looking at when they ran.
 """
 
+import fcntl
 import hashlib
 import io
 import json
@@ -23,6 +24,7 @@ COLUMNS = ("run", "step", "time", "metric", "value")  # of a training run
 SIMULATED = ("run", "process", "level", "batch", "time", "metric", "value")  # of a simulation
 KEY = b"adasde"  # metadata key inside the parquet file
 CHECKPOINT = b"adasde checkpoint 2\n"
+_held = []  # open lock files: closed ones let go of their locks
 
 
 @contextmanager
@@ -39,9 +41,32 @@ def atomic(path):
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:  # a full disk, say, of which what writes does not always tell the file
+        raise OSError(error.errno, os.strerror(error.errno) if error.errno else str(error), str(path)) from error
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def hold(path, what: str):
+    """Hold the lock file at ``path`` until this process ends, however it does; InputError if another process has it.
+
+    ``what`` it is held for is in the message.
+    """
+    file = Path(path).open("a+")  # noqa: SIM115, since it stays open
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        who = file.read().strip()
+        file.close()
+        raise InputError(
+            f"{what}: process {who} is making this scale here; wait for its end, or work in a folder of your own"
+        ) from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    _held.append(file)
 
 
 def check_writable(name: str, path):
@@ -113,11 +138,12 @@ def write_run(path, rows, spec, columns=COLUMNS, **facts):
 
 def write_weights(path, tensors, spec):
     """Write a run's final weights, by name, as safetensors with the hash of its spec inside."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     with atomic(path) as temporary:
         # Copies, since the format refuses tensors that share their memory, as tied embeddings do.
-        save_file({name: tensor.clone() for name, tensor in tensors.items()}, temporary, {"spec_hash": spec_hash(spec)})
+        copies = {name: tensor.clone() for name, tensor in tensors.items()}
+        temporary.write_bytes(save(copies, {"spec_hash": spec_hash(spec)}))
 
 
 def read_weights(path, wanted: str) -> dict:

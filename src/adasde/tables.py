@@ -90,10 +90,14 @@ def write_throughput(paths, out):
     """Write examples per second, as cost.py counts and reads them, of the run files at ``paths`` as CSV.
 
     Counted are plain runs that came to their end, on one device and on one core if that is a CPU; those at one batch
-    size of a task count together. Rows of ``out`` for other tasks, devices, precisions or batch sizes are kept.
+    size of a task count together. A path may also be a CSV of steps that were measured, by tests/bench_gpu.py. Rows of
+    ``out`` for other tasks, devices, precisions or batch sizes are kept.
     """
-    sums = {}
+    sums, steps = {}, []
     for path in paths:
+        if Path(path).suffix == ".csv":
+            steps += _measured_steps(path)
+            continue
         rows, found = read_run(path)
         spec = found["spec"]
         simulated, gpu = "study" in spec, spec.get("device") == "cuda"
@@ -101,9 +105,7 @@ def write_throughput(paths, out):
             continue
         if not gpu and found["threads"] != 1:
             continue
-        device = next((n for n, d in cost.DEVICES.items() if gpu and d.model in found["device"]), "cpu-core")
-        if gpu and device == "cpu-core":
-            raise InputError(f"{path}: made on {found['device']}, which is no device that cost.py knows")
+        device = _gpu_named(found["device"], path) if gpu else "cpu-core"
         name = f"{spec['study']}.{spec['oracle']}" if simulated else spec["task"]
         size = "" if simulated else str(spec["batch_size"])
         amount = studies.path_steps(spec) if simulated else sum(cost.work(spec)[1:])
@@ -114,10 +116,8 @@ def write_throughput(paths, out):
         total[2] += 1
     key = list(THROUGHPUT[:4])
     new = pd.DataFrame(
-        [
-            (*where, str(float(f"{amount / taken:.4g}")), n, source)
-            for where, (amount, taken, n, source) in sums.items()
-        ],
+        [(*where, str(float(f"{amount / taken:.4g}")), n, source) for where, (amount, taken, n, source) in sums.items()]
+        + steps,
         columns=THROUGHPUT,
     )
     if Path(out).exists():
@@ -127,6 +127,27 @@ def write_throughput(paths, out):
     order = new.assign(size=pd.to_numeric(new["batch_size"])).sort_values(["device", "task", "precision", "size"]).index
     with atomic(Path(out)) as temporary:
         new.loc[order].to_csv(temporary, index=False)
+
+
+def _measured_steps(path):
+    """Return rows of THROUGHPUT from a table of steps: those of plain runs."""
+    try:
+        table = pd.read_csv(path, dtype=str)
+        return [
+            (row.task, _gpu_named(row.device, path), row.precision, row.batch_size, row.examples_per_second, "",
+             f"steps on {row.device}, torch {row.torch}")
+            for row in table.itertuples() if row.ell == "1"
+        ]  # fmt: skip
+    except (AttributeError, ValueError) as error:
+        raise InputError(f"{path}: no table of steps, as tests/bench_gpu.py writes it") from error
+
+
+def _gpu_named(model, path):
+    """Return cost.py's name of a GPU from that which the system gives it."""
+    names = [name for name, device in cost.DEVICES.items() if device.unit == "GPU" and device.model in model]
+    if not names:
+        raise InputError(f"{path}: made on {model}, which is no device that cost.py knows")
+    return names[0]
 
 
 def read(folder, name: str = "trajectories") -> pd.DataFrame:

@@ -1,16 +1,22 @@
 """Rows of the table of claims with their verdicts, and the table as CSV, for a terminal and in the README."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import numpy as np
-import pandas as pd
+import csv
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import terminal
 from .errors import InputError
 from .store import atomic
 
+if TYPE_CHECKING:  # Snakemake reads verdicts at every start, without its weight
+    import pandas as pd
+
 COLUMNS = (
-    "id", "place", "statement", "statistic", "value", "low", "high", "n", "threshold", "verdict", "note",
+    "id", "place", "statement", "statistic", "value", "low", "high", "n", "threshold", "reason", "verdict", "note",
+    "figure",
 )  # fmt: skip
 
 
@@ -19,7 +25,7 @@ VERDICTS = ("reproduced", "not reproduced", "inconclusive")
 
 def verdict(low, high, threshold, below) -> str:
     """Verdict of an interval on a claim that the statistic is ``below`` the threshold, or above it."""
-    if np.isnan(low) or np.isnan(high):
+    if math.isnan(low) or math.isnan(high):
         return "inconclusive"
     if not below:
         low, high, threshold = -high, -low, -threshold
@@ -39,7 +45,7 @@ def row(value, bounds, below, diverged, **columns):
     """
     if diverged:
         if below:
-            value, bounds = np.inf, (np.inf, np.inf)
+            value, bounds = math.inf, (math.inf, math.inf)
         columns["note"] = f"{', '.join(diverged)} diverged"
     low, high = bounds
     return {
@@ -66,10 +72,11 @@ def summary(table: pd.DataFrame) -> str:
 def markdown(table: pd.DataFrame) -> str:
     """Return the claims as Markdown, for the README: the verdicts per kind of claim, and every claim, folded."""
     kinds = table["id"].str.partition(".")[0]
-    lines = [f"| claim | {' | '.join(VERDICTS)} |", f"|---|{'---|' * len(VERDICTS)}"]
+    lines = [f"| claim | threshold, and why | {' | '.join(VERDICTS)} |", f"|---|---|{'---|' * len(VERDICTS)}"]
     for kind, rows in table.groupby(kinds, sort=False):
         counts = rows["verdict"].value_counts()
-        lines.append(f"| `{kind}` | {' | '.join(str(counts.get(verdict, 0)) for verdict in VERDICTS)} |")
+        why = f"{rows['threshold'].iloc[0]:g}: {rows['reason'].iloc[0]}"
+        lines.append(f"| `{kind}` | {why} | {' | '.join(str(counts.get(verdict, 0)) for verdict in VERDICTS)} |")
     lines += ["", "<details><summary>every claim</summary>", ""]
     lines += ["| claim | value | 95% interval | n | threshold | verdict |", "|---|---|---|---|---|---|"]
     for claim in table.itertuples():
@@ -78,6 +85,20 @@ def markdown(table: pd.DataFrame) -> str:
             f"| {claim.threshold:.3g} | {claim.verdict} |"
         )
     return "\n".join([*lines, "", "</details>"])
+
+
+def of_figures(path) -> dict[str, list[str]]:
+    """Return, for every figure, a line on each claim that it shows, from a file that `write` wrote; none without it."""
+    lines = {}
+    if Path(path).exists():
+        with Path(path).open(newline="") as file:
+            for claim in csv.DictReader(file):
+                value, low, high = (f"{float(claim[name] or 'nan'):.3g}" for name in ("value", "low", "high"))
+                lines.setdefault(claim.get("figure"), []).append(
+                    f"{claim['statement']}: **{claim['verdict']}** ({claim['statistic']} {value}, "
+                    f"95% interval {low} to {high}, n = {claim['n']}, threshold {claim['threshold']})"
+                )
+    return lines
 
 
 def renew(table: pd.DataFrame, path):

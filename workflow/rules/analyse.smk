@@ -23,7 +23,10 @@ rule claims:
         "<results>/simulations.parquet",
     output:
         report(
-            "<results>/claims.csv", caption="../report/claims.rst", category="Claims"
+            "<results>/claims.csv",
+            caption="../report/claims.rst",
+            category="Claims",
+            labels={"figure": "claims of all figures"},
         ),
     log:
         "<results>/logs/claims.log",

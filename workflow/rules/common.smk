@@ -7,10 +7,10 @@ import warnings
 from os.path import dirname
 from pathlib import Path
 
-from adasde import InputError, ScalingWarning, cost, spawner
+from adasde import InputError, ScalingWarning, cost, spawner, verdicts
 from adasde.plan import plan
 from adasde.schema import read
-from adasde.store import canonical, spec_hash
+from adasde.store import canonical, hold, spec_hash
 from adasde.tasks import task_named
 
 with warnings.catch_warnings():
@@ -22,6 +22,11 @@ with warnings.catch_warnings():
         PLAN = plan(config)
     except InputError as error:
         sys.exit(f"adasde: error: {error}")
+
+
+# What the captions of a report say beside what they are written with.
+config["settings"] = {figure: PLAN.setting(figure) for figure in PLAN.figures}
+config["verdicts"] = verdicts.of_figures(f"results/{PLAN.scale}/claims.csv")
 
 
 # What a profile leaves to its user to fill in.

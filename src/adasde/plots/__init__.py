@@ -12,6 +12,7 @@ from importlib import import_module
 from ..errors import InputError
 from ..scaling import ABLATIONS, RULES
 
+OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop"}  # as people write them
 COMPARED = frozenset(RULES) - {"sqrt", *ABLATIONS}
 
 
@@ -63,33 +64,37 @@ def plot_named(figure: str) -> tuple[str, str]:
     raise InputError(f"figure = {figure!r}: must be one of {', '.join(known)}")
 
 
-def check(figure: str, rows, studied) -> str:
-    """Return the subject that ``figure`` shows; InputError unless the runs of a scale have one.
+def possible(rows, studied) -> dict[str, str]:
+    """Return the figures that the runs of a scale can show, with the subject of each.
 
     ``rows`` are the (experiment, task, rule) of the training runs, ``studied`` the studies of the simulations.
     """
+    found = {}
+    rows = list(rows)
+    for name, plot in PLOTS.items():
+        if not plot.rules and plot.study in studied:
+            found[name] = ""
+        for experiment, task, rule in rows:
+            if rule in plot.rules:
+                who = {"experiment": experiment, "task": task, None: ""}[plot.subject]
+                found[f"{name}-{who.removeprefix(f'{name}-')}" if who else name] = who
+    return found
+
+
+def check(figure: str, rows, studied) -> str:
+    """Return the subject that ``figure`` shows; InputError unless the runs of a scale, as in `possible`, have one."""
     name, subject = plot_named(figure)
     plot = PLOTS[name]
+    subjects = possible(rows, studied)
+    if figure in subjects:
+        return subjects[figure]
     if not plot.rules:
-        if plot.study not in studied:
-            raise InputError(f"figure = {figure!r}: nothing to show, since no simulation studies {plot.study}")
-        return subject
-    able = {}  # in the order of the rows
-    for experiment, task, rule in rows:
-        if rule in plot.rules:
-            able[{"experiment": experiment, "task": task, None: ""}[plot.subject]] = None
-    subjects = {f"{name}-{who.removeprefix(f'{name}-')}" if who else name: who for who in able}
-    if figure not in subjects:
-        needed = (
-            f"no run follows {' or '.join(sorted(plot.rules))}" if "svag" not in plot.rules else "no ell is above 1"
-        )
-        if plot.subject is None:
-            raise InputError(f"figure = {figure!r}: nothing to show, since {needed}")
-        possible = ", ".join(subjects) or f"none, since {needed}"
-        raise InputError(
-            f"figure = {figure!r}: {subject!r} is no {plot.subject} that it can show; possible: {possible}"
-        )
-    return subjects[figure]
+        raise InputError(f"figure = {figure!r}: nothing to show, since no simulation studies {plot.study}")
+    needed = f"no run follows {' or '.join(sorted(plot.rules))}" if "svag" not in plot.rules else "no ell is above 1"
+    if plot.subject is None:
+        raise InputError(f"figure = {figure!r}: nothing to show, since {needed}")
+    others = ", ".join(other for other in subjects if plot_named(other)[0] == name) or f"none, since {needed}"
+    raise InputError(f"figure = {figure!r}: {subject!r} is no {plot.subject} that it can show; possible: {others}")
 
 
 def shown(figure: str, specs: dict[str, dict]) -> list[str]:
@@ -117,12 +122,19 @@ def shown(figure: str, specs: dict[str, dict]) -> list[str]:
     ]
 
 
-def draw(figure: str, trajectories, simulations=None):
-    """Return the matplotlib Figure called ``figure``, drawn from the tables of a scale."""
+def draw(figure: str, trajectories, simulations=None, reference=None):
+    """Return the matplotlib Figure called ``figure``, drawn from the tables of a scale.
+
+    With ``reference``, the same two tables of other runs, what these give is drawn behind, broad and grey. InputError
+    if that has other panels.
+    """
     rows = trajectories[["experiment", "task", "rule"]].drop_duplicates().itertuples(index=False)
     if simulations is None:
         simulations = import_module("adasde.tables").NO_SIMULATIONS
     subject = check(figure, rows, set(simulations["study"]))
     plot = PLOTS[plot_named(figure)[0]]
     tables = {"trajectories": trajectories, "simulations": simulations}
-    return import_module(plot.module).draw(*(tables[name] for name in plot.reads), subject)
+    drawn = import_module(plot.module).draw(*(tables[name] for name in plot.reads), subject)
+    if reference is not None:
+        import_module("adasde.plots.style").behind(drawn, draw(figure, *reference))
+    return drawn

@@ -9,7 +9,9 @@ import numpy as np
 import seaborn as sns
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from ..errors import InputError
 from ..store import atomic
+from . import OPTIMIZERS  # noqa: F401, as all words of figures are here
 
 LABELS = {
     "train_loss": "train loss (nats)",
@@ -20,8 +22,6 @@ LABELS = {
     "gradient_norm": r"gradient norm $\|\nabla f\|$",
 }
 UNITS = {"test_accuracy": 100.0}  # factor from the table's unit to the label's
-
-OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop"}
 
 RULES = {
     "sqrt": "square root",
@@ -138,6 +138,22 @@ def plain_log(panel):
     panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.yaxis.set_minor_locator(NullLocator())
+
+
+def behind(figure, reference):
+    """Draw the curves of ``reference``, a figure of the same panels, behind those of ``figure``, and close it."""
+    pairs = list(zip(figure.axes, reference.axes, strict=False))
+    if len(figure.axes) != len(reference.axes) or any(a.get_xlabel() != b.get_xlabel() for a, b in pairs):
+        plt.close(reference)
+        raise InputError("reference: its figure has other panels; it was drawn from other experiments")
+    for panel, other in pairs:
+        for line in other.lines:
+            if line.get_transform() == other.transData and len(line.get_xdata()):  # and not a line across the panel
+                look = {"marker": line.get_marker(), "linestyle": line.get_linestyle()}
+                size = {"markersize": 2.2 * line.get_markersize(), "linewidth": 3.5}
+                panel.plot(*line.get_data(), color="0.5", alpha=0.35, zorder=0.5, **look, **size)
+    plt.close(reference)
+    figure.text(0.995, 0.995, "grey: reference", ha="right", va="top", color="0.4", fontsize="small")
 
 
 def save(figure, paths):

@@ -1,0 +1,106 @@
+"""The README's "Add an experiment", done: a block of a config, a function that draws, a claim."""
+
+import sys
+import types
+
+import pandas as pd
+import pytest
+import yaml
+
+from adasde import claims, cli, plots, stats, store, tables
+from adasde.plan import plan
+from adasde.tasks.vision import BUILDERS, ImageTask
+from adasde.train import train
+from adasde.verdicts import row
+
+BLOCK = """
+experiments:
+  longer-memory:  # does the rule hold with a longer average of squared gradients?
+    task: fashion-cnn
+    optimizer:
+      name: rmsprop
+      variant: {value: authors, source: ours}
+      lr: {value: 1.0e-3, source: ours}
+      beta: {value: 0.999, source: ours}
+      eps: {value: 1.0e-8, source: ours}
+    batch_size: {value: 32, source: ours}
+    epochs: {value: 0.0107, source: ours}
+    sampling: {value: replacement, source: ours}
+    rules:
+      sqrt: {value: [1, 2], source: ours}
+    seeds: {value: 2, source: ours}
+    evaluate: {count: 3, every: 128}
+figures:
+  - seeds-longer-memory
+"""
+
+
+def draw_seeds(trajectories, experiment):
+    """Every seed's train loss, the new kind of plot."""
+    import matplotlib.pyplot as plt
+
+    figure, panel = plt.subplots()
+    groups = tables.groups(trajectories, experiment, "sqrt", "train_loss")
+    for values in groups.values.values():
+        panel.plot(groups.epoch, values.T)
+    panel.set_xlabel("epochs")
+    return figure
+
+
+def learns(trajectories, experiment):
+    """The new claim: the loss of the baseline falls."""
+    if experiment != "longer-memory":
+        return []
+    groups = tables.groups(trajectories, experiment, "sqrt", "train_loss")
+    fall = groups.values[1][:, -1:] - groups.values[1][:, :1]
+    drawn = stats.bootstrap_means({1: fall})[1][:, 0]
+    return [
+        row(
+            id=f"learns.{experiment}",
+            place="ours",
+            statement="the train loss falls",
+            statistic="train loss at the end less that at the start",
+            value=fall.mean(),
+            bounds=stats.interval(drawn),
+            n=len(fall),
+            threshold=0.0,
+            below=True,
+            reason="nothing was learned at 0",
+            note="",
+            diverged=groups.diverged_runs,
+        )
+    ]
+
+
+@pytest.fixture
+def extended(monkeypatch):
+    """The plot and the claim where they belong: one entry of the registry each."""
+    module = types.ModuleType("plots_of_ours")
+    module.draw = draw_seeds
+    monkeypatch.setitem(sys.modules, "plots_of_ours", module)
+    monkeypatch.setitem(plots.PLOTS, "seeds", plots.Plot("plots_of_ours", "experiment"))
+    monkeypatch.setattr(claims, "CLAIMS", [*claims.CLAIMS])
+    claims.claim(learns)
+
+
+def test_an_experiment_is_added(extended, config, tensors, tmp_path, capsys):
+    block = yaml.safe_load(BLOCK)
+    config["experiments"] |= block["experiments"]
+    config["figures"] += block["figures"]
+    planned = plan(config)
+    runs = planned.shown("seeds-longer-memory")
+    assert len(runs) == 4
+
+    task = ImageTask(tensors, BUILDERS["cnn"], 0.5, 0.3)
+    for run in runs:
+        rows, facts = train(planned.runs[run], task)
+        store.write_run(tmp_path / f"{run}.parquet", rows, planned.runs[run], **facts, **store.provenance())
+    files = [str(tmp_path / f"{run}.parquet") for run in runs]
+
+    assert cli.main(["figure", "seeds-longer-memory", "--runs", *files, "--out", str(tmp_path / "seeds.png")]) == 0
+    assert (tmp_path / "seeds.png").stat().st_size > 5000
+    assert cli.main(["collect", *files, "--out", str(tmp_path)]) == 0
+    assert cli.main(["claims", str(tmp_path), "--out", str(tmp_path / "claims.csv")]) == 0
+    found = pd.read_csv(tmp_path / "claims.csv").set_index("id").loc["learns.longer-memory"]
+    assert (found["verdict"], found["reason"], found["n"]) == ("reproduced", "nothing was learned at 0", 2)
+    assert "learns.longer-memory" in capsys.readouterr().out
