@@ -26,15 +26,8 @@ include: "workflow/rules/analyse.smk"
 include: "workflow/rules/figures.smk"
 
 
-# Snakemake's own locks outlive a graph that is killed; this one does not. And where runs are jobs of this machine and of
-# this interpreter, they need not all import torch.
 onstart:
-    try:
-        hold(f".snakemake/adasde.{PLAN.scale}", f"results/{PLAN.scale}")
-    except InputError as error:
-        sys.exit(f"adasde: error: {error}")
-    if workflow.local_exec and not workflow.deployment_settings.deployment_method:
-        spawner.start()
+    begin()
 
 
 rule figures:

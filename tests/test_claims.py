@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from adasde import InputError, claims, plots, store, tables, verdicts
+from adasde import InputError, captions, claims, finals, plots, store, tables, verdicts
 from adasde.plan import plan
 from conftest import ROOT
 
@@ -243,7 +243,7 @@ def test_the_text_ends_with_the_count(trajectories):
 
 
 def test_every_claim_names_a_figure_of_the_scale_and_a_reason():
-    table = claims.evaluate(*(tables.read(ROOT / "results/reference/mini", n) for n in ("trajectories", "simulations")))
+    table = claims.evaluate(*tables.both(ROOT / "results/reference/mini"))
     assert table["reason"].notna().all()
     drawn = {path.stem for path in (ROOT / "figures/reference/mini").iterdir()}
     assert set(table["figure"]) - {""} <= drawn
@@ -256,11 +256,11 @@ def test_every_claim_names_a_figure_of_the_scale_and_a_reason():
 def test_captions_hold_setting_and_verdicts(tmp_path, trajectories, config):
     _, table = judged(trajectories(FAITHFUL))
     verdicts.write(table, tmp_path / "claims.csv")
-    lines = verdicts.of_figures(tmp_path / "claims.csv")
+    lines = captions.verdicts(tmp_path / "claims.csv")
     assert len(lines["rules-fashion-cnn"]) == 2
     assert "closer to the baseline than linear at kappa 4: **reproduced**" in lines["rules-fashion-cnn"][0]
-    assert verdicts.of_figures(tmp_path / "none.csv") == {}
-    (line,) = plan(config).setting("scaling-fashion-resnet-rmsprop")
+    assert captions.verdicts(tmp_path / "none.csv") == {}
+    (line,) = captions.setting(plan(config), "scaling-fashion-resnet-rmsprop")
     wanted = (
         "**fashion-resnet-rmsprop**: ResNet on Fashion-MNIST",
         "rmsprop, lr ",
@@ -362,12 +362,12 @@ def test_the_spread_of_final_values_is_not_blamed_for_its_own_noise():
     verdicts = []
     for _ in range(200):
         values = {kappa: 0.4 + 0.027 * random.normal(size=(2, 1)) for kappa in (1, 2, 4, 8, 16)}
-        found = claims._spread(tables.Groups(np.zeros(1), np.zeros(1), {}, values, {}))
+        found = finals._spread(tables.Groups(np.zeros(1), np.zeros(1), {}, values, {}))
         low, high = found["bounds"]
         verdicts.append((low > 0.03, high < 0.03))
     failed, held = np.mean(verdicts, axis=0)
     assert failed <= 0.05 + 2 * (0.05 * 0.95 / 200) ** 0.5
     assert held == 0
     exact = {kappa: np.full((2, 1), 0.4) + 1e-4 * random.normal(size=(2, 1)) for kappa in (1, 2)}
-    found = claims._spread(tables.Groups(np.zeros(1), np.zeros(1), {}, exact, {}))
+    found = finals._spread(tables.Groups(np.zeros(1), np.zeros(1), {}, exact, {}))
     assert found["bounds"][1] < 0.03

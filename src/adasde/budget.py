@@ -122,7 +122,7 @@ def _presumed(costs):
     yield from dict.fromkeys(f"estimated: {c.assumed}" for c in costs if c.assumed)
     if any(c.processes > 1 for c in costs):
         yield f"estimated: several devices that share a run reach {cost.EFFICIENCY:g} of as many apart; one evaluates"
-    yield f"the start of a job: {', '.join(f'{kind} {seconds:g} s' for kind, seconds in cost.START.items())}"
+    yield f"the start of a job: {cost.START:g} s"
 
 
 def _hours(hours):

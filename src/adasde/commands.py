@@ -181,12 +181,8 @@ def figure(options):
     for path in options.out:
         if path.suffix not in (".png", ".pdf"):
             raise InputError(f"out = {path}: must end in .png or .pdf")
-    if options.runs:
-        trajectories, simulations, _ = tables.collect(options.runs)
-    else:
-        trajectories, simulations = (tables.read(options.tables, name) for name in ("trajectories", "simulations"))
-    reference = options.reference and [tables.read(options.reference, n) for n in ("trajectories", "simulations")]
-    figure = plots.draw(options.name, trajectories, simulations, reference)
+    rows = tables.collect(options.runs)[:2] if options.runs else tables.both(options.tables)
+    figure = plots.draw(options.name, *rows, options.reference and tables.both(options.reference))
     from .plots import style
 
     style.save(figure, options.out)
@@ -237,7 +233,7 @@ def claims(options):
     """Judge every claim that the tables can speak to; print and, if asked, write the verdicts."""
     from . import claims, tables, verdicts
 
-    table = claims.evaluate(*(tables.read(options.tables, name) for name in ("trajectories", "simulations")))
+    table = claims.evaluate(*tables.both(options.tables))
     if options.out is not None:
         verdicts.write(table, options.out)
     if options.readme is not None:

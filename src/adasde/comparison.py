@@ -54,9 +54,7 @@ class Comparison:
 
 def compare(here, reference) -> Comparison:
     """Compare the tables in the folder ``here`` with those in ``reference``; InputError if they share no experiment."""
-    (mine, simulated), (theirs, also) = (
-        [tables.read(folder, name) for name in ("trajectories", "simulations")] for folder in (here, reference)
-    )
+    (mine, simulated), (theirs, also) = tables.both(here), tables.both(reference)
     names = [name for name in theirs["experiment"].unique() if name in set(mine["experiment"])]
     studies = [name for name in also["simulation"].unique() if name in set(simulated["simulation"])]
     if not names + studies:
@@ -99,7 +97,7 @@ def draw(here, reference, folder):
     """Draw into ``folder`` every figure that both tables can show, the reference behind; yield the files."""
     from .plots import style
 
-    both = [[tables.read(where, name) for name in ("trajectories", "simulations")] for where in (here, reference)]
+    both = tables.both(here), tables.both(reference)
     able = [
         plots.possible(t[["experiment", "task", "rule"]].drop_duplicates().itertuples(index=False), set(s["study"]))
         for t, s in both

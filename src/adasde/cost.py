@@ -51,8 +51,9 @@ UTILISATION = {
 }
 EFFICIENCY = 0.90  # of several GPUs that share a run, against as many that need not talk: an assumption
 
-# Seconds of a job beside those that it records: imports, data, writing. Medians over the jobs of mini, two at a time.
-START = {"vision": 2.2, "language": 5.3, "theory": 2.1}
+# Seconds of a job beside those that it records: the median over the jobs of mini, forks of one process (spawner.py). On
+# a cluster a job imports torch itself: two seconds, or six with transformers, and little beside a run of hours.
+START = 0.3
 
 BACKWARD = 3  # passes per example drawn: one forward, two for the gradients of activations and weights
 STATE = 16  # bytes per weight while training: weight, gradient, Adam's two averages, all float32
@@ -109,10 +110,10 @@ def of(spec: dict, device: str | None = None) -> Cost:
     """Return what ``spec`` costs on ``device``, or if None on the one that it asks for; simulations run on the CPU."""
     if "study" in spec:
         rate, basis = _simulated_rate(spec)
-        taken = START["theory"] + studies.path_steps(spec) / rate
+        taken = START + studies.path_steps(spec) / rate
         return Cost(spec["run"], "cpu-core", taken, PROCESS["core"], **basis)
     name = device or ("h100" if spec.get("device") == "cuda" else "cpu-core")
-    device, entry, parameters = device_named(name), task_named(spec["task"]), _facts(spec).parameters
+    device, parameters = device_named(name), _facts(spec).parameters
     processes, (steps, drawn, evaluating), (rate, basis) = spec.get("processes", 1), work(spec), _rate(spec, name)
     together = rate * processes * (EFFICIENCY if processes > 1 else 1.0)
     share, memory = spec["batch_size"] // processes, peak_bytes(spec, device.unit, examples_per_pass(spec))
@@ -122,7 +123,7 @@ def of(spec: dict, device: str | None = None) -> Cost:
     return Cost(
         run=spec["run"],
         device=name,
-        seconds=START[entry.kind] + drawn / together + evaluating / rate,  # the first process evaluates, alone
+        seconds=START + drawn / together + evaluating / rate,  # the first process evaluates, alone
         memory=memory,
         processes=processes,
         steps=steps,

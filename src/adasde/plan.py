@@ -43,23 +43,6 @@ class Plan:
 
         return [f for f in self.figures if {of(self.runs[run]) for run in self.shown(f)} == {kind}]
 
-    def setting(self, figure: str) -> list[str]:
-        """A line on each experiment or simulation that a figure shows: what was trained, how, how large, how often."""
-        groups = {}
-        for run in self.shown(figure):
-            spec = self.runs[run]
-            groups.setdefault(spec["experiment"] if "task" in spec else run, []).append(spec)
-        return [_setting(name, specs) for name, specs in groups.items()]
-
-    def labels(self, figure: str) -> dict[str, str]:
-        """What a figure is found by: its name, the optimizers and what they train."""
-        specs = [self.runs[run] for run in self.shown(figure)]
-        optimizers = {plots.OPTIMIZERS[spec["optimizer"]["name"]]: None for spec in specs}
-        problems = {
-            (studies.oracle_named(s["oracle"]) if "study" in s else task_named(s["task"])).title: None for s in specs
-        }
-        return {"figure": figure, "optimizers": ", ".join(optimizers), "problems": ", ".join(problems)}
-
     @property
     def parents(self) -> list[str]:
         """Ids of the runs from whose final weights others start."""
@@ -98,30 +81,6 @@ def plan(config: dict) -> Plan:
         trained = {(s["experiment"], s["task"], s["rule"]): None for s in runs.values() if "task" in s}
         plots.check(figure, trained, {s["study"] for s in runs.values() if "study" in s})
     return Plan(config["scale"], runs, tuple(config["figures"]))
-
-
-def _setting(name, specs):
-    first = next((s for s in specs if s.get("kappa") == 1 and s.get("ell") == 1), specs[0])
-    numbers = {k: v for k, v in first["optimizer"].items() if isinstance(v, float | int) and not isinstance(v, bool)}
-    optimizer = f"{first['optimizer']['name']}, {', '.join(f'{key} {value:g}' for key, value in numbers.items())}"
-    if "study" in first:
-        oracle = studies.oracle_named(first["oracle"]).title
-        return f"**{name}**: {oracle}; {optimizer}; {first['batches']} batches of paths"
-    entry = task_named(first["task"])
-
-    def varied(field):
-        return ", ".join(f"{value:g}" for value in sorted({spec[field] for spec in specs}))
-
-    rules = {spec["rule"]: None for spec in specs if spec["rule"] not in ("sqrt", "svag", "finetune")}
-    return "; ".join([
-        f"**{name}**: {entry.title}",
-        f"{optimizer} at batch size {first['batch_size']}",
-        f"{first['samples'] / entry.train_size:.3g} epochs of {entry.train_size:,} examples",
-        f"kappa {varied('kappa')}",
-        *([f"ell {varied('ell')}"] if len({spec["ell"] for spec in specs}) > 1 else []),
-        *([f"also by the rules {', '.join(rules)}"] if rules else []),
-        f"seeds {varied('seed')}",
-    ])  # fmt: skip
 
 
 def _without_null(config):

@@ -150,6 +150,11 @@ def _gpu_named(model, path):
     return names[0]
 
 
+def both(folder) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the tables of a scale in ``folder``, trajectories and simulations."""
+    return read(folder, "trajectories"), read(folder, "simulations")
+
+
 def read(folder, name: str = "trajectories") -> pd.DataFrame:
     """Return one of the two tables in ``folder``; InputError if it is missing, damaged or another."""
     path = Path(folder, f"{name}.parquet")

@@ -1,18 +1,13 @@
 """Rows of the table of claims with their verdicts, and the table as CSV, for a terminal and in the README."""
 
-from __future__ import annotations
-
-import csv
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from . import terminal
 from .errors import InputError
 from .store import atomic
-
-if TYPE_CHECKING:  # Snakemake reads verdicts at every start, without its weight
-    import pandas as pd
 
 COLUMNS = (
     "id", "place", "statement", "statistic", "value", "low", "high", "n", "threshold", "reason", "verdict", "note",
@@ -85,20 +80,6 @@ def markdown(table: pd.DataFrame) -> str:
             f"| {claim.threshold:.3g} | {claim.verdict} |"
         )
     return "\n".join([*lines, "", "</details>"])
-
-
-def of_figures(path) -> dict[str, list[str]]:
-    """Return, for every figure, a line on each claim that it shows, from a file that `write` wrote; none without it."""
-    lines = {}
-    if Path(path).exists():
-        with Path(path).open(newline="") as file:
-            for claim in csv.DictReader(file):
-                value, low, high = (f"{float(claim[name] or 'nan'):.3g}" for name in ("value", "low", "high"))
-                lines.setdefault(claim.get("figure"), []).append(
-                    f"{claim['statement']}: **{claim['verdict']}** ({claim['statistic']} {value}, "
-                    f"95% interval {low} to {high}, n = {claim['n']}, threshold {claim['threshold']})"
-                )
-    return lines
 
 
 def renew(table: pd.DataFrame, path):

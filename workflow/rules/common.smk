@@ -7,7 +7,7 @@ import warnings
 from os.path import dirname
 from pathlib import Path
 
-from adasde import InputError, ScalingWarning, cost, spawner, verdicts
+from adasde import InputError, ScalingWarning, captions, cost, spawner
 from adasde.plan import plan
 from adasde.schema import read
 from adasde.store import canonical, hold, spec_hash
@@ -25,8 +25,8 @@ with warnings.catch_warnings():
 
 
 # What the captions of a report say beside what they are written with.
-config["settings"] = {figure: PLAN.setting(figure) for figure in PLAN.figures}
-config["verdicts"] = verdicts.of_figures(f"results/{PLAN.scale}/claims.csv")
+config["settings"] = {figure: captions.setting(PLAN, figure) for figure in PLAN.figures}
+config["verdicts"] = captions.verdicts(f"results/{PLAN.scale}/claims.csv")
 
 
 # What a profile leaves to its user to fill in.
@@ -42,6 +42,17 @@ for place, values in (
             sys.exit(
                 f"adasde: error: {place}: {field} = FILL-IN: write your cluster's own into the profile's config.yaml"
             )
+
+
+def begin():
+    """What a graph does before its first job; Snakemake's own locks outlive a graph that is killed, this one does not."""
+    try:
+        hold(f".snakemake/adasde.{PLAN.scale}", f"results/{PLAN.scale}")
+    except InputError as error:
+        sys.exit(f"adasde: error: {error}")
+    # Where runs are jobs of this machine and of this interpreter, they need not all import torch.
+    if workflow.local_exec and not workflow.deployment_settings.deployment_method:
+        spawner.start()
 
 
 def launcher(run):

@@ -9,7 +9,7 @@ rule figure:
             "<figures>/{figure}.png",
             caption="../report/figure.rst",
             category="Figures",
-            labels=lambda wildcards: PLAN.labels(wildcards.figure),
+            labels=lambda wildcards: captions.labels(PLAN, wildcards.figure),
         ),
         pdf="<figures>/{figure}.pdf",
     log:

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from .. import stats, tables
-from ..claims import ACCURACY_TOLERANCE, SCORES
+from ..finals import ACCURACY_TOLERANCE, SCORES
 from ..tasks import task_named
 from . import style
 

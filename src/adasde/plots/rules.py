@@ -7,7 +7,7 @@ from .. import stats, tables
 from ..tasks import task_named
 from . import COMPARED, style
 
-METRICS = ("train_loss", "test_accuracy", "squared_norm")
+METRICS = ("train_loss", "test_accuracy", "log_perplexity", "squared_norm")  # those that a task measures
 
 
 def draw(trajectories, task):
@@ -16,9 +16,11 @@ def draw(trajectories, task):
     table = trajectories[trajectories["task"] == task]
     followed = table.groupby("experiment", sort=False)["rule"].agg(set)
     experiments = [name for name, rules in followed.items() if rules & COMPARED]
+    measured = set(table["metric"])
+    metrics = [metric for metric in METRICS if metric in measured] or METRICS[:1]
     figure, axes = plt.subplots(
         len(experiments),
-        len(METRICS),
+        len(metrics),
         figsize=(9.6, 0.8 + 2.6 * len(experiments)),
         squeeze=False,
         sharex=True,
@@ -29,14 +31,14 @@ def draw(trajectories, task):
     for row, experiment in zip(axes, experiments, strict=True):
         runs = table[table["experiment"] == experiment]
         rules = [rule for rule in style.RULES if rule in set(runs["rule"])]
-        for panel, metric in zip(row, METRICS, strict=True):
+        for panel, metric in zip(row, metrics, strict=True):
             for place, rule in enumerate(rules):
                 aside = 2.0 ** (0.1 * (place - (len(rules) - 1) / 2))  # keeps the intervals of rules apart
                 groups = tables.groups(trajectories, experiment, rule, metric)
                 _line(panel, groups, rule, style.UNITS.get(metric, 1.0), aside)
             panel.set_ylabel(style.LABELS[metric])
             handles |= dict(zip(*panel.get_legend_handles_labels()[::-1], strict=True))
-        row[1].set_title(style.OPTIMIZERS[runs["optimizer"].iloc[0]], fontweight="bold")
+        row[len(metrics) // 2].set_title(style.OPTIMIZERS[runs["optimizer"].iloc[0]], fontweight="bold")
     norms = [line.get_ydata() for panel in axes[:, -1] for line in panel.lines]
     style.log_axis(axes[0, -1], norms)
     kappas = sorted(table["kappa"].unique())

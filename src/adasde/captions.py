@@ -1,0 +1,64 @@
+"""What a report says of a figure beside its caption: labels to find it by, setting, verdicts. It imports no pandas."""
+
+import csv
+from pathlib import Path
+
+from . import plots, studies
+from .tasks import task_named
+
+
+def labels(plan, figure: str) -> dict[str, str]:
+    """What a figure is found by: its name, the optimizers and what they train."""
+    specs = [plan.runs[run] for run in plan.shown(figure)]
+    optimizers = {plots.OPTIMIZERS[spec["optimizer"]["name"]]: None for spec in specs}
+    problems = {
+        (studies.oracle_named(s["oracle"]) if "study" in s else task_named(s["task"])).title: None for s in specs
+    }
+    return {"figure": figure, "optimizers": ", ".join(optimizers), "problems": ", ".join(problems)}
+
+
+def setting(plan, figure: str) -> list[str]:
+    """A line on each experiment or simulation that a figure shows: what was trained, how, how large, how often."""
+    groups = {}
+    for run in plan.shown(figure):
+        spec = plan.runs[run]
+        groups.setdefault(spec["experiment"] if "task" in spec else run, []).append(spec)
+    return [_setting(name, specs) for name, specs in groups.items()]
+
+
+def verdicts(path) -> dict[str, list[str]]:
+    """Return, for every figure, a line on each claim that it shows, from the file of verdicts.write; none without it."""
+    lines = {}
+    if Path(path).exists():
+        with Path(path).open(newline="") as file:
+            for claim in csv.DictReader(file):
+                value, low, high = (f"{float(claim[name] or 'nan'):.3g}" for name in ("value", "low", "high"))
+                lines.setdefault(claim.get("figure"), []).append(
+                    f"{claim['statement']}: **{claim['verdict']}** ({claim['statistic']} {value}, "
+                    f"95% interval {low} to {high}, n = {claim['n']}, threshold {claim['threshold']})"
+                )
+    return lines
+
+
+def _setting(name, specs):
+    first = next((s for s in specs if s.get("kappa") == 1 and s.get("ell") == 1), specs[0])
+    numbers = {k: v for k, v in first["optimizer"].items() if isinstance(v, float | int) and not isinstance(v, bool)}
+    optimizer = f"{first['optimizer']['name']}, {', '.join(f'{key} {value:g}' for key, value in numbers.items())}"
+    if "study" in first:
+        oracle = studies.oracle_named(first["oracle"]).title
+        return f"**{name}**: {oracle}; {optimizer}; {first['batches']} batches of paths"
+    entry = task_named(first["task"])
+
+    def varied(field):
+        return ", ".join(f"{value:g}" for value in sorted({spec[field] for spec in specs}))
+
+    rules = {spec["rule"]: None for spec in specs if spec["rule"] not in ("sqrt", "svag", "finetune")}
+    return "; ".join([
+        f"**{name}**: {entry.title}",
+        f"{optimizer} at batch size {first['batch_size']}",
+        f"{first['samples'] / entry.train_size:.3g} epochs of {entry.train_size:,} examples",
+        f"kappa {varied('kappa')}",
+        *([f"ell {varied('ell')}"] if len({spec["ell"] for spec in specs}) > 1 else []),
+        *([f"also by the rules {', '.join(rules)}"] if rules else []),
+        f"seeds {varied('seed')}",
+    ])  # fmt: skip
