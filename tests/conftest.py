@@ -85,4 +85,6 @@ def pytest_terminal_summary(terminalreporter):
     """Print what was broken on purpose, and what came of it."""
     if FAULTS:
         terminalreporter.section("faults")
-        terminalreporter.write_line(table([("fault", "times tried", "outcome"), *FAULTS]))
+        terminalreporter.write_line(
+            table([("fault", "times tried", "outcome"), *([str(part) for part in fault] for fault in FAULTS)])
+        )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from adasde import InputError, ScalingWarning, cost, data, store, tables, verdicts
 from adasde.plan import Plan, plan
+from adasde.tasks.vision import BUILDERS, ImageTask
 from adasde.train import train
 from conftest import FAULTS, ROOT
 
@@ -107,6 +108,12 @@ def test_random_configs_are_counted():
 # Damaged files
 
 
+@pytest.fixture
+def task(tensors):
+    """One network is enough here."""
+    return ImageTask(tensors, BUILDERS["cnn"], 0.5, 0.3)
+
+
 def damages(content, count, seed=0):
     """Yield copies of ``content`` with a bit flipped, or cut."""
     draw = random.Random(seed)
@@ -183,7 +190,7 @@ def test_damaged_weights_are_noticed(small_spec, task, tmp_path):
 def test_damaged_data_are_noticed_and_made_again(data_root, tmp_path):
     folder = tmp_path / "fashion-mnist"
     shutil.copytree(data_root / "fashion-mnist", folder)
-    whole, path = data.load("fashion-mnist", tmp_path)["test-labels"], folder / "test-labels.npy"
+    whole, path = data.load("fashion-mnist", tmp_path)["test-labels"].clone(), folder / "test-labels.npy"
     content = path.read_bytes()
     refused = noticed(path, lambda: data.load("fashion-mnist", tmp_path), lambda _: False, 30)
     assert refused == 30
@@ -227,11 +234,12 @@ def fill(folder, spare):
 @pytest.mark.parametrize("spare", [0, 4096, 8192])
 def test_a_full_disk_while_a_table_is_written(mounted, small_spec, task, spare):
     folder = mounted(64)
-    rows, facts = train(small_spec, task)
-    frames = [pd.DataFrame({"id": range(1000)})]
+    draw = random.Random(0)
+    rows = [("run", n, draw.random(), "train_loss", draw.random()) for n in range(2000)]
+    table = pd.DataFrame({"id": range(1000), "text": "x" * 50})
     writers = {
-        "run.parquet": lambda path: store.write_run(path, rows * 40, small_spec, **facts),
-        "claims.csv": lambda path: verdicts.write(frames[0].assign(text="x" * 50), path),
+        "run.parquet": lambda path: store.write_run(path, rows, small_spec),
+        "claims.csv": lambda path: verdicts.write(table, path),
         "weights.safetensors": lambda path: store.write_weights(path, task.model().state_dict(), small_spec),
         "checkpoint": lambda path: store.write_checkpoint(path, {"x": "y" * 50_000}),
     }

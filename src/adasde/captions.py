@@ -27,7 +27,7 @@ def setting(plan, figure: str) -> list[str]:
 
 
 def verdicts(path) -> dict[str, list[str]]:
-    """Return, for every figure, a line on each claim that it shows, from the file of verdicts.write; none without it."""
+    """Return, for every figure, a line on each claim that it shows, from a file of verdicts.write if it is there."""
     lines = {}
     if Path(path).exists():
         with Path(path).open(newline="") as file:

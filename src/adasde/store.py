@@ -138,12 +138,13 @@ def write_run(path, rows, spec, columns=COLUMNS, **facts):
 
 def write_weights(path, tensors, spec):
     """Write a run's final weights, by name, as safetensors with the hash of its spec inside."""
+    import torch
     from safetensors.torch import save
 
     with atomic(path) as temporary:
-        # Copies, since the format refuses tensors that share their memory, as tied embeddings do.
-        copies = {name: tensor.clone() for name, tensor in tensors.items()}
-        temporary.write_bytes(save(copies, {"spec_hash": spec_hash(spec)}))
+        # Copies, since the format refuses tensors that share their memory, as tied embeddings do, and channels-last ones.
+        copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        temporary.write_bytes(save(copies, {"spec_hash": spec_hash(spec), "sha256": _tensor_digest(copies)}))
 
 
 def read_weights(path, wanted: str) -> dict:
@@ -154,10 +155,12 @@ def read_weights(path, wanted: str) -> dict:
         raise InputError(f"{path}: no such file")
     try:
         with safe_open(path, "pt") as file:
-            found, tensors = (file.metadata() or {}).get("spec_hash"), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+            facts, tensors = file.metadata() or {}, {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: no safetensors file, or a damaged one; name another, or make it again") from error
-    if found != wanted:
+    if "spec_hash" in facts and facts.get("sha256") != _tensor_digest(tensors):
+        raise InputError(f"{path}: damaged (not what was written); delete it, and run again what made it")
+    if facts.get("spec_hash") != wanted:
         raise InputError(f"{path}: weights of another run; name another file")
     return tensors
 
@@ -210,6 +213,17 @@ def read_run(path):
     if not whole:
         raise InputError(f"{path}: damaged (its rows or spec are not what was written); delete it and run again")
     return rows, metadata
+
+
+def _tensor_digest(tensors):
+    """SHA-256 of names, types, shapes and values."""
+    import torch
+
+    whole = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    return whole.hexdigest()
 
 
 def _column(values):
