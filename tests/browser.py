@@ -24,7 +24,7 @@ class Browser:
         )
         command = f"exec {PROGRAM} {options} 3<&{theirs_in} 4>&{theirs_out}"
         self.process = subprocess.Popen(
-            ["sh", "-c", command], pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL, start_new_session=True
+            ["bash", "-c", command], pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL, start_new_session=True
         )
         os.close(theirs_in), os.close(theirs_out)
         self.read, self.write = os.fdopen(read, "rb", 0), os.fdopen(write, "wb", 0)
@@ -57,6 +57,24 @@ class Browser:
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    @property
+    def text(self):
+        """All that can be read on the page."""
+        return self.evaluate("document.body.innerText")
+
+    def click(self, text):
+        """Click the last link of that text."""
+        links = f"[...document.querySelectorAll('a')].filter(link => link.innerText.trim() == {json.dumps(text)})"
+        until(lambda: self.evaluate(f"{links}.length"))
+        self.evaluate(f"{links}.pop().click()")
+
+    def type(self, selector, text):
+        """Write a text into an input, and press Enter."""
+        self.evaluate(f"document.querySelector({json.dumps(selector)}).focus()")
+        self.call("Input.insertText", text=text)
+        key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **key)
 
     def screenshot(self, path):
         """Write what is seen as PNG."""

@@ -1,4 +1,4 @@
-"""What a report says of a figure beside its caption: labels to find it by, setting, verdicts. It imports no pandas."""
+"""What a report says of a figure beside its caption: a label to find it by, setting, verdicts. It imports no pandas."""
 
 import csv
 from pathlib import Path
@@ -7,14 +7,10 @@ from . import plots, studies
 from .tasks import task_named
 
 
-def labels(plan, figure: str) -> dict[str, str]:
-    """What a figure is found by: its name, the optimizers and what they train."""
-    specs = [plan.runs[run] for run in plan.shown(figure)]
-    optimizers = {plots.OPTIMIZERS[spec["optimizer"]["name"]]: None for spec in specs}
-    problems = {
-        (studies.oracle_named(s["oracle"]) if "study" in s else task_named(s["task"])).title: None for s in specs
-    }
-    return {"figure": figure, "optimizers": ", ".join(optimizers), "problems": ", ".join(problems)}
+def label(plan, figure: str) -> str:
+    """What a figure is found by: its name and the optimizers that it shows."""
+    optimizers = dict.fromkeys(plots.OPTIMIZERS[plan.runs[run]["optimizer"]["name"]] for run in plan.shown(figure))
+    return f"{figure} ({', '.join(optimizers)})"
 
 
 def setting(plan, figure: str) -> list[str]:

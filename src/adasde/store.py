@@ -142,7 +142,7 @@ def write_weights(path, tensors, spec):
     from safetensors.torch import save
 
     with atomic(path) as temporary:
-        # Copies, since the format refuses tensors that share their memory, as tied embeddings do, and channels-last ones.
+        # Copies: the format refuses tensors that share their memory, as tied embeddings do, and channels-last ones.
         copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         temporary.write_bytes(save(copies, {"spec_hash": spec_hash(spec), "sha256": _tensor_digest(copies)}))
 

@@ -9,7 +9,10 @@ rule figure:
             "<figures>/{figure}.png",
             caption="../report/figure.rst",
             category="Figures",
-            labels=lambda wildcards: captions.labels(PLAN, wildcards.figure),
+            # One label alone: of several, Snakemake makes switches where two values are equally frequent.
+            labels=lambda wildcards: {
+                "figure": captions.label(PLAN, wildcards.figure)
+            },
         ),
         pdf="<figures>/{figure}.pdf",
     log:
