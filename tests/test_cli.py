@@ -12,7 +12,7 @@ import time
 import pytest
 import yaml
 
-from adasde import store
+from adasde import cli, store
 from conftest import ROOT
 
 SMOKE = ROOT / "workflow/config/smoke.yaml"
@@ -361,3 +361,15 @@ def test_a_mistake_in_a_recipe_is_one_line(adasde, tmp_path, change, words):
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_extra_is_named(monkeypatch, capsys, spec, data_root, tmp_path):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.delitem(sys.modules, "torchvision.models", raising=False)
+    spec = {**spec, "task": "fashion32-vgg16"}
+    options = ["--spec", store.canonical(spec), "--data", str(data_root), "--out", str(tmp_path / "run.parquet")]
+    assert cli.main(["run", *options]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("adasde: error: torchvision")
+    assert error.endswith("is not installed; it comes with adasde[vision,language,workflow]")
+    assert not list(tmp_path.iterdir())

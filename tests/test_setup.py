@@ -58,7 +58,7 @@ def test_the_package_depends_on_what_is_locked():
     names = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
     for extra in project["optional-dependencies"].values():
         names |= {re.match(r"[\w-]+", line)[0] for line in extra}
-    assert names == set(wanted()) - {"torchvision"}  # torchvision serves the paper's own models
+    assert names == set(wanted())
 
 
 def test_the_citation_names_the_paper():
@@ -90,3 +90,14 @@ def test_files_stay_small_and_each_module_says_what_it_is():
         if path.suffix == ".py":
             assert ast.get_docstring(ast.parse(text)), path
     assert (ROOT / "Snakefile").read_text().count("\n") <= 50
+
+
+def test_the_glossary_has_every_metric():
+    """Those of measure.py's docstring, which is the reference, are in the README's table."""
+    from adasde import measure
+
+    entries = re.findall(r"^  ([a-z][\w<>]*(?:, \w+)*)(?= |$)", measure.__doc__, re.M)
+    names = {name.replace("<kappa>", "4") for entry in entries for name in entry.split(", ")}
+    table = (ROOT / "README.md").read_text().partition("## Glossary")[2].partition("## ")[0]
+    assert {"train_loss", "spearman", "speed_k4", "diverged"} <= names
+    assert names <= set(re.findall(r"`(\w+)`", table))

@@ -30,6 +30,8 @@ def main(arguments=None) -> int:
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:  # without the extras there is the library alone
+        return _fail(f"{error.name}: is not installed; it comes with adasde[vision,language,workflow]", 2)
     except OSError as error:
         return _fail(f"{error.filename or 'output'}: {error.strerror}", 2)
 
