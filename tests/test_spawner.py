@@ -117,6 +117,14 @@ def test_a_killed_fork_is_told(server, asking, spec, data_root):
     assert Path("checkpoint").exists()
 
 
+def test_without_sockets_nothing_is_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there is no folder for one
+    monkeypatch.setenv(spawner.SOCKET, "")
+    before = len(spawner._started)
+    spawner.start()
+    assert (len(spawner._started), os.environ[spawner.SOCKET]) == (before, "")
+
+
 def test_without_the_process_a_job_does_by_itself(asking, spec, tmp_path, data_root, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(spawner.SOCKET, ".snakemake/adasde.gone")

@@ -39,7 +39,10 @@ def start():
         return
     path = f".snakemake/adasde.{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)  # writable for its owner alone, so nobody else can connect
+        try:
+            listener.bind(path)  # writable for its owner alone, so nobody else can connect
+        except OSError:  # a file system without sockets
+            return
         listener.listen(64)
         number = listener.fileno()
         command = [sys.executable, "-m", __spec__.name, path, str(number)]

@@ -19,6 +19,7 @@ rule data:
         "adasde data {wildcards.data} --data {params.root} > {log} 2>&1"
 
 
+# Of a benchmark only the seconds are of use, since a job may be a fork; a run's table holds its own peak of memory.
 # The checkpoint is no declared output, because Snakemake deletes those when a job fails; its name carries the spec's
 # hash, so that a changed config starts anew. Data are verified by hash when loaded: their dates say nothing.
 rule run:
