@@ -15,8 +15,8 @@ figures: env  ## install, fetch, train and draw everything, then print the claim
 	$(SNAKEMAKE) all $(CONFIG)
 	$(VENV)/bin/adasde claims results/$(SCALE)
 
-test: env  ## every test that can run here
-	$(VENV)/bin/pytest
+test: env  ## every test that can run here, the files side by side on all cores
+	$(VENV)/bin/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-slurm: env  ## the graph on a Slurm of this machine; needs root and Debian's munge, slurmctld, slurmd, slurm-client
 	$(VENV)/bin/pytest -m slurm tests/test_slurm.py

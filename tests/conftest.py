@@ -16,6 +16,7 @@ from adasde.terminal import table
 
 ROOT = Path(__file__).parents[1]
 FAULTS = []  # (fault, times tried, outcome) of the tests that break something on purpose
+LONGEST = ("test_workflow.py", "test_slurm.py", "test_paper.py")  # begun first, so that two workers end together
 
 torch.set_num_threads(1)  # as jobs run: two threads that wait for a shared core can take a hundred times as long
 
@@ -81,10 +82,25 @@ def adasde():
     return run
 
 
+@pytest.fixture
+def broken(request):
+    """Note for the summary what was broken on purpose, how often, and what came of it."""
+    return lambda *fault: request.node.user_properties.append(("fault", [str(part) for part in fault]))
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest files first."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def pytest_runtest_logreport(report):
+    """Collect what was broken, of whichever worker ran it."""
+    if report.when == "call":
+        FAULTS.extend(what for name, what in report.user_properties if name == "fault")
+
+
 def pytest_terminal_summary(terminalreporter):
     """Print what was broken on purpose, and what came of it."""
     if FAULTS:
         terminalreporter.section("faults")
-        terminalreporter.write_line(
-            table([("fault", "times tried", "outcome"), *([str(part) for part in fault] for fault in FAULTS)])
-        )
+        terminalreporter.write_line(table([("fault", "times tried", "outcome"), *FAULTS]))

@@ -17,7 +17,7 @@ from adasde import InputError, ScalingWarning, cost, data, store, tables, verdic
 from adasde.plan import Plan, plan
 from adasde.tasks.vision import BUILDERS, ImageTask
 from adasde.train import train
-from conftest import FAULTS, ROOT
+from conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -101,10 +101,6 @@ def test_a_random_config_is_planned_or_refused_in_one_line(changes):
             assert isinstance(found, Plan)
 
 
-def test_random_configs_are_counted():
-    FAULTS.append(("random config", 500, "planned, or refused in one line"))
-
-
 # Damaged files
 
 
@@ -143,37 +139,35 @@ def noticed(path, read, same, count):
     return refused
 
 
-def test_a_damaged_run_is_noticed(small_spec, task, tmp_path):
+def test_a_damaged_run_is_noticed(small_spec, task, tmp_path, broken):
     rows, facts = train(small_spec, task)
     path = tmp_path / "run.parquet"
     store.write_run(path, rows, small_spec, **facts)
     digest = store.digest(rows)
     refused = noticed(path, lambda: store.read_run(path), lambda found: store.digest(found[0]) == digest, 100)
     assert refused > 70  # some bytes of a parquet file carry nothing
-    FAULTS.append(
-        ("bit flipped in, or end cut from, a run's table", 100, f"{refused} refused by name, others harmless")
-    )
+    broken("bit flipped in, or end cut from, a run's table", 100, f"{refused} refused by name, others harmless")
 
 
-def test_a_damaged_table_is_noticed(small_spec, task, tmp_path):
+def test_a_damaged_table_is_noticed(small_spec, task, tmp_path, broken):
     rows, facts = train(small_spec, task)
     store.write_run(tmp_path / "run.parquet", rows, small_spec, **facts, **store.provenance())
     tables.write(tmp_path, *tables.collect([tmp_path / "run.parquet"]))
     whole, path = tables.read(tmp_path), tmp_path / "trajectories.parquet"
     refused = noticed(path, lambda: tables.read(tmp_path), whole.equals, 100)
     assert refused > 40
-    FAULTS.append(("the same, the table of a scale", 100, f"{refused} refused by name, others harmless"))
+    broken("the same, the table of a scale", 100, f"{refused} refused by name, others harmless")
 
 
-def test_a_damaged_checkpoint_is_noticed(small_spec, task, tmp_path):
+def test_a_damaged_checkpoint_is_noticed(small_spec, task, tmp_path, broken):
     path = tmp_path / "checkpoint"
     train(small_spec, task, path, every=0)
     refused = noticed(path, lambda: store.read_checkpoint(path), lambda _: False, 100)
     assert refused == 100
-    FAULTS.append(("the same, a checkpoint", 100, "100 begun anew, or refused by name"))
+    broken("the same, a checkpoint", 100, "100 begun anew, or refused by name")
 
 
-def test_damaged_weights_are_noticed(small_spec, task, tmp_path):
+def test_damaged_weights_are_noticed(small_spec, task, tmp_path, broken):
     path = tmp_path / "weights.safetensors"
     train(small_spec, task, weights=path)
     wanted = store.spec_hash(small_spec)
@@ -184,10 +178,10 @@ def test_damaged_weights_are_noticed(small_spec, task, tmp_path):
 
     refused = noticed(path, lambda: store.read_weights(path, wanted), same, 100)
     assert refused == 100
-    FAULTS.append(("the same, the weights of a pre-trained model", 100, "100 refused by name"))
+    broken("the same, the weights of a pre-trained model", 100, "100 refused by name")
 
 
-def test_damaged_data_are_noticed_and_made_again(data_root, tmp_path):
+def test_damaged_data_are_noticed_and_made_again(data_root, tmp_path, broken):
     folder = tmp_path / "fashion-mnist"
     shutil.copytree(data_root / "fashion-mnist", folder)
     whole, path = data.load("fashion-mnist", tmp_path)["test-labels"].clone(), folder / "test-labels.npy"
@@ -202,7 +196,7 @@ def test_damaged_data_are_noticed_and_made_again(data_root, tmp_path):
     path.unlink()
     data.prepare("fashion-mnist", tmp_path)  # fetches that again
     assert data.load("fashion-mnist", tmp_path)["test-labels"].equal(whole)
-    FAULTS.append(("the same, prepared data", 30, "30 refused by name, and made again when asked"))
+    broken("the same, prepared data", 30, "30 refused by name, and made again when asked")
 
 
 # No room, and no right, to write
@@ -232,7 +226,7 @@ def fill(folder, spare):
 
 
 @pytest.mark.parametrize("spare", [0, 4096, 8192])
-def test_a_full_disk_while_a_table_is_written(mounted, small_spec, task, spare):
+def test_a_full_disk_while_a_table_is_written(mounted, small_spec, task, spare, broken):
     folder = mounted(64)
     draw = random.Random(0)
     rows = [("run", n, draw.random(), "train_loss", draw.random()) for n in range(2000)]
@@ -249,12 +243,10 @@ def test_a_full_disk_while_a_table_is_written(mounted, small_spec, task, spare):
             write(folder / name)
         assert caught.value.filename == str(folder / name)
         assert [path.name for path in folder.iterdir()] == ["filler"]
-    FAULTS.append(
-        (f"disk full but for {spare} bytes: table, CSV, weights, checkpoint", 4, "named; nothing half-written")
-    )
+    broken(f"disk full but for {spare} bytes: table, CSV, weights, checkpoint", 4, "named; nothing half-written")
 
 
-def test_a_full_disk_while_a_run_saves_itself(mounted, adasde, small_spec, spec, data_root, tmp_path):
+def test_a_full_disk_while_a_run_saves_itself(mounted, adasde, small_spec, spec, data_root, tmp_path, broken):
     """The first checkpoint fits, the second, which has to be whole before the first goes, does not."""
     spec = {**spec, "samples": 6400, "evaluate": [3200, 6400]}
     options = ("run", "--spec", store.canonical(spec), "--data", data_root, "--checkpoint-every", 0)
@@ -272,10 +264,10 @@ def test_a_full_disk_while_a_run_saves_itself(mounted, adasde, small_spec, spec,
     assert alone.returncode == 0
     found, wanted = (store.read_run(tmp_path / f"{name}.parquet")[0] for name in ("run", "alone"))
     assert store.digest(found) == store.digest(wanted)
-    FAULTS.append(("disk full while a run saves itself", 1, "named; goes on from the last checkpoint, bit for bit"))
+    broken("disk full while a run saves itself", 1, "named; goes on from the last checkpoint, bit for bit")
 
 
-def test_a_folder_that_cannot_be_written(mounted, adasde, spec, tmp_path):
+def test_a_folder_that_cannot_be_written(mounted, adasde, spec, tmp_path, broken):
     folder = mounted(64)
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     tries = {
@@ -288,4 +280,4 @@ def test_a_folder_that_cannot_be_written(mounted, adasde, spec, tmp_path):
         assert done.returncode == 2, done.stderr
         assert len(done.stderr.splitlines()) == 1
         assert str(folder) in done.stderr or command == "collect"
-    FAULTS.append(("folder of results or data read-only", len(tries), "named in one line"))
+    broken("folder of results or data read-only", len(tries), "named in one line")

@@ -17,7 +17,7 @@ import yaml
 import browser
 from adasde import store, tables
 from adasde.plan import plan
-from conftest import FAULTS, ROOT
+from conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +129,7 @@ def test_a_killed_graph_is_taken_up_again(built):
     assert {path.name: store.read_run(path)[1]["rows_sha256"] for path in runs} == before
 
 
-def test_twenty_kills_cost_nothing(built, data_root, tmp_path):
+def test_twenty_kills_cost_nothing(built, data_root, tmp_path, broken):
     """SIGKILL to Snakemake and all of its jobs at random moments; then the graph finishes, with the same tables."""
     (tmp_path / "results").mkdir()
     shutil.copytree(data_root, tmp_path / "results/data")
@@ -160,10 +160,10 @@ def test_twenty_kills_cost_nothing(built, data_root, tmp_path):
         path for path in (tmp_path / "results").rglob("*") if path.name.startswith(".") or "checkpoint" in path.name
     ]
     assert all(path.name.startswith(".") for path in left)  # what SIGKILL left half-written has another name
-    FAULTS.append(("SIGKILL to a graph and its jobs at a random moment", 20, "finished with identical tables"))
+    broken("SIGKILL to a graph and its jobs at a random moment", 20, "finished with identical tables")
 
 
-def test_two_graphs_in_one_folder(built):
+def test_two_graphs_in_one_folder(built, broken):
     """The second is refused, in one line, and the first does not notice; a kill lets go of the folder."""
     runs = sorted((built / "results/smoke/runs").glob("*.parquet"))
     before = {path.name: store.read_run(path)[1]["rows_sha256"] for path in runs}
@@ -187,7 +187,7 @@ def test_two_graphs_in_one_folder(built):
             os.killpg(first.pid, signal.SIGKILL)
         assert first.wait(120) == (-signal.SIGKILL if ending == "killed" else 0)
     assert {path.name: store.read_run(path)[1]["rows_sha256"] for path in runs} == before
-    FAULTS.append(("two graphs of one scale at once in one folder", 2, "the second refused in one line"))
+    broken("two graphs of one scale at once in one folder", 2, "the second refused in one line")
 
 
 def test_a_deleted_figure_is_one_job(built):
