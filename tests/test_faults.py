@@ -145,7 +145,7 @@ def test_a_damaged_run_is_noticed(small_spec, task, tmp_path, broken):
     store.write_run(path, rows, small_spec, **facts)
     digest = store.digest(rows)
     refused = noticed(path, lambda: store.read_run(path), lambda found: store.digest(found[0]) == digest, 100)
-    assert refused > 70  # some bytes of a parquet file carry nothing
+    assert refused > 50  # some bytes of a parquet file carry nothing
     broken("bit flipped in, or end cut from, a run's table", 100, f"{refused} refused by name, others harmless")
 
 

@@ -130,6 +130,7 @@ def write_run(path, rows, spec, columns=COLUMNS, **facts):
     import pyarrow.parquet as pq
 
     metadata = {"spec": spec, "spec_hash": spec_hash(spec), "rows_sha256": digest(rows), **facts}
+    metadata["sha256"] = _sealed(metadata)
     table = pa.table([_column([row[i] for row in rows]) for i in range(len(columns))], columns)
     table = table.replace_schema_metadata({KEY: json.dumps(metadata).encode()})
     with atomic(path) as temporary:
@@ -207,12 +208,19 @@ def read_run(path):
         table = pq.read_table(path)
         metadata = json.loads(table.schema.metadata[KEY])
         rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        seal = metadata.pop("sha256", None) or _sealed(metadata)  # earlier versions had none
         whole = digest(rows) == metadata["rows_sha256"] and spec_hash(metadata["spec"]) == metadata["spec_hash"]
+        whole = whole and seal == _sealed(metadata)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: no run's table, or a damaged one ({type(error).__name__})") from error
     if not whole:
         raise InputError(f"{path}: damaged (its rows or spec are not what was written); delete it and run again")
     return rows, metadata
+
+
+def _sealed(metadata):
+    """SHA-256 of what a run's file says beside its rows."""
+    return hashlib.sha256(canonical(metadata).encode()).hexdigest()
 
 
 def _tensor_digest(tensors):
