@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import sys
 import warnings
 from pathlib import Path
@@ -154,16 +153,14 @@ def _simulated(spec, options, device, report):
 
 
 def _trained(spec, options, device, report):
-    from . import store, tasks
+    from . import signals, store, tasks
     from .train import train
 
     pretrained = store.read_weights(options.pretrained, spec["parent"]["spec_hash"]) if "parent" in spec else None
     task = tasks.load(spec["task"], options.data, pretrained, device)
-    asked = []
-    # Slurm, and whoever else ends jobs, sends SIGTERM some time before SIGKILL: enough to save.
-    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
     every, weights = options.checkpoint_every, options.weights
-    return store.COLUMNS, *train(spec, task, options.checkpoint, every, report, weights, lambda: bool(asked))
+    with signals.stopping() as stop:
+        return store.COLUMNS, *train(spec, task, options.checkpoint, every, report, weights, stop)
 
 
 def collect(options):
