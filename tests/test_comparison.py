@@ -99,7 +99,7 @@ def test_figures_are_compared_and_drawn(place, tmp_path, capsys):
 
 def test_mistakes_are_one_line(place, tmp_path, spec):
     here = place("here")
-    with pytest.raises(InputError, match=r"nowhere/trajectories.parquet: no such file"):
+    with pytest.raises(InputError, match="reference = .*nowhere: no such folder; name it by --reference"):
         comparison.compare(here, tmp_path / "nowhere")
     trajectories = tables.read(here)
     trajectories["experiment"] = "other"

@@ -234,7 +234,7 @@ def test_the_monitor_measures_when_due_and_leaves_the_training_alone(loop):
     lags = monitor.lags()
     assert list(lags) == list(noise.KAPPAS)
     assert all(0 <= a <= b + 1e-9 <= 1 for a, b in zip(list(lags.values()), list(lags.values())[1:], strict=False))
-    assert 1 <= monitor.largest_kappa() <= 10 + 1e-9  # where beta1 ends
+    assert 1 <= monitor.largest_kappa() <= 5 + 1e-9  # where beta1 would be 0.5
     model.eval()
     _, gradient = noise.measure(model, loss, chunks)
     wanted = gradient.speeds((4,), 0.25, 1e-8)[4]
@@ -249,7 +249,27 @@ def test_where_noise_dominates_the_betas_are_the_limit(loop):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.9, 0.99))
     monitor = adasde.NoiseMonitor(model, optimizer, 1, loss, zip(x.split(20), y.split(20), strict=True), every=1)
     monitor(1)
-    assert monitor.largest_kappa() == pytest.approx(10)
+    assert monitor.largest_kappa() == pytest.approx(5)
+    adasde.rescale(optimizer, monitor.largest_kappa())  # without a warning
+    with pytest.raises(InputError, match="was rescaled; make a new one with the new batch_size"):
+        monitor(2)
+
+
+def test_what_a_monitor_cannot_measure_is_refused(loop):
+    model, x, y, loss = loop
+    adam, chunks = torch.optim.Adam(model.parameters()), list(zip(x.split(20), y.split(20), strict=True))
+    for optimizer, words in (
+        (torch.optim.SGD(model.parameters(), lr=1.0), "optimizer = SGD: must be torch's Adam"),
+        (torch.optim.RMSprop(model.parameters(), momentum=0.9), "momentum = 0.9: the rule is for RMSprop without"),
+    ):
+        with pytest.raises(InputError, match=words):
+            adasde.NoiseMonitor(model, optimizer, 16, loss, chunks, every=1)
+    with pytest.raises(InputError, match="chunks: each must be a tuple of tensors, .* not Tensor"):
+        adasde.NoiseMonitor(model, adam, 16, loss, x.split(20), every=1)
+    with pytest.raises(InputError, match=r"loss: of shape \(20,\); must be a scalar"):
+        adasde.NoiseMonitor(model, adam, 16, lambda m, a, b: (m(a) - b).square()[:, 0], chunks, every=1)
+    with pytest.raises(InputError, match="kappa = '4': must be a finite number > 0"):
+        adasde.rescale(adam, kappa="4")
 
 
 def test_the_package_imports_torch_only_for_what_needs_it():

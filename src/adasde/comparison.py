@@ -54,6 +54,8 @@ class Comparison:
 
 def compare(here, reference) -> Comparison:
     """Compare the tables in the folder ``here`` with those in ``reference``; InputError if they share no experiment."""
+    if not Path(reference).is_dir():
+        raise InputError(f"reference = {reference}: no such folder; name it by --reference")
     (mine, simulated), (theirs, also) = tables.both(here), tables.both(reference)
     names = [name for name in theirs["experiment"].unique() if name in set(mine["experiment"])]
     studies = [name for name in also["simulation"].unique() if name in set(simulated["simulation"])]
@@ -98,15 +100,18 @@ def draw(here, reference, folder):
     from .plots import style
 
     both = tables.both(here), tables.both(reference)
-    able = [
-        plots.possible(t[["experiment", "task", "rule"]].drop_duplicates().itertuples(index=False), set(s["study"]))
-        for t, s in both
-    ]
+    mine, theirs = ({figure for figure in claims.evaluate(*tables_)["figure"] if figure} for tables_ in both)
+    names = sorted((mine & theirs) | {"noise"} & _possible(*both[0]) & _possible(*both[1]))
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in [name for name in able[0] if name in able[1]]:
+    for name in names:
         path = Path(folder, f"{name}.png")
         style.save(plots.draw(name, *both[0], reference=both[1]), [path])
         yield path
+
+
+def _possible(trajectories, simulations):
+    rows = trajectories[["experiment", "task", "rule"]].drop_duplicates().itertuples(index=False)
+    return set(plots.possible(rows, set(simulations["study"])))
 
 
 def _facts(here, reference):

@@ -78,7 +78,13 @@ def measure(model, loss, chunks) -> tuple[float, Gradient]:
     squares = [torch.zeros_like(p) for p in weights]
     losses, examples, count = [], 0, 0
     for chunk in chunks:
+        if not isinstance(chunk, tuple | list):
+            raise InputError(
+                f"chunks: each must be a tuple of tensors, the arguments of loss, not {type(chunk).__name__}"
+            )
         part, size = loss(model, *chunk), len(chunk[0])
+        if part.dim():
+            raise InputError(f"loss: of shape {tuple(part.shape)}; must be a scalar, the mean over the chunk")
         grads = torch.autograd.grad(part, weights, materialize_grads=True)
         examples, count = examples + size, count + 1
         losses.append(size * part.detach().double())

@@ -24,7 +24,7 @@ def rescale(optimizer, kappa: float, rule: str = "sqrt", scheduler=None):
     averages' bias is corrected, are divided by kappa, so that the correction goes on where it was.
 
     A ``scheduler`` of torch that holds rates of the optimizer must be given, and has them changed as well; its numbers
-    of steps are for `scaled_steps`, when it is made. InputError, before anything is changed, for an optimizer, an
+    of steps stay: make it with those of `scaled_steps`, since a decay would come kappa times too late. InputError, before anything is changed, for an optimizer, an
     option of it or a kappa that the rule does not cover; ScalingWarning as for `Adam.scaled`.
     """
     if scheduler is None and any("initial_lr" in group for group in optimizer.param_groups):
@@ -105,11 +105,14 @@ class NoiseMonitor:
     Call it after every optimizer step with the number of steps so far; every ``every`` steps it takes the gradients of
     ``chunks``, and it has taken those of the start. ``loss(model, *chunk)`` is the mean loss of a chunk, a tuple of
     tensors; chunks are independent samples of the training data, at least two and better twenty, 1,000 examples
-    together. The model is in eval mode meanwhile. ``batch_size`` is the loop's, so sigma = 1 / sqrt(batch_size).
+    together. The model is in eval mode meanwhile. ``batch_size`` is the loop's, so sigma = 1 / sqrt(batch_size); after
+    `rescale` it takes a new monitor. InputError for optimizers that the rule does not cover.
     """
 
     def __init__(self, model, optimizer, batch_size: int, loss, chunks, every: int):
-        self.model, self.optimizer, self.loss = model, optimizer, loss
+        for group in optimizer.param_groups:
+            _scaled_group(optimizer, group, 1.0, "sqrt")  # refuses what the rule does not cover
+        self.model, self.optimizer, self.loss, self.memory = model, optimizer, loss, _memory(optimizer)
         self.batch_size = scaling.whole("batch_size", batch_size, least=1)
         self.every, self.chunks = scaling.whole("every", every, least=1), list(chunks)
         self.step, self.times, self.speeds = 0, [], []
@@ -118,6 +121,10 @@ class NoiseMonitor:
     def __call__(self, step: int):
         """Note that ``step`` steps have been taken; measure if it is time to."""
         if step >= self.step + self.every:
+            if _all_betas(self.optimizer) != self.betas:
+                raise InputError(
+                    "NoiseMonitor: the optimizer has been rescaled; make a new one with the new batch_size"
+                )
             rate = self.optimizer.param_groups[0]["lr"]
             # SDE time goes by lr^2 a step. Between two measurements the rate is taken to be what it is now.
             self._measure(self.times[-1] + (step - self.step) * float(rate) ** 2)
@@ -134,10 +141,13 @@ class NoiseMonitor:
         }
 
     def largest_kappa(self) -> float:
-        """Return the largest kappa that keeps within 10% of this run and every beta above 0."""
+        """Return the largest kappa that keeps within 10% of this run, and no beta below 0.5, where the rule ends.
+
+        It is that of the training so far, and not rounded: the batch is a whole number.
+        """
         safe = lag.safe_kappa({kappa: [value] for kappa, value in self.lags().items()})
-        betas = [beta for group in self.optimizer.param_groups for beta in _betas(group) if beta > 0]
-        return min([safe, *(1.0 / (1.0 - beta) for beta in betas)])
+        betas = [float(beta) for group in self.optimizer.param_groups for beta in _betas(group)]
+        return min([safe, *(0.5 / (1.0 - beta) for beta in betas if beta > 0)])
 
     def _measure(self, time):
         training, eps = self.model.training, self.optimizer.param_groups[0]["eps"]
@@ -158,6 +168,11 @@ class NoiseMonitor:
                 self(state.global_step)
 
         return Noise()
+
+
+def _memory(optimizer):
+    """What only a rescaling changes; a scheduler may cycle beta1."""
+    return [(float(_betas(group)[-1]), float(group["eps"])) for group in optimizer.param_groups]
 
 
 def _betas(group):

@@ -227,7 +227,7 @@ def _scaled_beta(name, beta, kappa, powers):
     if complement > 0.5 + ROUNDING and factor > 1.0:
         warnings.warn(
             f"kappa = {kappa:g} leaves {name} = {1.0 - complement:g}: below 0.5 the average hardly averages, "
-            "and the rule was not tested there; a smaller kappa or a larger base batch is safer",
+            "and the rule failed there in our tests; a smaller kappa or a larger base batch is safer",
             ScalingWarning,
             stacklevel=3,
         )
@@ -248,8 +248,9 @@ def _check(hyperparameters, betas):
 
 def positive(name, value):
     """Return ``value`` if it is a finite number above 0; otherwise an InputError that names it."""
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"{name} = {value:g}: must be a finite number > 0")
+    number = isinstance(value, int | float) or hasattr(value, "__float__") and not isinstance(value, str)
+    if not (number and math.isfinite(value) and value > 0):
+        raise InputError(f"{name} = {value if number else repr(value)}: must be a finite number > 0")
     return value
 
 

@@ -153,7 +153,7 @@ def behind(figure, reference):
                 size = {"markersize": 2.2 * line.get_markersize(), "linewidth": 3.5}
                 panel.plot(*line.get_data(), color="0.5", alpha=0.35, zorder=0.5, **look, **size)
     plt.close(reference)
-    figure.text(0.995, 0.995, "grey: reference", ha="right", va="top", color="0.4", fontsize="small")
+    figure.text(0.995, 0.005, "broad, grey: reference", ha="right", va="bottom", color="0.4", fontsize="small")
 
 
 def save(figure, paths):
