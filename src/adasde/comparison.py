@@ -96,12 +96,11 @@ def summary(found: Comparison) -> str:
 
 
 def draw(here, reference, folder):
-    """Draw into ``folder`` every figure that both tables can show, the reference behind; yield the files."""
+    """Draw into ``folder`` the figures of both tables, the reference behind; yield the files."""
     from .plots import style
 
     both = tables.both(here), tables.both(reference)
-    mine, theirs = ({figure for figure in claims.evaluate(*tables_)["figure"] if figure} for tables_ in both)
-    names = sorted((mine & theirs) | {"noise"} & _possible(*both[0]) & _possible(*both[1]))
+    names = sorted(set.intersection(*(_shown(*part) for part in both)))
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name in names:
         path = Path(folder, f"{name}.png")
@@ -109,9 +108,10 @@ def draw(here, reference, folder):
         yield path
 
 
-def _possible(trajectories, simulations):
-    rows = trajectories[["experiment", "task", "rule"]].drop_duplicates().itertuples(index=False)
-    return set(plots.possible(rows, set(simulations["study"])))
+def _shown(trajectories, simulations):
+    """Figures that say something: those that show a claim, and the noise where it was measured."""
+    figures = set(claims.evaluate(trajectories, simulations)["figure"]) - {""}
+    return figures | ({"noise"} if "noise_trace" in set(trajectories["metric"]) else set())
 
 
 def _facts(here, reference):

@@ -24,8 +24,9 @@ def rescale(optimizer, kappa: float, rule: str = "sqrt", scheduler=None):
     averages' bias is corrected, are divided by kappa, so that the correction goes on where it was.
 
     A ``scheduler`` of torch that holds rates of the optimizer must be given, and has them changed as well; its numbers
-    of steps stay: make it with those of `scaled_steps`, since a decay would come kappa times too late. InputError, before anything is changed, for an optimizer, an
-    option of it or a kappa that the rule does not cover; ScalingWarning as for `Adam.scaled`.
+    of steps stay: make it with those of `scaled_steps`, or its decays come kappa times too late. InputError, before
+    anything is changed, for an optimizer, an option of it or a kappa that the rule does not cover; ScalingWarning as
+    for `Adam.scaled`.
     """
     if scheduler is None and any("initial_lr" in group for group in optimizer.param_groups):
         raise InputError("scheduler: one holds rates of this optimizer, and would put them back; give it as well")
@@ -121,10 +122,8 @@ class NoiseMonitor:
     def __call__(self, step: int):
         """Note that ``step`` steps have been taken; measure if it is time to."""
         if step >= self.step + self.every:
-            if _all_betas(self.optimizer) != self.betas:
-                raise InputError(
-                    "NoiseMonitor: the optimizer has been rescaled; make a new one with the new batch_size"
-                )
+            if _memory(self.optimizer) != self.memory:
+                raise InputError("NoiseMonitor: the optimizer was rescaled; make a new one with the new batch_size")
             rate = self.optimizer.param_groups[0]["lr"]
             # SDE time goes by lr^2 a step. Between two measurements the rate is taken to be what it is now.
             self._measure(self.times[-1] + (step - self.step) * float(rate) ** 2)
