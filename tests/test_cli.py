@@ -12,7 +12,7 @@ import time
 import pytest
 import yaml
 
-from adasde import cli, store
+from adasde import store
 from conftest import ROOT
 
 SMOKE = ROOT / "workflow/config/smoke.yaml"
@@ -363,13 +363,13 @@ def test_a_mistake_in_a_recipe_is_one_line(adasde, tmp_path, change, words):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_missing_extra_is_named(monkeypatch, capsys, spec, data_root, tmp_path):
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.delitem(sys.modules, "torchvision.models", raising=False)
+def test_a_missing_extra_is_named(spec, data_root, tmp_path):
     spec = {**spec, "task": "fashion32-vgg16"}
-    options = ["--spec", store.canonical(spec), "--data", str(data_root), "--out", str(tmp_path / "run.parquet")]
-    assert cli.main(["run", *options]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
+    options = ["run", "--spec", store.canonical(spec), "--data", str(data_root), "--out", str(tmp_path / "run.parquet")]
+    code = f"import sys; sys.modules['torchvision'] = None; from adasde.cli import main; sys.exit(main({options!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
     assert error.startswith("adasde: error: torchvision")
     assert error.endswith("is not installed; it comes with adasde[vision,language,workflow]")
     assert not list(tmp_path.iterdir())
