@@ -227,7 +227,7 @@ def _scaled_beta(name, beta, kappa, powers):
     if complement > 0.5 + ROUNDING and factor > 1.0:
         warnings.warn(
             f"kappa = {kappa:g} leaves {name} = {1.0 - complement:g}: below 0.5 the average hardly averages, "
-            "and the rule failed there in our tests; a smaller kappa or a larger base batch is safer",
+            "and the rule was not seen to hold there; a smaller kappa or a larger base batch is safer",
             ScalingWarning,
             stacklevel=3,
         )
