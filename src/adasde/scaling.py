@@ -250,7 +250,8 @@ def positive(name, value):
     """Return ``value`` if it is a finite number above 0; otherwise an InputError that names it."""
     number = isinstance(value, int | float) or hasattr(value, "__float__") and not isinstance(value, str)
     if not (number and math.isfinite(value) and value > 0):
-        raise InputError(f"{name} = {value if number else repr(value)}: must be a finite number > 0")
+        shown = f"{float(value):g}" if number else repr(value)
+        raise InputError(f"{name} = {shown}: must be a finite number > 0")
     return value
 
 
