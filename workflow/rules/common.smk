@@ -50,8 +50,13 @@ def begin():
         hold(f".snakemake/adasde.{PLAN.scale}", f"results/{PLAN.scale}")
     except InputError as error:
         sys.exit(f"adasde: error: {error}")
-    # Where runs are jobs of this machine and of this interpreter, they need not all import torch.
-    if workflow.local_exec and not workflow.deployment_settings.deployment_method:
+    if not workflow.local_exec:
+        return
+    # Snakemake (9.x) limits how many jobs begin in a second, and to that end looks for ready ones every second, once for
+    # each job that has ended before: a sixth of a core by the end of mini. Cores are limit enough on one machine.
+    workflow.scheduler.job_rate_limiter = None
+    # Where jobs are of this interpreter, they need not all import torch.
+    if not workflow.deployment_settings.deployment_method:
         spawner.start()
 
 
