@@ -4,6 +4,8 @@ CORES ?= all
 SCALE ?= mini
 GPUS ?= 1
 VENV := .venv
+# Python compiles modules when they are first imported: to compile all that is installed takes a minute.
+unexport PYTHONDONTWRITEBYTECODE
 # Jobs write whole files or none, and two that do the same write the same: no lock is needed, and a killed graph
 # leaves none behind; what it did not finish is done again.
 SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --resources gpu=$(GPUS) --nolock --rerun-incomplete
@@ -13,7 +15,7 @@ CONFIG := --configfile workflow/config/$(SCALE).yaml
 
 figures: env  ## install, fetch, train and draw everything, then print the claims
 	$(SNAKEMAKE) all $(CONFIG)
-	$(VENV)/bin/adasde claims results/$(SCALE)
+	@cat results/$(SCALE)/logs/claims.log 2> /dev/null || $(VENV)/bin/adasde claims results/$(SCALE)
 
 test: env  ## every test that can run here, the files side by side on all cores
 	$(VENV)/bin/pytest -n auto --dist loadfile --no-loadscope-reorder
@@ -58,8 +60,6 @@ $(VENV)/installed: envs/requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing the locked packages, about two minutes"
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r envs/requirements.lock
-	@# pip would do it on one core. Some packages carry files that are not of this Python: they stay as they are.
-	@$(VENV)/bin/python -m compileall -q -q -j 0 $(VENV)/lib > /dev/null || true
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 

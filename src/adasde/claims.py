@@ -48,7 +48,7 @@ CLAIMS = []  # what `evaluate` asks about every experiment
 def claim(function):
     """Have `evaluate` ask ``function(trajectories, experiment)`` for rows, none where it has nothing to say.
 
-    A decorator: a new claim is one function under it, whose rows are made by verdicts.row; the kind of claim, which
+    The trajectories are the experiment's own. A decorator: a new claim is one function under it, whose rows are made by verdicts.row; the kind of claim, which
     is the first part of its id, has its reason in REASONS, or in the row itself.
     """
     CLAIMS.append(function)
@@ -60,9 +60,10 @@ def evaluate(trajectories: pd.DataFrame, simulations: pd.DataFrame = tables.NO_S
 
     ``figure`` is where it can be seen, empty if nowhere.
     """
-    followed = trajectories.groupby("experiment", sort=False)["rule"].agg(set).to_dict()
-    tasks = trajectories.groupby("experiment", sort=False)["task"].first().to_dict()
-    rows = [found for experiment in followed for ask in CLAIMS for found in ask(trajectories, experiment)]
+    parts = dict(iter(trajectories.groupby("experiment", sort=False)))  # so that no claim searches all runs for its own
+    followed = {experiment: set(part["rule"]) for experiment, part in parts.items()}
+    tasks = {experiment: part["task"].iloc[0] for experiment, part in parts.items()}
+    rows = [found for experiment, part in parts.items() for ask in CLAIMS for found in ask(part, experiment)]
     for run in simulations.loc[simulations["study"] == "breakdown", "run"].unique():
         # Where a prediction is the same at all times its ranks are tied, and say nothing.
         rows.append(prediction(lag.simulated(simulations, run), run)[-1])

@@ -24,17 +24,18 @@ def warp(time, speed):
     where rho = r + a (tau - tau0), tau grows by (r / a) (exp(a t) - 1).
     """
     speed = np.maximum(np.asarray(speed, float), 1e-6)  # a speed of 0 would never be left again
-    if speed.ndim == 2:
-        return np.array([warp(time, row) for row in speed])
-    steps, slopes = np.diff(time), np.diff(speed) / np.diff(time)
-    curved = np.abs(np.diff(speed)) > 1e-9 * speed[1:]
-    ratio = np.log(speed[1:] / speed[:-1])
-    needed = np.where(curved, ratio / np.where(curved, slopes, 1.0), steps / speed[:-1])  # time to cross each stretch
-    reached = np.concatenate([[0.0], np.cumsum(needed)])  # the time at which tau is time[i]
-    at = np.clip(np.searchsorted(reached, time, side="right") - 1, 0, len(steps) - 1)
-    passed = time - reached[at]
-    grown = np.where(curved[at], speed[at] * np.expm1(slopes[at] * passed) / np.where(curved, slopes, 1.0)[at], 0.0)
-    return np.minimum(time[at] + np.where(curved[at], grown, speed[at] * passed), time[-1])
+    first, second, steps = speed[..., :-1], speed[..., 1:], np.diff(time)
+    curved = np.abs(second - first) > 1e-9 * second
+    slopes = np.where(curved, (second - first) / steps, 1.0)
+    needed = np.where(curved, np.log(second / first) / slopes, steps / first)  # time to cross each stretch
+    reached = np.cumsum(needed, axis=-1)  # the time at which tau is at the end of each
+    at = (reached[..., None, :-1] <= time[:, None]).sum(axis=-1)  # the stretch in which each time finds tau
+    first, curved, slopes, crossed = (
+        np.take_along_axis(part, at, axis=-1) for part in (first, curved, slopes, reached - needed)
+    )
+    passed = time - crossed
+    grown = np.where(curved, first * np.expm1(slopes * passed) / slopes, first * passed)
+    return np.minimum(time[at] + grown, time[-1])
 
 
 def predicted(time, speed):
@@ -119,8 +120,7 @@ class Lags:
         arrays = (self.predicted, self.observed, self.drawn_predicted, self.drawn_observed)
         x, y, xs, ys = (np.concatenate([array[kappa] for kappa in self.predicted], axis=-1) for array in arrays)
         there = np.isfinite(y)
-        drawn = zip(xs[:, there], ys[:, there], strict=True)
-        value, replicates = statistic(x[there], y[there]), np.array([statistic(*pair) for pair in drawn])
+        value, replicates = statistic(x[there], y[there]), statistic(xs[:, there], ys[:, there])
         return value, replicates + (value - np.median(replicates))
 
 

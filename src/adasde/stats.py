@@ -6,6 +6,7 @@ own means are pooled: with three seeds and five batch sizes the noise is known t
 """
 
 import numpy as np
+import pandas as pd
 
 LEVEL = 0.95
 REPLICATES = 2000
@@ -87,24 +88,27 @@ def typical_gap(means, reference, noise):
     return np.sqrt((in_noise(means, reference, noise) ** 2).mean(axis=-1))
 
 
-def rank_correlation(x, y) -> float:
-    """Spearman's rank correlation over the points at which both are finite; NaN for fewer than three."""
+def rank_correlation(x, y):
+    """Spearman's rank correlation over the last axis, where both are finite; NaN for fewer than three points."""
     known = np.isfinite(x) & np.isfinite(y)
-    if known.sum() < 3:
-        return np.nan
-    return float(np.corrcoef(_ranks(x[known]), _ranks(y[known]))[0, 1])
+    x, y = (_centred_ranks(np.where(known, values, np.nan)) for values in (x, y))
+    with np.errstate(invalid="ignore"):  # equal ranks have no correlation
+        found = (x * y).sum(axis=-1) / np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))
+    return np.where(known.sum(axis=-1) < 3, np.nan, found)[()]
 
 
-def mean_distance(x, y) -> float:
-    """Mean of |x - y| over the points at which both are finite; NaN if there is none."""
+def _centred_ranks(values):
+    """Ranks less their mean, over the last axis of (points,) or (replicates, points); 0 for NaN."""
+    ranks = pd.DataFrame(np.atleast_2d(values)).rank(axis=1)  # equal values share the mean of their ranks
+    return ranks.sub(ranks.mean(axis=1), axis=0).fillna(0.0).to_numpy().reshape(values.shape)
+
+
+def mean_distance(x, y):
+    """Mean of |x - y| over the last axis, where both are finite; NaN if they nowhere are."""
     gaps = np.abs(x - y)
     known = np.isfinite(gaps)
-    return float(gaps[known].mean()) if known.any() else np.nan
-
-
-def _ranks(values):
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count - 1) / 2)[place]  # equal values share the mean of their ranks
+    with np.errstate(invalid="ignore"):
+        return np.where(known, gaps, 0.0).sum(axis=-1) / known.sum(axis=-1)
 
 
 def in_noise(means, reference, noise):
@@ -132,7 +136,9 @@ def bootstrap(values, statistic, replicates=REPLICATES, seed=0):
     random = np.random.default_rng(seed)
     scales = np.sqrt(n / random.chisquare(n - 1, replicates))
     deviations = values - mean
-    return np.array([statistic(mean + s * deviations[random.integers(n, size=n)].mean(axis=0)) for s in scales])
+    drawn = deviations[random.integers(n, size=(replicates, n))].mean(axis=1)
+    means = mean + scales.reshape(-1, *[1] * mean.ndim) * drawn
+    return np.array([statistic(mean) for mean in means])
 
 
 def slope(x, y):

@@ -29,10 +29,11 @@ def draw(trajectories, subject):
         for panel in line[2 * len(names) :]:
             panel.set_visible(False)
         for place, name in enumerate(names):
+            runs = trajectories[trajectories["experiment"] == name]
             followed = [rule for rule in style.RULES if rule in rules[name]]
             loss, distance = line[2 * place : 2 * place + 2]
-            _final(loss, trajectories, name, followed, kappas, colours)
-            _distances(distance, trajectories, name, followed, kappas, colours)
+            _final(loss, runs, name, followed, kappas, colours)
+            _distances(distance, runs, name, followed, kappas, colours)
             eps = f"{first.loc[name, 'eps']:.0e}".replace("e-0", "e-")
             loss.set_title(rf"{style.OPTIMIZERS[optimizer]}, $\epsilon$ = {eps}", fontweight="bold", loc="left")
             for panel in (loss, distance):
@@ -65,13 +66,14 @@ def _final(panel, trajectories, experiment, rules, kappas, colours):
 
 def _distances(panel, trajectories, experiment, rules, kappas, colours):
     """Geometric mean of the test functions' typical distances, as in the claims of closeness."""
+    metrics = closeness.closeness_metrics(trajectories, experiment)
+    groups = {
+        rule: [tables.groups(trajectories, experiment, rule, metric) for metric in metrics] for rule in {"sqrt", *rules}
+    }
     for kappa in kappas:
         cells = []
         for rule in rules:
-            pairs = [
-                [tables.groups(trajectories, experiment, r, metric) for r in ("sqrt", rule)]
-                for metric in closeness.closeness_metrics(trajectories, experiment)
-            ]
+            pairs = list(zip(groups["sqrt"], groups[rule], strict=True))
             if all(1 in root.healthy and kappa in other.healthy for root, other in pairs):
                 found = [closeness.typical_distance(root, root if rule == "sqrt" else o, kappa) for root, o in pairs]
                 values, replicates = (closeness.geometric_mean(part) for part in zip(*found, strict=True))

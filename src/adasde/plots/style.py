@@ -162,4 +162,5 @@ def save(figure, paths):
         with atomic(path) as temporary:
             metadata = {"CreationDate": None} if temporary.suffix == ".pdf" else {"Software": None}
             figure.savefig(temporary, metadata=metadata)
+            figure.set_layout_engine("none")  # which keeps where everything is, so that it is worked out once
     plt.close(figure)
