@@ -48,8 +48,8 @@ CLAIMS = []  # what `evaluate` asks about every experiment
 def claim(function):
     """Have `evaluate` ask ``function(trajectories, experiment)`` for rows, none where it has nothing to say.
 
-    The trajectories are the experiment's own. A decorator: a new claim is one function under it, whose rows are made by verdicts.row; the kind of claim, which
-    is the first part of its id, has its reason in REASONS, or in the row itself.
+    The trajectories are the experiment's own. A decorator: a new claim is one function under it, whose rows are made by
+    verdicts.row; the kind of claim, which is the first part of its id, has its reason in REASONS, or in the row itself.
     """
     CLAIMS.append(function)
     return function
