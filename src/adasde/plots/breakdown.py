@@ -42,7 +42,7 @@ def draw(trajectories, simulations, subject):
         handles += [plt.Line2D([], [], **look), plt.Line2D([], [], linestyle="", marker="o", **look)]
         row[-1].legend(handles, [*labels, "predicted", "observed"], loc="upper left", bbox_to_anchor=(1.0, 1.0))
     sizes = [
-        f"{min(lags.seeds for _, lags in part)} {what}"
+        f"{' or '.join(map(str, sorted({lags.seeds for _, lags in part})))} {what}"
         for part, what in ((networks, "seeds"), (oracles, "batches of paths"))
         if part
     ]
