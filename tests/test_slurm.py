@@ -87,7 +87,7 @@ def test_the_smoke_graph_finishes_though_a_job_is_cancelled(cluster, profile, co
         found = subprocess.run(
             ["squeue", "--noheader", "--states=running", "--format=%i %k"], text=True, capture_output=True
         )
-        return next((line.split()[0] for line in found.stdout.splitlines() if run in line), None)
+        return next((line.split()[0] for line in found.stdout.splitlines() if line.endswith(f"_{run}")), None)
 
     process = graph(tmp_path, tmp_path / "smoke.yaml", profile)
     try:
