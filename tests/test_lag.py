@@ -5,6 +5,7 @@ import math
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from adasde import InputError, claims, lag, plots, store, tables
@@ -140,6 +141,14 @@ def test_the_figure_of_the_breakdown(trajectories, options):
     labels = [text.get_text() for text in bottom.get_legend().get_texts()]
     assert labels[-2:] == ["predicted", "observed"]
     assert len(labels) == len(options.get("kappas", (1, 2, 4, 16))) - 1 + 2
+    plt.close(drawn)
+
+
+def test_the_breakdown_says_how_many_seeds_each_experiment_has(trajectories):
+    few, more = trajectories(seeds=2), trajectories(seeds=3)
+    more = more.assign(experiment="b", run=more["run"].str.replace("a.", "b.", regex=False))
+    drawn = plots.draw("breakdown", pd.concat([few, more]))
+    assert "(2 or 3 seeds)" in drawn.get_suptitle()
     plt.close(drawn)
 
 
