@@ -176,10 +176,10 @@ def same(found, wanted):
 # The data set
 
 
-def test_the_registry_knows_the_real_data():
+def test_the_registry_knows_the_real_data(tmp_path):
     entry = data.dataset_named("imagenet")
     assert (entry.train_size, entry.test_size, entry.classes) == (1_281_167, 50_000, 1000)
-    assert entry.facts()["files"]["ILSVRC2012_img_val.tar"] == "MD5 29b22e2961454d5413ddabcf34fc5622"
+    assert entry.facts(tmp_path)["files"]["ILSVRC2012_img_val.tar"] == "MD5 29b22e2961454d5413ddabcf34fc5622"
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -1,6 +1,7 @@
-"""data/text.py and data/corpora.py: real text, and small files of exactly the real forms, offline."""
+"""data/text.py, data/corpora.py and data/hub.py: real text, and small files of exactly the real forms, offline."""
 
 import bz2
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -16,7 +17,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from adasde import InputError, data
 from adasde.data import corpora, text
-from adasde.data.corpora import Corpus, Source, Writer
+from adasde.data.corpora import Corpus, Writer
+from adasde.data.hub import Source
 
 WORDS = ["the", "of", "and", "in", "to", "a", "is", "was", "for", "on", "as", "with", "by", "he", "that", "from", "at"]
 
@@ -247,11 +249,14 @@ def test_only_the_hub_is_left_where_no_file_was_put_by_hand(tmp_path):
 
 
 BAD = [
-    ("cut", "train: damaged or no parquet file"),
-    ("rows", "train: 7 rows, not 8; the files are cut or not the right ones"),
-    ("column", "train: its rows have no column 'text'"),
+    ("cut", "train-00000-of-00001.parquet: damaged or no parquet file; fetch it again"),
+    ("one of two", "second.parquet: damaged or no parquet file; fetch it again"),
+    ("rows", "wikitext-103/train: 7 rows, not 8; the files are cut or not the right ones"),
+    ("column", "wikitext-103/train: its rows have no column 'text'"),
+    ("null", "wikitext-103/train: row 2, text = None: must be a text"),
+    ("number", "wikitext-103/train: row 1, text = 7: must be a text"),
     ("hash", "train-00000-of-00001.parquet: SHA-256 is .*, not 000000000000..."),
-    ("empty", "wikitext-103: the split train is empty"),
+    ("empty", "wikitext-103: the split train is empty: its files hold no text"),
 ]
 
 
@@ -262,6 +267,10 @@ def test_a_bad_shard_is_one_clear_error_and_nothing_is_half_written(wikitext, wh
     (source,) = corpus.sources["train"]
     if what == "cut":
         path.write_bytes(path.read_bytes()[:200])
+    elif what == "one of two":
+        path.with_name("second.parquet").write_bytes(path.read_bytes()[:200])
+    elif what in ("null", "number"):
+        parquet(path, [{"text": value} for value in ((" a \n", None) if what == "null" else (7, 8))])
     elif what == "rows":
         parquet(path, [{"text": line} for line in WIKITEXT["train"][:-1]])
     elif what == "column":
@@ -354,11 +363,74 @@ def test_what_another_tokenizer_or_a_cut_file_left_is_not_gone_on_with(wikitext,
     part = folder / "train-tokens.part"
     content = part.read_bytes()
     part.write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=r"tokens.part: not what .*progress.json says; delete that file to"):
+    with pytest.raises(InputError, match=r"tokens.part: not what progress.json says; delete /.*/progress.json to"):
         corpus.make(folder)
     byte_level(["<|endoftext|>"], folder / "sources/tokenizer.json", vocabulary=280)
     smaller = Corpus(corpus.name, "", 0, 0, 0, ("x/y", "0", 280), corpus.sources)
     assert loaded(folder, smaller.make(folder))["train-tokens"].max() < 280
+
+
+def test_what_other_files_left_is_not_gone_on_with(wikitext, monkeypatch):
+    folder, corpus = wikitext
+    kill_before_the_end(corpus, folder, monkeypatch)
+    lines = [line.replace("the", "other") for line in WIKITEXT["train"]]
+    parquet(folder / "sources/train/train-00000-of-00001.parquet", [{"text": line} for line in lines])
+    tokenizer = Tokenizer.from_file(str(folder / "sources/tokenizer.json"))
+    assert "".join(documents(loaded(folder, corpus.make(folder)), "train", tokenizer)) == "".join(lines)
+
+
+def test_a_damaged_note_of_progress_is_begun_anew(wikitext, monkeypatch):
+    folder, corpus = wikitext
+    whole = loaded(folder, corpus.make(folder))
+    kill_before_the_end(corpus, folder, monkeypatch)
+    (folder / "progress.json").write_text('{"tok')
+    again = loaded(folder, corpus.make(folder))
+    assert all(np.array_equal(again[name], whole[name]) for name in whole)
+
+
+def test_the_manifest_names_the_files_with_their_hashes(wikitext, monkeypatch):
+    folder, corpus = wikitext
+    monkeypatch.setitem(data.DATASETS, corpus.name, corpus)
+    manifest = json.loads((data.prepare(corpus.name, folder.parent) / "manifest.json").read_text())
+    path = folder / "sources/test/test-00000-of-00001.parquet"
+    assert manifest["files"]["test/test-00000-of-00001.parquet"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert len(manifest["files"]) == 3
+
+
+def test_a_branch_of_the_hub_is_noted_as_the_commit_that_it_stands_at(tmp_path, monkeypatch):
+    source = Source("bookcorpus", "x/y", "z", "main", "train")
+    info = type("Info", (), {"sha": "5" * 40})
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda self, name, revision: info)
+    assert source.facts(tmp_path) == {"bookcorpus": "x/y@" + "5" * 40}
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"/bookcorpus: cannot be read from x/y \(.*\); put its parquet files into"):
+        source.facts(tmp_path)
+
+
+def test_a_tokenizer_without_an_end_is_refused(wikitext):
+    folder, corpus = wikitext
+    size = byte_level(["<start>"], folder / "sources/tokenizer.json").get_vocab_size()
+    corpus = Corpus(corpus.name, "", 0, 0, 0, ("x/y", "0", size), corpus.sources)
+    with pytest.raises(InputError, match=r"tokenizer: knows no token that ends a document, </s> or <\|endoftext\|>"):
+        corpus.make(folder)
+
+
+def test_a_damaged_shard_is_one_line_of_the_command(adasde, tmp_path):
+    """The libraries would log what they meet, before it is raised."""
+    folder = tmp_path / "wikitext-103/sources"
+    byte_level(["<|endoftext|>"], folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens([f"idle {n}" for n in range(50_257 - tokenizer.get_vocab_size())])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    parquet(folder / "train/0.parquet", [{"text": prose(0)}])
+    (folder / "train/1.parquet").write_bytes((folder / "train/0.parquet").read_bytes()[:200])
+    for split in ("validation", "test"):
+        parquet(folder / f"{split}/0.parquet", [{"text": prose(0)}])
+    done = adasde("data", "wikitext-103", "--data", tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.endswith("train/1.parquet: damaged or no parquet file; fetch it again\n")
 
 
 def test_going_on_is_said_in_the_log(wikitext, monkeypatch, caplog):

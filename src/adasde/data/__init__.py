@@ -10,7 +10,8 @@ from pathlib import Path
 from ..errors import InputError
 from ..store import atomic
 from . import glue, images, text
-from .corpora import Corpus, Source
+from .corpora import Corpus
+from .hub import Source
 from .imagenet import ImageNet
 from .sources import Dataset, Debian, File, Mirror, Package
 
@@ -125,8 +126,26 @@ DATASETS = {
                             ),
                         ),
                     ),
-                    ("validation", 3_760, ()),
-                    ("test", 4_358, ()),
+                    (
+                        "validation",
+                        3_760,
+                        (
+                            (
+                                "validation-00000-of-00001.parquet",
+                                "204929b7ff9d6184953f867dedb860e40aa69c078fc1e54b3baaa8fb28511c4c",
+                            ),
+                        ),
+                    ),
+                    (
+                        "test",
+                        4_358,
+                        (
+                            (
+                                "test-00000-of-00001.parquet",
+                                "5f1bea067869d04849c0f975a2b29c4ff47d867f484f5010ea5e861eab246d91",
+                            ),
+                        ),
+                    ),
                 )
             },
         ),
@@ -136,7 +155,7 @@ DATASETS = {
             download_bytes=14_500_000_000,
             train_size=6_000_000_000,  # about; RoBERTa's tokens
             test_size=6_000_000,
-            tokenizer=("FacebookAI/roberta-large", "main", 50_265),
+            tokenizer=glue.ROBERTA,
             sources={
                 "train": (
                     Source(
@@ -205,7 +224,7 @@ def _make(dataset, folder):
         arrays[array] = {"sha256": _sha256(path), "shape": list(content.shape), "dtype": str(content.dtype)}
         if path.stat().st_size > LARGE:
             arrays[array]["sampled"] = _sampled(path)
-    facts = {"name": dataset.name, "licence": dataset.licence, **dataset.facts()}
+    facts = {"name": dataset.name, "licence": dataset.licence, **dataset.facts(folder)}
     with atomic(folder / "manifest.json") as temporary:
         temporary.write_text(json.dumps({**facts, "arrays": arrays}, indent=1) + "\n")
         # Before the manifest is there: what it says must not be believed of arrays that are altered later.

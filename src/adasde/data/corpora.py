@@ -1,105 +1,24 @@
 """Text too large for memory: streamed from parquet files into token arrays, interruptible anywhere.
 
-The arrays are those of text.py. Sources are read through the library ``datasets``, from a hub or from files put into
-the data set's folder by hand.
+The arrays are those of text.py.
 """
 
 import hashlib
 import io
 import json
 import logging
-import re
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
 from ..store import atomic
+from .hub import Source, pretrained_tokenizer
 from .text import encoded, end_of
 
 log = logging.getLogger(__name__)
 
 HEADER = 128  # bytes before the numbers of an .npy file
-
-
-@dataclass(frozen=True)
-class Source:
-    """Parquet files of documents: on a hub, at a revision, or put by hand into the folder ``name``.
-
-    A row's text is in the column ``text``; ``rows`` is how many there are, and ``sha256`` the hashes that are known of
-    the files, by name. With ``lines`` a row is a line, and a line `` = Title = `` starts a document. Otherwise
-    ``joined`` rows, one by one where each is a text of its own, make a document.
-    """
-
-    name: str
-    repository: str
-    config: str
-    revision: str
-    split: str
-    rows: int | None = None
-    sha256: tuple[tuple[str, str], ...] = ()
-    lines: bool = False
-    joined: int = 1
-
-    def documents(self, folder: Path, skip: int) -> Iterator[tuple[int, str]]:
-        """Yield (rows read so far, text) of every document that is not blank after ``skip`` rows, in constant memory.
-
-        ``skip`` is a number of rows that was yielded. InputError if no source has the files, or they are not whole.
-        """
-        count, lines = skip, []
-        for row in (row["text"] for row in self.read(folder, skip)):
-            if self.lines and lines and re.fullmatch(r"\s*= [^=].* =\s*", row):
-                if "".join(lines).strip():
-                    yield count, "".join(lines)
-                lines = []
-            count += 1
-            lines.append(row)
-            if not self.lines and len(lines) == self.joined:
-                if "".join(lines).strip():
-                    yield count, "\n".join(lines)
-                lines = []
-        if "".join(lines).strip():
-            yield count, ("" if self.lines else "\n").join(lines)
-        if self.rows is not None and count != self.rows:
-            raise InputError(f"{self.name}: {count:,} rows, not {self.rows:,}; the files are cut or not the right ones")
-
-    def read(self, folder: Path, skip: int = 0, columns=("text",)) -> Iterator[dict]:
-        """Yield the rows after ``skip``, with their ``columns`` at least. InputError as for `documents`."""
-        import datasets
-
-        datasets.disable_progress_bars()
-        place = Path(folder, "sources", self.name)
-        here = sorted(place.glob("*.parquet"))
-        self._verify(here)
-        try:
-            if here:
-                files = [str(path) for path in here]
-                rows = datasets.load_dataset("parquet", data_files={"all": files}, split="all", streaming=True)
-            else:
-                rows = datasets.load_dataset(
-                    self.repository, self.config, revision=self.revision, split=self.split, streaming=True
-                )
-            for row in rows.skip(skip):
-                missing = [column for column in columns if column not in row]
-                if missing:
-                    raise InputError(f"{self.name}: its rows have no column {missing[0]!r}")
-                yield row
-        except InputError:
-            raise
-        except Exception as error:  # what the hub's clients raise has no common ground
-            what = "damaged or no parquet file" if here else f"cannot be read from {self.repository}"
-            raise InputError(
-                f"{self.name}: {what} ({type(error).__name__}); put its parquet files into {place}"
-            ) from error
-
-    def _verify(self, paths):
-        known = dict(self.sha256)
-        for path in paths:
-            if path.name in known:
-                with path.open("rb") as file:
-                    found = hashlib.file_digest(file, "sha256").hexdigest()
-                if found != known[path.name]:
-                    raise InputError(f"{path}: SHA-256 is {found[:12]}..., not {known[path.name][:12]}...")
 
 
 @dataclass(frozen=True)
@@ -125,9 +44,9 @@ class Corpus:
         """Bytes of its arrays, about: of the tokens."""
         return (self.train_size + self.test_size) * (2 if self.tokenizer[2] <= 1 << 16 else 4)
 
-    def facts(self) -> dict:
-        """Return what the arrays were made from."""
-        return {"files": {s.name: f"{s.repository}@{s.revision}" for part in self.sources.values() for s in part}}
+    def facts(self, folder: Path) -> dict:
+        """Return what the arrays in ``folder`` were made from, as `make` found it."""
+        return {"files": json.loads((folder / "progress.json").read_text())["sources"]}
 
     def make(self, folder: Path) -> list[str]:
         """Write the arrays, as .npy files, and return their names; what an interrupted call had written is kept."""
@@ -136,7 +55,8 @@ class Corpus:
         tokenizer = pretrained_tokenizer(self.name, folder, *self.tokenizer)
         with atomic(folder / "tokenizer.npy") as temporary:
             np.save(temporary, np.frombuffer(tokenizer.to_str().encode(), np.uint8))
-        writer = Writer(folder, tokenizer, tuple(dict.fromkeys((*self.sources, "validation"))))
+        found = {k: v for part in self.sources.values() for source in part for k, v in source.facts(folder).items()}
+        writer = Writer(folder, tokenizer, tuple(dict.fromkeys((*self.sources, "validation"))), found)
         for split, sources in self.sources.items():
             for source in sources:
                 key = f"{split}/{source.name}"
@@ -146,37 +66,18 @@ class Corpus:
         return ["tokenizer", *writer.finish()]
 
 
-def pretrained_tokenizer(name, folder: Path, repository: str, revision: str, size: int):
-    """Return the tokenizer of ``repository``, or sources/tokenizer.json in ``folder``, of ``size`` tokens."""
-    from tokenizers import Tokenizer
-
-    path = Path(folder, "sources/tokenizer.json")
-    try:
-        if path.exists():
-            tokenizer = Tokenizer.from_file(str(path))
-        else:
-            tokenizer = Tokenizer.from_pretrained(repository, revision=revision)
-    except Exception as error:  # the library raises nothing narrower
-        raise InputError(
-            f"{name}: no tokenizer of {repository} ({type(error).__name__}); put its tokenizer.json at {path}"
-        ) from error
-    found = tokenizer.get_vocab_size()
-    if found != size:
-        raise InputError(f"{name}: the tokenizer has {found} tokens, but that of {repository} {size}")
-    return tokenizer
-
-
 class Writer:
     """Appends documents to .npy files, in blocks, so that an interrupted preparation goes on where it was.
 
     After every block ``progress.json`` says how far each file and each source has got; what lies beyond was written
-    by a block that was not finished, and is cut off.
+    by a block that was not finished, and is cut off. What another tokenizer or other ``sources``, by name and hash,
+    have left is begun anew.
     """
 
     BLOCK = 2000  # documents
     SAID = 25  # blocks between two lines in the log
 
-    def __init__(self, folder: Path, tokenizer, splits):
+    def __init__(self, folder: Path, tokenizer, splits, sources=()):
         import numpy as np
 
         self.folder, self.tokenizer, self.splits = Path(folder), tokenizer, splits
@@ -185,9 +86,9 @@ class Writer:
         self.waiting, self.seen, self.flushed = [], {}, 0
         self.progress = self.folder / "progress.json"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.made_by = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
-        state = json.loads(self.progress.read_text()) if self.progress.exists() else {}
-        going_on = state.get("tokenizer") == self.made_by
+        self.made_by = {"tokenizer": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(), "sources": dict(sources)}
+        state = self._state()
+        going_on = {key: state.get(key) for key in self.made_by} == self.made_by
         # Rows read of every source, and (tokens, documents) of every split.
         self.rows, self.lengths = (state["rows"], state["lengths"]) if going_on else ({}, {s: [0, 0] for s in splits})
         for split, kind, dtype, count in self._files():
@@ -200,7 +101,7 @@ class Writer:
                 path.write_bytes(bytes(HEADER + (dtype.itemsize if kind == "index" else 0)))
             wanted = HEADER + dtype.itemsize * count
             if not path.exists() or path.stat().st_size < wanted:
-                raise InputError(f"{path}: not what {self.progress} says; delete that file to start anew")
+                raise InputError(f"{path}: not what {self.progress.name} says; delete {self.progress} to start anew")
             with path.open("r+b") as file:
                 file.truncate(wanted)
         if self.rows:
@@ -221,7 +122,7 @@ class Writer:
         self._flush()
         empty = [split for split, (_, documents) in self.lengths.items() if not documents]
         if empty:
-            raise InputError(f"{self.folder.name}: the split {empty[0]} is empty")
+            raise InputError(f"{self.folder.name}: the split {empty[0]} is empty: its files hold no text")
         for split, kind, dtype, count in self._files():
             with self._path(split, kind).open("r+b") as file:
                 file.write(npy_header(dtype, count))
@@ -258,7 +159,13 @@ class Writer:
             total = [sum(counts) for counts in zip(*self.lengths.values(), strict=True)]
             log.info("%s: %s tokens of %s documents", self.folder.name, *(f"{count:,}" for count in total))
         with atomic(self.progress) as temporary:
-            temporary.write_text(json.dumps({"tokenizer": self.made_by, "rows": self.rows, "lengths": self.lengths}))
+            temporary.write_text(json.dumps({**self.made_by, "rows": self.rows, "lengths": self.lengths}))
+
+    def _state(self):
+        """What progress.json says, nothing if it is not there or damaged."""
+        with suppress(FileNotFoundError, ValueError):
+            return json.loads(self.progress.read_text())
+        return {}
 
     def _path(self, split, kind):
         return self.folder / f"{split}-{kind}.part"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..store import atomic
-from .corpora import Source, pretrained_tokenizer
+from .hub import Source, pretrained_tokenizer
 from .text import encoded
 
 REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"  # of the data sets on the hub
@@ -44,9 +44,17 @@ class Glue:
         """Bytes of its arrays, about: tokens, at two bytes, take what compressed text does; place and label 16."""
         return self.download_bytes + 16 * (self.train_size + self.test_size)
 
-    def facts(self) -> dict:
-        """Return what the arrays were made from."""
-        return {"files": {self.config: f"nyu-mll/glue@{REVISION}"}}
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Where the examples of every split come from."""
+        return {
+            split: Source(of, "nyu-mll/glue", self.config, REVISION, of)
+            for split, of in (("train", "train"), ("test", self.validation))
+        }
+
+    def facts(self, folder: Path) -> dict:
+        """Return what the arrays in ``folder`` were made from."""
+        return {"files": {k: v for source in self.sources.values() for k, v in source.facts(folder).items()}}
 
     def make(self, folder: Path) -> list[str]:
         """Write the arrays, as .npy files, and return their names. InputError if the source is missing or not whole."""
@@ -54,11 +62,11 @@ class Glue:
 
         tokenizer = pretrained_tokenizer(self.name, folder, *self.tokenizer)
         arrays = {"tokenizer": np.frombuffer(tokenizer.to_str().encode(), np.uint8)}
-        for split, of, size in (("train", "train", self.train_size), ("test", self.validation, self.test_size)):
-            source = Source(of, "nyu-mll/glue", self.config, REVISION, of)
-            rows = list(source.read(folder, columns=(*self.columns, "label")))
+        for (split, source), size in zip(self.sources.items(), (self.train_size, self.test_size), strict=True):
+            rows = list(source.read(folder, texts=self.columns, numbers=("label",)))
             if len(rows) != size:
-                raise InputError(f"{self.name}: {len(rows)} rows in {of}, not {size}; the files are not the right ones")
+                what = f"{self.name}: {len(rows)} rows in {source.name}, not {size}"
+                raise InputError(f"{what}; the files are not the right ones")
             arrays |= self._arrays(f"glue-{split}", rows, tokenizer)
         for name, content in arrays.items():
             with atomic(folder / f"{name}.npy") as temporary:
@@ -82,7 +90,7 @@ class Glue:
         return {name: tokens, f"{name}-index": index, f"{name}-labels": labels}
 
 
-ROBERTA = ("FacebookAI/roberta-large", "main", 50_265)
+ROBERTA = ("FacebookAI/roberta-large", "722cf37b1afa9454edce342e7895e588b6ff1d59", 50_265)
 TASKS = tuple(
     Glue(config, columns, train, test, size, ROBERTA, **options)
     for config, columns, train, test, size, options in (

@@ -45,7 +45,7 @@ class ImageNet:
     packed: bool = False
     unit: str = "images"
 
-    def facts(self) -> dict:
+    def facts(self, folder: Path) -> dict:
         """Return what the images come from, by MD5."""
         from torchvision.datasets.imagenet import ARCHIVE_META
 

@@ -66,7 +66,7 @@ class Dataset:
     arrays: Callable[[dict[str, bytes]], dict]
     unit: str = "examples"
 
-    def facts(self) -> dict:
+    def facts(self, folder: Path) -> dict:
         """Return what the arrays are made from."""
         return {"files": {file.name: file.sha256 for file in self.files}}
 

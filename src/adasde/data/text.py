@@ -131,5 +131,8 @@ def _packed(split, documents, tokenizer):
 
 
 def end_of(tokenizer) -> int:
-    """Return the number of the token that ends a document."""
-    return next(found for name in END if (found := tokenizer.token_to_id(name)) is not None)
+    """Return the number of the token that ends a document; InputError if the tokenizer has none."""
+    for name in END:
+        if (found := tokenizer.token_to_id(name)) is not None:
+            return found
+    raise InputError(f"tokenizer: knows no token that ends a document, {' or '.join(END)}")
