@@ -111,7 +111,9 @@ def test_the_authors_curves_are_drawn_behind_ours(tmp_path, spec):
     assert len(broad) == 5
     assert all(line.get_xdata()[-1] <= table["epoch"].max() * 1.01 for line in broad)
     assert all(4.9 < line.get_ydata()[-1] < 5.3 for line in broad)
-    assert "the authors'" in [text.get_text() for text in drawn.legends[0].get_texts()] or panel.get_ylabel()
+    legend = [text.get_text() for text in drawn.legends[0].get_texts()]
+    assert ["= 512$" in legend[0], "= 2048$" in legend[1]] == [True, True]
+    assert legend[2:] == ["the authors'", "within 3 seed deviations"]
     plt.close(drawn)
     assert reference.author_curves("wiki-gpt2-adam") == {}
     assert set(reference.author_curves("wikibooks-roberta-adam")) == {256, 1024, 2048, 4096, 8192}

@@ -27,7 +27,6 @@ def draw(trajectories, task):
         sharey="col",
         layout="constrained",
     )
-    handles = {}
     for row, experiment in zip(axes, experiments, strict=True):
         runs = table[table["experiment"] == experiment]
         rules = [rule for rule in style.RULES if rule in set(runs["rule"])]
@@ -37,7 +36,6 @@ def draw(trajectories, task):
                 groups = tables.groups(trajectories, experiment, rule, metric)
                 _line(panel, groups, rule, style.UNITS.get(metric, 1.0), aside)
             panel.set_ylabel(style.LABELS[metric])
-            handles |= dict(zip(*panel.get_legend_handles_labels()[::-1], strict=True))
         row[len(metrics) // 2].set_title(style.OPTIMIZERS[runs["optimizer"].iloc[0]], fontweight="bold")
     norms = [line.get_ydata() for panel in axes[:, -1] for line in panel.lines]
     style.log_axis(axes[0, -1], norms)
@@ -47,7 +45,7 @@ def draw(trajectories, task):
         panel.set_xticks(kappas, [f"{k:g}" for k in kappas])
         panel.set_xlabel(r"batch multiplier $\kappa$ (rules side by side)")
     figure.suptitle(f"{task_named(task).title}: end of training at equal samples, {style.sample(groups.seeds)}")
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(6, len(handles)))
+    style.legend(figure, axes.flat, columns=6)
     return figure
 
 

@@ -53,9 +53,7 @@ def compare(trajectories, experiment, rule, title, baseline, label):
     figure.suptitle(
         f"{style.OPTIMIZERS[row['optimizer']]}, {task_named(row['task']).title}: {title}, {style.sample(groups.seeds)}"
     )
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    band, name = axes[1, 0].get_legend_handles_labels()
-    figure.legend(handles + band, labels + name, loc="outside lower center", ncols=min(4, len(labels) + 1))
+    style.legend(figure, axes.flat)
     return figure
 
 

@@ -104,6 +104,15 @@ def curve(panel, x, mean, low, high, colour, label=None):
     panel.plot(x, mean, color=colour, marker="o", label=label)
 
 
+def legend(figure, panels, columns=4):
+    """Put one legend below all panels: what each of ``panels`` names, once and in the order in which they name it."""
+    entries = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(columns, len(entries)))
+
+
 def time_axes(top, bottom, epoch, time):
     """Run the x-axis of a column of panels in epochs, and mark above ``top`` the SDE time reached.
 
