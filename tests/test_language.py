@@ -3,11 +3,13 @@
 import copy
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import RobertaProcessing
 from torch.nn import functional as F
 
 from adasde import InputError, data, optim, plan, scaling, store, tasks
@@ -274,6 +276,13 @@ def test_vocabularies_lengths_and_sizes_that_do_not_fit_are_named(wiki, data_roo
     tensors = wiki[1]
     with pytest.raises(InputError, match="vocabulary: the tokenizer of the data knows 1024 tokens, but GPT-2 50257"):
         language.load("wikitext103-gpt2", tensors)
+    with pytest.raises(InputError, match="vocabulary: the tokenizer of the data knows 1024 tokens, but RoBERTa 50265"):
+        classification.load("glue-rte", tensors)
+    unpadded = tensors["tokenizer"].numpy().tobytes().replace(b'"<pad>"', b'"<gap>"')
+    other = {**tensors, "tokenizer": torch.frombuffer(bytearray(unpadded), dtype=torch.uint8)}
+    for load, name in ((language.load, "wiki-roberta"), (classification.load, "wiki-articles")):
+        with pytest.raises(InputError, match="the tokenizer of the data does not know <pad>, which RoBERTa needs"):
+            load(name, other)
     cut = {**tensors, "validation-tokens": tensors["validation-tokens"][:20]}
     with pytest.raises(InputError, match="length = 64: longer than the 20 tokens of the split validation"):
         language.load("wiki-gpt2", cut)
@@ -301,6 +310,43 @@ def test_scores_agree_with_their_definitions():
 
 # The columns of the real files, beside label and idx.
 GLUE = {"rte": ("sentence1", "sentence2"), "sst2": ("sentence",), "stsb": ("sentence1", "sentence2")}
+
+
+def test_of_a_pair_that_is_too_long_the_longer_sentence_is_cut(wiki):
+    """As the library of tokenizers cuts it, by its strategy longest_first."""
+    task = classification.load("wiki-articles", wiki[1])
+    plain, cutting = (language.text.tokenizer_of(wiki[1]["tokenizer"].numpy().tobytes().decode()) for _ in range(2))
+    special = [(token, plain.token_to_id(token)) for token in ("</s>", "<s>")]
+    cutting.post_processor = RobertaProcessing(*special, trim_offsets=False, add_prefix_space=False)
+    cutting.enable_truncation(task.dimensions.length + 2, strategy="longest_first")
+    end = special[0][1]
+    for words in ((100, 5), (5, 100), (40, 41), (41, 40), (80, 81), (81, 80), (31, 200), (20, 20), (62, 1), (100, 100)):
+        pair = [prose(seed, count) for seed, count in enumerate(words)]
+        first, second = (plain.encode(sentence).ids for sentence in pair)
+        assert task._cut(torch.tensor([*first, end, end, *second])).tolist() == cutting.encode(*pair).ids[1:-1]
+    one = prose(0, 100)
+    assert task._cut(torch.tensor(plain.encode(one).ids)).tolist() == cutting.encode(one).ids[1:-1]
+
+
+BAD_GLUE = [
+    ({"sentence": ["a", None], "label": [0, 1]}, "glue-sst2/train: row 2, sentence = None: must be a text"),
+    ({"sentence": ["a", "b"], "label": [None, 1]}, "glue-sst2/train: row 1, label = None: must be a number"),
+    ({"sentence": ["a", "b"], "label": ["x", "y"]}, "glue-sst2/train: row 1, label = 'x': must be a number"),
+    ({"sentence": ["a", "b"], "label": [-1, -1]}, "glue-sst2: a row has no label; the split is the hidden one"),
+]
+
+
+@pytest.mark.parametrize(("columns", "message"), BAD_GLUE, ids=["sentence", "label", "kind", "hidden"])
+def test_a_bad_row_of_glue_is_named(columns, message, tmp_path):
+    folder = tmp_path / "glue-sst2"
+    vocabulary = byte_level(list(language.text.SPECIAL), folder / "sources/tokenizer.json").get_vocab_size()
+    entry = replace(data.dataset_named("glue-sst2"), train_size=2, test_size=2, tokenizer=("x/y", "0", vocabulary))
+    for split in ("train", "validation"):
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        parquet(folder / f"sources/{split}/0.parquet", rows)
+    with pytest.raises(InputError, match=re.escape(message)):
+        entry.make(folder)
+    assert not list(folder.glob("*.npy"))
 
 
 @pytest.mark.parametrize("config_name", GLUE)

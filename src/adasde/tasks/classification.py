@@ -7,7 +7,17 @@ from torch.nn import functional as F
 from .. import measure
 from ..data import text
 from ..errors import InputError
-from .language import CHUNK, LIBRARIES, NOISE_CHUNK, SIZES, SUBSET, Size, fixed_sample, roberta  # noqa: F401
+from .language import (
+    CHUNK,
+    LIBRARIES,  # noqa: F401, since tasks of this module have them too
+    NOISE_CHUNK,
+    SIZES,
+    SUBSET,
+    Size,
+    fitting_vocabulary,
+    fixed_sample,
+    roberta,
+)
 
 
 def accuracy(predicted, labels) -> float:
@@ -47,7 +57,8 @@ class ClassificationTask:
 
     def __init__(self, tensors, size: Size, name: str, scores, pretrained=None, device="cpu"):
         self.device = torch.device(device)
-        self.known, self.dimensions, self.scores, self.pretrained = text.vocabulary(tensors), size, scores, pretrained
+        self.known = fitting_vocabulary(tensors, size, "RoBERTa", text.SPECIAL)
+        self.dimensions, self.scores, self.pretrained = size, scores, pretrained
         self.inputs, self.labels = self._padded(tensors, f"{name}-train")
         self.regression = self.labels.is_floating_point()
         self.classes = 1 if self.regression else int(self.labels.max()) + 1
@@ -113,16 +124,31 @@ class ClassificationTask:
         return model(input_ids=inputs, attention_mask=inputs != self.known["<pad>"]).logits
 
     def _padded(self, tensors, name):
-        """Return the texts' first tokens between <s> and </s>, padded, (texts, length + 2), and their labels."""
+        """Return the texts' tokens, cut to fit, between <s> and </s>, padded, (texts, length + 2), and their labels."""
         tokens, index = tensors[name], tensors[f"{name}-index"]
-        length = self.dimensions.length
-        inputs = torch.full((len(index) - 1, length + 2), self.known["<pad>"])
+        inputs = torch.full((len(index) - 1, self.dimensions.length + 2), self.known["<pad>"])
         for row, start, end in zip(inputs, index[:-1], index[1:] - 1, strict=True):  # without the end of the document
-            count = min(length, int(end - start))
-            row[0], row[count + 1] = self.known["<s>"], self.known["</s>"]
-            row[1 : count + 1] = tokens[start : start + count].long()
+            kept = self._cut(tokens[start:end].long())
+            row[0], row[len(kept) + 1] = self.known["<s>"], self.known["</s>"]
+            row[1 : len(kept) + 1] = kept
         labels = tensors[f"{name}-labels"]
         return inputs.to(self.device), (labels if labels.is_floating_point() else labels.long()).to(self.device)
+
+    def _cut(self, tokens):
+        """Return as many of a text's tokens as fit: the first, or of a pair of sentences those of the longer one."""
+        length, end = self.dimensions.length, self.known["</s>"]
+        if len(tokens) <= length:
+            return tokens
+        ends = (tokens == end).nonzero().flatten().tolist()
+        between = next((place for place in ends if tokens[place + 1 : place + 2].tolist() == [end]), None)
+        if between is None:
+            return tokens[:length]
+        first, second = tokens[:between], tokens[between + 2 :]
+        longer, shorter = max(len(first), len(second)), min(len(first), len(second))
+        shorter = min(shorter, (length - 2) // 2)
+        longer = min(longer, length - 2 - shorter)
+        counts = (longer, shorter) if len(first) > len(second) else (shorter, longer)
+        return torch.cat([first[: counts[0]], tokens[between : between + 2], second[: counts[1]]])
 
     def _chunks(self, inputs, labels, size):
         return list(zip(inputs.split(size), labels.split(size), strict=True))

@@ -107,20 +107,31 @@ def fixed_sample(size: int, count: int) -> torch.Tensor:
     return torch.randperm(size, generator=torch.Generator().manual_seed(0))[:count]
 
 
+def fitting_vocabulary(tensors, size: Size, kind: str, special=()) -> dict[str, int]:
+    """Return the vocabulary of the data's tokenizer, token -> number; InputError if a model of ``kind`` has another."""
+    known = text.vocabulary(tensors)
+    if len(known) != size.vocabulary:
+        raise InputError(
+            f"vocabulary: the tokenizer of the data knows {len(known)} tokens, but {kind} {size.vocabulary}"
+        )
+    if missing := [token for token in special if token not in known]:
+        raise InputError(f"vocabulary: the tokenizer of the data does not know {missing[0]}, which {kind} needs")
+    return known
+
+
 class Sequences:
     """What both language models share: sequences of a text data set's tokens, and the test functions.
 
-    Subclasses give `model`, `batch`, the model's inputs and targets for sequences, and `losses`, one per example.
+    Subclasses give `model`, `batch`, the model's inputs and targets for sequences, `losses`, one per example, and the
+    ``special`` tokens that they need.
     """
+
+    special: tuple[str, ...] = ()
 
     def __init__(self, tensors, size: Size, kind: str, device="cpu"):
         self.device = torch.device(device)
-        known = text.vocabulary(tensors)
-        if len(known) != size.vocabulary:
-            raise InputError(
-                f"vocabulary: the tokenizer of the data knows {len(known)} tokens, but {kind} {size.vocabulary}"
-            )
-        self.known, self.length, self.dimensions = known, size.length, size
+        self.known = fitting_vocabulary(tensors, size, kind, self.special)
+        self.length, self.dimensions = size.length, size
         self.sequences = self._cut(tensors["train-tokens"], "train")
         held = self._cut(tensors["validation-tokens"], "validation")
         # Fixed sequences, and fixed masks where there are any, so that all evaluations see the same.
@@ -191,6 +202,8 @@ class MaskedTask(Sequences):
 
     As many tokens of every sequence are predicted, so that batches have one shape.
     """
+
+    special = text.SPECIAL
 
     @property
     def predicted(self) -> int:
