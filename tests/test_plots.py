@@ -173,3 +173,18 @@ def test_svag_names_its_axis_below_the_lower_panels_alone(tmp_path, spec):
     drawn = plots.draw("svag-lm", table)
     assert [panel.get_xlabel() for panel in drawn.axes] == [""] * 3 + ["epochs of the plain run"] * 3
     plt.close(drawn)
+
+
+@pytest.mark.parametrize(("noise", "whole"), [(0.01, True), (0.8, False)])
+def test_bands_on_a_logarithmic_axis_are_shown_whole_unless_they_are_absurdly_wide(tmp_path, spec, noise, whole):
+    own = {**spec, "experiment": "noisy"}
+    paths = write_runs(tmp_path, own, {("sqrt", 1): 0.0, ("sqrt", 4): 0.0}, seeds=2, noise=noise)
+    drawn = plots.draw("scaling-noisy", tables.collect(paths)[0])
+    panel = drawn.axes[0]
+    bands = np.concatenate([band.get_paths()[0].vertices[:, 1] for band in panel.collections])
+    means = np.concatenate([line.get_ydata() for line in panel.lines])
+    low, high = panel.get_ylim()
+    assert (low < bands.min() and bands.max() < high) == whole
+    assert low > means.min() / 3
+    assert high < means.max() * 3
+    plt.close(drawn)

@@ -41,14 +41,14 @@ def compare(trajectories, experiment, rule, title, baseline, label):
     )
     for (top, bottom), metric in zip(axes.T, metrics, strict=True):
         groups = tables.groups(trajectories, experiment, rule, metric)
-        _values(top, groups, style.UNITS.get(metric, 1.0), label)
+        bounds = _values(top, groups, style.UNITS.get(metric, 1.0), label)
         if metric == "log_perplexity" and rule == "sqrt":
             _published(top, f"{row['task']}-{row['optimizer']}", groups)
         _distances(bottom, groups)
         top.set_ylabel(style.LABELS[metric])
         style.time_axes(top, bottom, groups.epoch, groups.time)
         if metric == "train_loss":
-            style.log_axis(top, [values.mean(axis=0) for values in groups.values.values()])
+            style.log_axis(top, [values.mean(axis=0) for values in groups.values.values()], bounds)
     axes[1, 0].set_ylabel(f"distance from {baseline}\n(seed deviations)")
     figure.suptitle(
         f"{style.OPTIMIZERS[row['optimizer']]}, {task_named(row['task']).title}: {title}, {style.sample(groups.seeds)}"
@@ -58,12 +58,16 @@ def compare(trajectories, experiment, rule, title, baseline, label):
 
 
 def _values(panel, groups, unit, label):
+    """Draw the curves of all levels; return the bounds of their intervals."""
+    bounds = []
     colours = style.batch_colours(groups.values)
     drawn = stats.bootstrap_means(groups.healthy)
     for level, values in groups.values.items():
         low, high = stats.interval(drawn[level]) if level in drawn else (np.nan, np.nan)
         mean = unit * values.mean(axis=0)
         style.curve(panel, groups.epoch, mean, unit * low, unit * high, colours[level], label(level, groups))
+        bounds += [unit * low, unit * high]
+    return bounds
 
 
 def _published(panel, name, groups):

@@ -31,6 +31,7 @@ RULES = {
     "sqrt-no-betas": r"square root without $\beta$",
     "sqrt-no-eps": r"square root without $\epsilon$",
 }
+REACH = 2.0  # of intervals beyond their curves, up to which a logarithmic axis shows them whole
 _COLOURS = sns.color_palette("colorblind")
 RULE_STYLES = {
     rule: {"color": _COLOURS[i], "marker": marker, "linestyle": line}
@@ -131,12 +132,18 @@ def time_axes(top, bottom, epoch, time):
     above.set_xlabel(rf"time $t = \sum \eta^2$ reached ($10^{{{power}}}$)")
 
 
-def log_axis(panel, curves):
-    """Make the y-axis logarithmic, its range that of ``curves``, with plain numbers at 1, 2, 3 and 5 of each decade."""
-    values = np.concatenate([np.ravel(curve) for curve in curves])
+def log_axis(panel, curves, bounds=()):
+    """Make the y-axis logarithmic, its range that of ``curves``, with plain numbers at 1, 2, 3 and 5 of each decade.
+
+    The range reaches to those ``bounds`` of intervals that lie within a factor of REACH of the curves' own. Intervals
+    beyond, to below 0 perhaps, end at the frame: with few seeds they would leave the curves little room.
+    """
+    values, bounds = (np.concatenate([np.ravel(curve) for curve in part] or [[]]) for part in (curves, bounds))
     values = values[np.isfinite(values) & (values > 0)]
     panel.set_yscale("log")
     if len(values):
+        near = (bounds >= values.min() / REACH) & (bounds <= values.max() * REACH)
+        values = np.concatenate([values, bounds[near]])
         margin = (values.max() / values.min()) ** 0.06
         panel.set_ylim(values.min() / margin, values.max() * margin)
     plain_log(panel)
