@@ -26,7 +26,7 @@ LAG_TOLERANCE = 0.1
 REASONS = {
     "final-accuracy": "within 3% is what the paper's figure 18 calls preserved",
     "final-accuracy-beyond": "as final-accuracy, where the paper never goes",
-    "final-perplexity": "the spread of the authors' own GPT-2 curves at their end",
+    "final-perplexity": "the authors' own GPT-2 curves stop that far apart",
     "finetuning": "as final-accuracy",
     "pretraining": "pre-training must be worth something for fine-tuning to say anything of it",
     "trajectory": "within three standard deviations of a run, one run more would not tell the two apart (ours)",
