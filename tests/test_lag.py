@@ -152,6 +152,18 @@ def test_the_breakdown_says_how_many_seeds_each_experiment_has(trajectories):
     plt.close(drawn)
 
 
+def test_the_legends_of_the_breakdown_are_true_of_all_panels(trajectories):
+    """Of experiments that were measured at other moments, and of batch sizes that the first has not."""
+    first, second = trajectories(), trajectories(kappas=(1, 2, 8, 16))
+    second = second[second["time"] != TIME[4]]
+    second = second.assign(experiment="b", run=second["run"].str.replace("a.", "b.", regex=False))
+    drawn = plots.draw("breakdown", pd.concat([first, second]))
+    moments, kappas = ([text.get_text() for text in panel.get_legend().get_texts()] for panel in drawn.axes[1::2])
+    assert moments == ["about ¼ of the run", "about ½ of it", "its end", "predicted", "observed"]
+    assert kappas == [rf"$\kappa = {kappa}$" for kappa in (2, 4, 8, 16)] + ["predicted", "observed"]
+    plt.close(drawn)
+
+
 @pytest.fixture
 def run_file(tmp_path, spec):
     def write(rows, name="run.parquet", **changes):

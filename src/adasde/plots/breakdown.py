@@ -11,7 +11,8 @@ from ..tasks import task_named
 from . import style
 
 ACROSS = 3  # columns beside each other
-MOMENTS = (0.2, 0.5, 1.0)  # parts of the run at which the lag is drawn against kappa
+# Parts of the run, at the measurements nearest to which the lag is drawn against kappa.
+MOMENTS = {0.25: "about ¼ of the run", 0.5: "about ½ of it", 1.0: "its end"}
 
 
 def draw(trajectories, simulations, subject):
@@ -36,11 +37,8 @@ def draw(trajectories, simulations, subject):
     axes[0, 0].set_ylim(-0.3, 1.02)
     for panel in axes[:, 0]:
         panel.set_ylabel("lag behind the baseline")
-    for row in axes[:2]:
-        handles, labels = row[0].get_legend_handles_labels()
-        look = {"color": "0.4", "markersize": 4}
-        handles += [plt.Line2D([], [], **look), plt.Line2D([], [], linestyle="", marker="o", **look)]
-        row[-1].legend(handles, [*labels, "predicted", "observed"], loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _legend(axes[0, -1], dict(zip(MOMENTS.values(), _shades(), strict=True)))
+    _legend(axes[1, -1], {rf"$\kappa = {kappa:g}$": colour for kappa, colour in colours.items() if kappa > 1})
     sizes = [
         f"{' or '.join(map(str, sorted({lags.seeds for _, lags in part})))} {what}"
         for part, what in ((networks, "seeds"), (oracles, "batches of paths"))
@@ -73,21 +71,27 @@ def _oracles(simulations):
     return columns
 
 
+def _shades():
+    return plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(MOMENTS)))
+
+
+def _legend(panel, colours):
+    """Name right of a panel the colours of all panels in its row and those below."""
+    look = {"color": "0.4", "markersize": 4}
+    handles = [plt.Line2D([], [], color=colour) for colour in colours.values()]
+    handles += [plt.Line2D([], [], **look), plt.Line2D([], [], linestyle="", marker="o", **look)]
+    panel.legend(handles, [*colours, "predicted", "observed"], loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
 def _against_kappa(panel, lags):
     kappas = list(lags.predicted)
-    points = sorted({int(np.argmin(np.abs(lags.time - part * lags.time[-1]))) for part in MOMENTS})
-    shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(points)))
-    for place, (point, colour) in enumerate(zip(points, shades, strict=True)):
+    for place, (part, colour) in enumerate(zip(MOMENTS, _shades(), strict=True)):
+        point = int(np.argmin(np.abs(lags.time - part * lags.time[-1])))
         predicted = np.array([0.0, *(lags.predicted[k][point] for k in kappas)])
         low, high = _bounds([lags.drawn_predicted[k][:, point] for k in kappas])
         panel.fill_between([1, *kappas], [0, *low], [0, *high], color=colour, alpha=0.15, linewidth=0)
-        panel.plot(
-            [1, *kappas],
-            predicted,
-            color=colour,
-            label=f"{100 * lags.progress[point] / lags.progress[-1]:.0f}% of the run",
-        )
-        aside = 2.0 ** (0.12 * (place - (len(points) - 1) / 2))  # keeps the intervals of moments apart
+        panel.plot([1, *kappas], predicted, color=colour)
+        aside = 2.0 ** (0.12 * (place - (len(MOMENTS) - 1) / 2))  # keeps the intervals of moments apart
         observed = np.array([lags.observed[k][point] for k in kappas])
         _points(panel, aside * np.array(kappas), observed, [lags.drawn_observed[k][:, point] for k in kappas], colour)
     panel.set_xscale("log", base=2)
@@ -99,7 +103,7 @@ def _against_time(panel, lags, colours):
     for place, kappa in enumerate(lags.predicted):
         low, high = _bounds(lags.drawn_predicted[kappa].T)
         panel.fill_between(lags.progress, low, high, color=colours[kappa], alpha=0.1, linewidth=0)
-        panel.plot(lags.progress, lags.predicted[kappa], color=colours[kappa], label=rf"$\kappa = {kappa:g}$")
+        panel.plot(lags.progress, lags.predicted[kappa], color=colours[kappa])
         aside = (
             0.008 * lags.progress[-1] * (place - (len(lags.predicted) - 1) / 2)
         )  # keeps the intervals of kappas apart
