@@ -119,8 +119,9 @@ def test_the_authors_curves_are_drawn_behind_ours(tmp_path, spec):
     assert set(reference.author_curves("wikibooks-roberta-adam")) == {256, 1024, 2048, 4096, 8192}
 
 
-def test_fine_tunings_are_grouped_by_what_pre_trained_them(tmp_path, spec):
-    """Two fine-tunings of one model are one repeat: their mean."""
+@pytest.fixture
+def tuned(tmp_path, spec):
+    """Two fine-tunings of each of two models per kappa, and two runs from new weights."""
     paths = []
     for kappa in (1, 4):
         own = {**spec, "task": "wiki-articles", "experiment": "tuned", "kappa": kappa, "rule": "finetune"}
@@ -137,7 +138,12 @@ def test_fine_tunings_are_grouped_by_what_pre_trained_them(tmp_path, spec):
         path = tmp_path / f"scratch{seed}.parquet"
         store.write_run(path, rows, {**own, "run": f"tuned.scratch.s{seed}", "seed": seed}, seconds=1.0)
         paths.append(path)
-    table = tables.collect(paths)[0]
+    return tables.collect(paths)[0]
+
+
+def test_fine_tunings_are_grouped_by_what_pre_trained_them(tuned):
+    """Two fine-tunings of one model are one repeat: their mean."""
+    table = tuned
     groups = tables.groups(table, "tuned", "finetune", "test_accuracy")
     assert groups.seeds == 2
     assert groups.values[4][:, 0].tolist() == pytest.approx([0.05, 0.25])
@@ -149,12 +155,47 @@ def test_fine_tunings_are_grouped_by_what_pre_trained_them(tmp_path, spec):
     assert worth["verdict"] == "inconclusive"  # two models apart by 0.2
     better = table.assign(value=table["value"] + 2.0 * (table["rule"] == "finetune"))
     assert claims.evaluate(better).set_index("id").loc["pretraining.tuned", "verdict"] == "reproduced"
-    drawn = plots.draw("finetune", table)
-    assert len(drawn.axes) == 2
-    assert [line.get_label() for line in drawn.axes[0].lines][-1] == "new weights"
-    plt.close(drawn)
     lost = table.drop_duplicates("run").assign(metric="diverged", value=1.0)
     assert claims.evaluate(lost).set_index("id").loc["finetuning.tuned", "verdict"] == "not reproduced"
+
+
+def legend_of(drawn):
+    """Texts of the figure's legend, which must lie within the figure."""
+    drawn.canvas.draw()
+    left, right = drawn.legends[0].get_window_extent().intervalx
+    assert 0 <= left < right <= drawn.bbox.width
+    return [text.get_text() for text in drawn.legends[0].get_texts()]
+
+
+def test_the_figure_of_fine_tuning_names_all_that_it_shows(tuned):
+    drawn = plots.draw("finetune", tuned)
+    assert drawn.get_suptitle().endswith("mean and 95% interval of 2 models")
+    kappas = [rf"$\kappa = {kappa}$" for kappa in (1, 4)]
+    assert legend_of(drawn) == [*kappas, "new weights", "one model", "3 points about the mean over $\\kappa$"]
+    left, right = drawn.axes
+    assert len(left.collections) == 3  # bands
+    assert [text.get_text() for text in right.get_xticklabels()] == ["1", "4", "new"]
+    assert len(right.containers) == 3  # points with their intervals
+    assert [len(line.get_xdata()) for line in right.lines if line.get_marker() == "_"].count(2) >= 3
+    plt.close(drawn)
+    many = pd.concat([tuned, *(tuned[tuned["kappa"] == 4].assign(kappa=kappa) for kappa in (2, 8, 16, 32))])
+    lost = many.drop_duplicates(["run", "kappa"]).assign(metric="diverged", value=1.0)
+    drawn = plots.draw("finetune", pd.concat([many, lost]))
+    assert sum("diverged" in text for text in legend_of(drawn)) == 7
+    plt.close("all")
+
+
+def test_one_model_per_batch_size_has_no_interval(tuned):
+    single = tuned[tuned["seed"].isin([0, 1]) | (tuned["rule"] == "scratch")]
+    drawn = plots.draw("finetune", single[single["rule"] != "scratch"])
+    assert drawn.get_suptitle().endswith("one model each")
+    assert legend_of(drawn)[-1:] == ["3 points about the mean over $\\kappa$"]
+    assert "one model" not in legend_of(drawn)
+    assert [text.get_text() for text in drawn.axes[1].get_xticklabels()] == ["1", "4"]
+    plt.close(drawn)
+    drawn = plots.draw("finetune", single)
+    assert "new weights (2 runs)" in legend_of(drawn)
+    plt.close(drawn)
 
 
 def test_noise_leaves_fine_tunings_out(scale):

@@ -91,18 +91,18 @@ def divergence(diverged):
     return rf" (diverged at $\kappa = {kappas}$)" if kappas else ""
 
 
-def sample(seeds):
+def sample(seeds, one="one seed", many="seeds"):
     """Words for what a curve and its band are; ``seeds`` is a number or, where panels differ, a set of numbers."""
     counts = sorted(seeds) if isinstance(seeds, set) else [seeds]
     if counts[-1] == 1:
-        return "one seed"
-    return f"mean and 95% interval of {' or '.join(map(str, counts))} seeds"
+        return one
+    return f"mean and 95% interval of {' or '.join(map(str, counts))} {many}"
 
 
-def curve(panel, x, mean, low, high, colour, label=None):
+def curve(panel, x, mean, low, high, colour, label=None, line="-"):
     """Draw a mean with its points, and its interval as a band."""
     panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-    panel.plot(x, mean, color=colour, marker="o", label=label)
+    panel.plot(x, mean, color=colour, marker="o", linestyle=line, label=label)
 
 
 def legend(figure, panels, columns=4):
