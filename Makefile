@@ -4,6 +4,7 @@ CORES ?= all
 SCALE ?= mini
 GPUS ?= 1
 VENV := .venv
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps
 # Python compiles modules when they are first imported: to compile all that is installed takes a minute.
 unexport PYTHONDONTWRITEBYTECODE
 # Jobs write whole files or none, and two that do the same write the same: no lock is needed, and a killed graph
@@ -58,9 +59,13 @@ env: $(VENV)/installed
 $(VENV)/installed: envs/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it by make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing the locked packages, about two minutes"
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r envs/requirements.lock
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "installing the locked packages, a minute or two"
+	@# Two at once, since to unpack takes a core: torch with its part of CUDA, and all the rest.
+	awk '/^[^ #]/ {large = /^(cuda|nvidia|torch=|triton)/} large' $< > $(VENV)/large.lock
+	awk '/^[^ #]/ {large = /^(cuda|nvidia|torch=|triton)/} !large' $< > $(VENV)/rest.lock
+	$(PIP) --no-compile --require-hashes -r $(VENV)/large.lock & $(PIP) --no-compile --require-hashes -r $(VENV)/rest.lock; \
+	  rest=$$?; wait $$! && exit $$rest
+	$(PIP) --no-build-isolation --editable .
 	touch $@
 
 lock:  ## after a change of requirements.in; needs uv
