@@ -63,8 +63,7 @@ class Source:
 
         _hush()
         datasets.disable_progress_bars()
-        place, what = self._place(folder), self._called(folder)
-        here = self._files(folder)
+        what, here = self._called(folder), self._files(folder)
         wanted = [*((column, str) for column in texts), *((column, int | float) for column in numbers)]
         try:
             if here:
@@ -87,10 +86,7 @@ class Source:
         except Exception as error:  # what the hub's clients raise has no common ground
             if (damaged := _damaged(here)) is not None:
                 raise InputError(f"{damaged}: damaged or no parquet file; fetch it again") from error
-            where = place if here else self.repository
-            raise InputError(
-                f"{what}: cannot be read from {where} ({type(error).__name__}); put its parquet files into {place}"
-            ) from error
+            raise self._unreadable(folder, self._place(folder) if here else self.repository, error) from error
 
     def facts(self, folder: Path) -> dict[str, str]:
         """Return the SHA-256 of its files by name, or the commit on the hub. InputError if one is not what is known."""
@@ -113,10 +109,13 @@ class Source:
         try:
             return HfApi().dataset_info(self.repository, revision=self.revision).sha
         except Exception as error:  # as above
-            raise InputError(
-                f"{self._called(folder)}: cannot be read from {self.repository} ({type(error).__name__}); "
-                f"put its parquet files into {self._place(folder)}"
-            ) from error
+            raise self._unreadable(folder, self.repository, error) from error
+
+    def _unreadable(self, folder, where, error):
+        return InputError(
+            f"{self._called(folder)}: cannot be read from {where} ({type(error).__name__}); "
+            f"put its parquet files into {self._place(folder)}"
+        )
 
     def _place(self, folder):
         return Path(folder, "sources", self.name)
