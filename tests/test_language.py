@@ -332,11 +332,15 @@ BAD_GLUE = [
     ({"sentence": ["a", None], "label": [0, 1]}, "glue-sst2/train: row 2, sentence = None: must be a text"),
     ({"sentence": ["a", "b"], "label": [None, 1]}, "glue-sst2/train: row 1, label = None: must be a number"),
     ({"sentence": ["a", "b"], "label": ["x", "y"]}, "glue-sst2/train: row 1, label = 'x': must be a number"),
+    (
+        {"sentence": [list(range(1000))] * 2, "label": [0, 1]},
+        "glue-sst2/train: row 1, sentence = [0, 1, 2, 3, 4, 5, ...]: must be a text",
+    ),
     ({"sentence": ["a", "b"], "label": [-1, -1]}, "glue-sst2: a row has no label; the split is the hidden one"),
 ]
 
 
-@pytest.mark.parametrize(("columns", "message"), BAD_GLUE, ids=["sentence", "label", "kind", "hidden"])
+@pytest.mark.parametrize(("columns", "message"), BAD_GLUE, ids=["sentence", "label", "kind", "long", "hidden"])
 def test_a_bad_row_of_glue_is_named(columns, message, tmp_path):
     folder = tmp_path / "glue-sst2"
     vocabulary = byte_level(list(language.text.SPECIAL), folder / "sources/tokenizer.json").get_vocab_size()

@@ -6,6 +6,7 @@ Such files lie in the data set's folder, under ``sources``.
 import hashlib
 import logging
 import re
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +79,8 @@ class Source:
                     if column not in row:
                         raise InputError(f"{what}: its rows have no column {column!r}")
                     if not isinstance(row[column], kind):
-                        must = "a text" if kind is str else "a number"
-                        raise InputError(f"{what}: row {number:,}, {column} = {row[column]!r}: must be {must}")
+                        found, must = reprlib.repr(row[column]), "a text" if kind is str else "a number"
+                        raise InputError(f"{what}: row {number:,}, {column} = {found}: must be {must}")
                 yield row
         except InputError:
             raise
