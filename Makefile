@@ -28,12 +28,12 @@ lint: env
 	$(VENV)/bin/pytest -q tests/test_setup.py
 
 bench: env  ## ratios to a bare step, to the usual loader, and of whole runs
-	$(VENV)/bin/python tests/bench.py
-	$(VENV)/bin/python tests/bench_sde.py
-	$(VENV)/bin/python tests/bench_language.py
+	$(VENV)/bin/python benchmarks/training.py
+	$(VENV)/bin/python benchmarks/sde.py
+	$(VENV)/bin/python benchmarks/language.py
 
 bench-gpu: env  ## steps of the paper's tasks on a GPU, three minutes
-	$(VENV)/bin/python tests/bench_gpu.py
+	$(VENV)/bin/python benchmarks/gpu.py
 
 report: env  ## results/mini/report.html, one file to open or to send
 	$(SNAKEMAKE) all $(CONFIG) --quiet

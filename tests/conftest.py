@@ -10,9 +10,10 @@ import pytest
 import torch
 import yaml
 
-from adasde import data, plan
-from adasde.tasks.vision import BUILDERS, ImageTask
-from adasde.terminal import table
+from adasde.common import text_table
+from adasde.experiments import plan
+from adasde.workloads.data.registry import prepare
+from adasde.workloads.vision import BUILDERS, ImageTask
 
 ROOT = Path(__file__).parents[1]
 FAULTS = []  # (fault, times tried, outcome) of the tests that break something on purpose
@@ -25,8 +26,8 @@ torch.set_num_threads(1)  # as jobs run: two threads that wait for a shared core
 def data_root(tmp_path_factory):
     """Folder with the data sets of smoke and mini fetched, verified and prepared."""
     root = tmp_path_factory.mktemp("data")
-    data.prepare("fashion-mnist", root)
-    data.prepare("wiki-mini", root)
+    prepare("fashion-mnist", root)
+    prepare("wiki-mini", root)
     return root
 
 
@@ -103,4 +104,4 @@ def pytest_terminal_summary(terminalreporter):
     """Print what was broken on purpose, and what came of it."""
     if FAULTS:
         terminalreporter.section("faults")
-        terminalreporter.write_line(table([("fault", "times tried", "outcome"), *FAULTS]))
+        terminalreporter.write_line(text_table([("fault", "times tried", "outcome"), *FAULTS]))

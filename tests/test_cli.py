@@ -12,7 +12,8 @@ import time
 import pytest
 import yaml
 
-from adasde import store
+from adasde.common import canonical
+from adasde.experiments.artifacts import read_run, rows_digest, write_run
 from conftest import ROOT
 
 SMOKE = ROOT / "workflow/config/smoke.yaml"
@@ -191,7 +192,7 @@ def test_killed_three_times_and_resumed_is_bit_for_bit_the_uninterrupted_run(sho
         folder.mkdir()
     errors = finish(start(short, folders[0], data_root))
     assert errors == ""  # quiet in logs
-    whole, metadata = store.read_run(folders[0] / "run.parquet")
+    whole, metadata = read_run(folders[0] / "run.parquet")
     draw = random.Random(0)
     for _ in range(3):
         process = start(short, folders[1], data_root)
@@ -204,8 +205,8 @@ def test_killed_three_times_and_resumed_is_bit_for_bit_the_uninterrupted_run(sho
         assert process.returncode == -signal.SIGKILL
         assert not (folders[1] / "run.parquet").exists()
     finish(start(short, folders[1], data_root))
-    resumed, again = store.read_run(folders[1] / "run.parquet")
-    assert store.digest(resumed) == store.digest(whole)
+    resumed, again = read_run(folders[1] / "run.parquet")
+    assert rows_digest(resumed) == rows_digest(whole)
     assert again["rows_sha256"] == metadata["rows_sha256"]
     leftovers = {path.name for path in folders[1].iterdir()} - {"run.parquet"}
     assert all(name.startswith(".run.pt.") for name in leftovers)  # only what a kill left half-written
@@ -222,7 +223,7 @@ def test_the_same_spec_twice_is_the_same_table_and_another_checkpoint_is_refused
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         finish(start(short, tmp_path / name, data_root))
-        digests.append(store.read_run(tmp_path / name / "run.parquet")[1]["rows_sha256"])
+        digests.append(read_run(tmp_path / name / "run.parquet")[1]["rows_sha256"])
     assert digests[0] == digests[1]
     (tmp_path / "c").mkdir()
     process = start(short, tmp_path / "c", data_root)
@@ -240,7 +241,7 @@ def test_the_same_spec_twice_is_the_same_table_and_another_checkpoint_is_refused
 def test_outputs_are_checked_before_any_training(short, data_root, tmp_path, adasde):
     arguments = ["run", "--spec", json.dumps(short), "--data", data_root]
     (tmp_path / "note.txt").write_text("mine")
-    store.write_run(tmp_path / "other.parquet", [], {**short, "seed": 5})
+    write_run(tmp_path / "other.parquet", [], {**short, "seed": 5})
     begun = time.monotonic()
     for out, checkpoint, message in (
         ("/proc/nowhere/r.parquet", "c.pt", "out = /proc/nowhere/r.parquet: cannot be written"),
@@ -281,8 +282,8 @@ def test_check_tells_missing_damaged_and_foreign_runs(adasde, config, spec, tmp_
     runs = tmp_path / "runs"
     names = [s["run"] for s in json.loads(adasde("plan", tmp_path / "c.yaml", "--json").stdout)]
     rows = [(names[0], 1, 0.1, "test_loss", 1.0)]
-    store.write_run(runs / f"{names[0]}.parquet", rows, spec)
-    store.write_run(runs / f"{names[1]}.parquet", rows, {**spec, "seed": 9})
+    write_run(runs / f"{names[0]}.parquet", rows, spec)
+    write_run(runs / f"{names[1]}.parquet", rows, {**spec, "seed": 9})
     (runs / f"{names[2]}.parquet").write_bytes(b"PAR1")
     done = adasde("check", tmp_path / "c.yaml", "--results", tmp_path)
     assert done.returncode == 1
@@ -365,7 +366,7 @@ def test_a_mistake_in_a_recipe_is_one_line(adasde, tmp_path, change, words):
 
 def test_a_missing_extra_is_named(spec, data_root, tmp_path):
     spec = {**spec, "task": "fashion32-vgg16"}
-    options = ["run", "--spec", store.canonical(spec), "--data", str(data_root), "--out", str(tmp_path / "run.parquet")]
+    options = ["run", "--spec", canonical(spec), "--data", str(data_root), "--out", str(tmp_path / "run.parquet")]
     code = f"import sys; sys.modules['torchvision'] = None; from adasde.cli import main; sys.exit(main({options!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2

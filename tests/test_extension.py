@@ -7,11 +7,16 @@ import pandas as pd
 import pytest
 import yaml
 
-from adasde import claims, cli, plots, stats, store, tables
-from adasde.plan import plan
-from adasde.tasks.vision import BUILDERS, ImageTask
-from adasde.train import train
-from adasde.verdicts import row
+from adasde import cli
+from adasde.analysis import statistics, tables
+from adasde.analysis.claims import evaluation
+from adasde.analysis.claims.evaluation import CLAIMS, claim
+from adasde.analysis.claims.report import row
+from adasde.analysis.figures.registry import PLOTS, Plot
+from adasde.experiments.artifacts import provenance, write_run
+from adasde.experiments.plan import plan
+from adasde.training.loop import train
+from adasde.workloads.vision import BUILDERS, ImageTask
 
 BLOCK = """
 experiments:
@@ -53,7 +58,7 @@ def learns(trajectories, experiment):
         return []
     groups = tables.groups(trajectories, experiment, "sqrt", "train_loss")
     fall = groups.values[1][:, -1:] - groups.values[1][:, :1]
-    drawn = stats.bootstrap_means({1: fall})[1][:, 0]
+    drawn = statistics.bootstrap_means({1: fall})[1][:, 0]
     return [
         row(
             id=f"learns.{experiment}",
@@ -61,7 +66,7 @@ def learns(trajectories, experiment):
             statement="the train loss falls",
             statistic="train loss at the end less that at the start",
             value=fall.mean(),
-            bounds=stats.interval(drawn),
+            bounds=statistics.interval(drawn),
             n=len(fall),
             threshold=0.0,
             below=True,
@@ -78,9 +83,9 @@ def extended(monkeypatch):
     module = types.ModuleType("plots_of_ours")
     module.draw = draw_seeds
     monkeypatch.setitem(sys.modules, "plots_of_ours", module)
-    monkeypatch.setitem(plots.PLOTS, "seeds", plots.Plot("plots_of_ours", "experiment"))
-    monkeypatch.setattr(claims, "CLAIMS", [*claims.CLAIMS])
-    claims.claim(learns)
+    monkeypatch.setitem(PLOTS, "seeds", Plot("plots_of_ours", "experiment"))
+    monkeypatch.setattr(evaluation, "CLAIMS", [*CLAIMS])
+    claim(learns)
 
 
 def test_an_experiment_is_added(extended, config, tensors, tmp_path, capsys):
@@ -94,7 +99,7 @@ def test_an_experiment_is_added(extended, config, tensors, tmp_path, capsys):
     task = ImageTask(tensors, BUILDERS["cnn"], 0.5, 0.3)
     for run in runs:
         rows, facts = train(planned.runs[run], task)
-        store.write_run(tmp_path / f"{run}.parquet", rows, planned.runs[run], **facts, **store.provenance())
+        write_run(tmp_path / f"{run}.parquet", rows, planned.runs[run], **facts, **provenance())
     files = [str(tmp_path / f"{run}.parquet") for run in runs]
 
     assert cli.main(["figure", "seeds-longer-memory", "--runs", *files, "--out", str(tmp_path / "seeds.png")]) == 0

@@ -1,32 +1,50 @@
 """adasde: SDEs and the square-root scaling rule for Adam and RMSprop.
 
 The tools of "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (Malladi, Lyu, Panigrahi, Arora,
-NeurIPS 2022) as a small library, and the code that rebuilds the paper's experiments.
+NeurIPS 2022) as a small library, and the code that rebuilds the paper's experiments. What stands in ``__all__`` is the
+public interface; theorists find more in `adasde.sde`, and people who add a model or a data set in `adasde.workloads`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .errors import InputError
-from .recipe import Recipe
-from .scaling import SGD, Adam, RMSprop, ScalingWarning
-from .schedule import Schedule
+from adasde.common import InputError
+from adasde.scaling.clock import scaled_steps
+from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters, SGDHyperparameters
+from adasde.scaling.recipe import Recipe
+from adasde.scaling.rules import ScalingWarning
+from adasde.training.schedule import Schedule
 
 if TYPE_CHECKING:
-    from .practice import NoiseMonitor, rescale, rescale_arguments, scaled_steps, svag_loss
+    from adasde.scaling.callbacks import rescale_arguments
+    from adasde.scaling.monitor import NoiseMonitor
+    from adasde.scaling.rescale import rescale
+    from adasde.scaling.svag import minibatches_apart, svag_loss
 
 __version__ = "0.1.0"
-# Imported when asked for, since they import torch.
-_PRACTICE = ("NoiseMonitor", "rescale", "rescale_arguments", "scaled_steps", "svag_loss")
+
+# The names of 0.1, kept for a release.
+Adam, RMSprop, SGD = AdamHyperparameters, RMSpropHyperparameters, SGDHyperparameters
+
+# These need torch, which takes more than a second to import. `adasde scale`, `plan` and Snakemake do without it.
+_NEEDS_TORCH = {
+    "NoiseMonitor": "adasde.scaling.monitor",
+    "minibatches_apart": "adasde.scaling.svag",
+    "rescale": "adasde.scaling.rescale",
+    "rescale_arguments": "adasde.scaling.callbacks",
+    "svag_loss": "adasde.scaling.svag",
+}
+
 __all__ = [
-    "SGD",
-    "Adam",
+    "AdamHyperparameters",
     "InputError",
     "NoiseMonitor",
-    "RMSprop",
+    "RMSpropHyperparameters",
     "Recipe",
+    "SGDHyperparameters",
     "ScalingWarning",
     "Schedule",
+    "minibatches_apart",
     "rescale",
     "rescale_arguments",
     "scaled_steps",
@@ -34,7 +52,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
-    if name in _PRACTICE:
-        return getattr(import_module(".practice", __name__), name)
+def __getattr__(name: str) -> object:
+    if name in _NEEDS_TORCH:
+        return getattr(import_module(_NEEDS_TORCH[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,7 @@
 """``python -m adasde`` is the command line."""
 
-from .cli import leave
+import sys
 
-leave()
+from adasde.cli import main
+
+sys.exit(main())

@@ -8,8 +8,9 @@ import signal
 import sys
 from pathlib import Path
 
-from . import __version__, commands, scaling, spawner
-from .errors import InputError, Stopped
+from adasde import __version__, commands
+from adasde.common import InputError, Stopped
+from adasde.scaling.rules import RULES
 
 
 def main(arguments=None) -> int:
@@ -34,17 +35,6 @@ def main(arguments=None) -> int:
         return _fail(f"{error.name}: is not installed; it comes with adasde[vision,language,workflow]", 2)
     except OSError as error:
         return _fail(f"{error.filename or 'output'}: {error.strerror}", 2)
-
-
-def leave():
-    """Run a command, and end the process with its status, without taking down what has been imported.
-
-    That takes 0.4 s where it was torch, in each job of a graph; files are closed, and nothing else is left to do.
-    """
-    status = spawner.asked(sys.argv[1:])
-    status = main() if status is None else status
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _fail(message, status):
@@ -86,7 +76,7 @@ def _parser():
             sub.add_argument(f"--{name}", type=float, required=True)
         sub.add_argument("--batch-size", type=_count, required=True, help="batch size of these hyperparameters")
         sub.add_argument("--to", type=_count, required=True, help="batch size wanted")
-        sub.add_argument("--rule", default="sqrt", help=f"one of {', '.join(scaling.RULES)} (default sqrt)")
+        sub.add_argument("--rule", default="sqrt", help=f"one of {', '.join(RULES)} (default sqrt)")
         sub.add_argument("--weight-decay", type=float, default=0.0)
         if kind == "adam":
             sub.add_argument("--decoupled", action="store_true", help="the decay is AdamW's")
@@ -100,7 +90,7 @@ def _parser():
     sub.set_defaults(optimizer="recipe")
     sub.add_argument("file", type=Path, help="YAML or JSON: optimizer, its hyperparameters, batch_size, steps, ...")
     sub.add_argument("--to", type=_count, required=True, help="batch size wanted")
-    sub.add_argument("--rule", default="sqrt", help=f"one of {', '.join(scaling.RULES)} (default sqrt)")
+    sub.add_argument("--rule", default="sqrt", help=f"one of {', '.join(RULES)} (default sqrt)")
     sub.add_argument("--json", action="store_true")
 
     sub = command(commands.plan, "plan", "what a config would cost, and the runs that it asks for")

@@ -7,11 +7,14 @@ import warnings
 from os.path import dirname
 from pathlib import Path
 
-from adasde import InputError, ScalingWarning, captions, cost, spawner
-from adasde.plan import plan
-from adasde.schema import read
-from adasde.store import canonical, hold, spec_hash
-from adasde.tasks import task_named
+from adasde import InputError, ScalingWarning
+from adasde.analysis.figures import captions
+from adasde.analysis.figures.registry import figure_runs
+from adasde.common import canonical, hold, spec_hash
+from adasde.experiments import cost
+from adasde.experiments.config import read
+from adasde.experiments.plan import plan
+from adasde.workloads.registry import workload_named
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ScalingWarning)  # `adasde plan` prints them
@@ -20,12 +23,13 @@ with warnings.catch_warnings():
             # Refuses what Snakemake's own reader lets pass: a key given twice.
             read(Path(file))
         PLAN = plan(config)
+        SHOWN = figure_runs(PLAN)  # the runs that each figure is drawn from
     except InputError as error:
         sys.exit(f"adasde: error: {error}")
 
 
 # What the captions of a report say beside what they are written with.
-config["settings"] = {figure: captions.setting(PLAN, figure) for figure in PLAN.figures}
+config["settings"] = {figure: captions.setting(PLAN, SHOWN[figure]) for figure in PLAN.figures}
 config["verdicts"] = captions.verdicts(f"results/{PLAN.scale}/claims.csv")
 
 
@@ -50,14 +54,15 @@ def begin():
         hold(f".snakemake/adasde.{PLAN.scale}", f"results/{PLAN.scale}")
     except InputError as error:
         sys.exit(f"adasde: error: {error}")
-    if not workflow.local_exec:
-        return
-    # Snakemake (9.x) limits how many jobs begin in a second, and to that end looks for ready ones every second, once for
-    # each job that has ended before: a sixth of a core by the end of mini. Cores are limit enough on one machine.
-    workflow.scheduler.job_rate_limiter = None
-    # Where jobs are of this interpreter, they need not all import torch.
-    if not workflow.deployment_settings.deployment_method:
-        spawner.start()
+
+
+def figures_of(kind):
+    """Names of the figures that show nothing but runs of one kind: ``vision``, ``language`` or ``theory``."""
+    return [
+        figure
+        for figure, runs in SHOWN.items()
+        if {PLAN.kind(run) for run in runs} == {kind}
+    ]
 
 
 def launcher(run):
@@ -76,7 +81,7 @@ def gpus(run):
 def cores(run):
     """Number of cores that a run takes: one per process, and those that decode its examples."""
     spec = PLAN.runs[run]
-    workers = task_named(spec["task"]).workers if "task" in spec else 0
+    workers = workload_named(spec["task"]).workers if "task" in spec else 0
     return spec.get("processes", 1) * (1 + workers)
 
 

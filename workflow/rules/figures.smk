@@ -2,7 +2,7 @@
 rule figure:
     input:
         lambda wildcards: expand(
-            "<results>/runs/{run}.parquet", run=PLAN.shown(wildcards.figure)
+            "<results>/runs/{run}.parquet", run=SHOWN[wildcards.figure]
         ),
     output:
         png=report(
@@ -11,7 +11,9 @@ rule figure:
             category="Figures",
             # One label alone: of several, Snakemake makes switches where two values are equally frequent.
             labels=lambda wildcards: {
-                "figure": captions.label(PLAN, wildcards.figure)
+                "figure": captions.label(
+                    PLAN, SHOWN[wildcards.figure], wildcards.figure
+                )
             },
         ),
         pdf="<figures>/{figure}.pdf",
@@ -28,14 +30,14 @@ rule figure:
 # Parts of the paper, each on its own.
 rule vision:
     input:
-        expand("<figures>/{figure}.png", figure=PLAN.figures_of("vision")),
+        expand("<figures>/{figure}.png", figure=figures_of("vision")),
 
 
 rule language:
     input:
-        expand("<figures>/{figure}.png", figure=PLAN.figures_of("language")),
+        expand("<figures>/{figure}.png", figure=figures_of("language")),
 
 
 rule theory:
     input:
-        expand("<figures>/{figure}.png", figure=PLAN.figures_of("theory")),
+        expand("<figures>/{figure}.png", figure=figures_of("theory")),

@@ -1,0 +1,82 @@
+"""TO DESCRIBE."""
+
+import math
+import warnings
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from adasde.common import InputError, positive
+
+ROUNDING = 1e-9  # 10 * (1 - 0.9) is just below 1 in floating point, and must count as 1
+
+
+class ScalingWarning(UserWarning):
+    """The rule can be applied, but the result is outside the regime where it can be trusted."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The power of kappa that multiplies each part of a recipe.
+
+    ``betas`` acts on 1 - beta, ``decay`` on decoupled weight decay only: coupled decay is part of the loss.
+    """
+
+    lr: float = 0.0
+    betas: float = 0.0
+    eps: float = 0.0
+    decay: float = 0.0
+    clip: float = 0.0
+
+
+SQRT = Rule(lr=0.5, betas=1.0, eps=-0.5, decay=0.5, clip=-0.5)
+
+RULES = {
+    "sqrt": SQRT,
+    "linear": Rule(lr=1.0),
+    "lr-only": Rule(lr=0.5),
+    "none": Rule(),
+    "sqrt-no-betas": replace(SQRT, betas=0.0),
+    "sqrt-no-eps": replace(SQRT, eps=0.0),
+}
+
+ABLATIONS = ("sqrt-no-betas", "sqrt-no-eps")  # the square root with one part left out
+
+
+def rule_named(name: str) -> Rule:
+    """Return the rule called ``name``; an unknown name is an InputError that lists the known ones."""
+    if name not in RULES:
+        raise InputError(f"rule = {name!r}: must be one of {', '.join(RULES)}")
+    return RULES[name]
+
+
+def scaled_batch_size(batch_size: int, kappa: float) -> int:
+    """Return kappa * batch_size; an InputError unless that is a whole number of at least 1."""
+    size = batch_size * positive("kappa", kappa)
+    if round(size) < 1 or not math.isclose(size, round(size), rel_tol=1e-9):
+        near = Fraction(max(1, round(size)), batch_size)
+        raise InputError(
+            f"kappa = {kappa:g}: batch size {batch_size} would become {size:.10g}; "
+            f"it must be a whole number (nearest kappa: {near})"
+        )
+    return round(size)
+
+
+def scaled_beta(name, beta, kappa, powers):
+    factor = kappa**powers.betas
+    if factor == 1.0:
+        return beta
+    complement = factor * (1.0 - beta)
+    if complement >= 1.0 - ROUNDING:
+        hint = "" if beta else f"; {name} = 0 averages nothing, and Adam with beta1 = 0 is RMSprop"
+        raise InputError(
+            f"kappa = {kappa:g}: too large for {name} = {beta:g}, since kappa (1 - {name}) = {complement:g} "
+            f"must be below 1; kappa must be below {1.0 / (1.0 - beta):g}{hint}"
+        )
+    if complement > 0.5 + ROUNDING and factor > 1.0:
+        warnings.warn(
+            f"kappa = {kappa:g} leaves {name} = {1.0 - complement:g}: below 0.5 the average hardly averages, "
+            "and the rule was not seen to hold there; a smaller kappa or a larger base batch is safer",
+            ScalingWarning,
+            stacklevel=3,
+        )
+    return 1.0 - complement

@@ -1,0 +1,223 @@
+"""Where the files of a data set come from: tried in order, each verified by SHA-256, kept in a local cache.
+
+A data set lives in one folder: ``sources/`` holds its verified files as they were fetched (the place to put a
+file by hand), beside it stand the prepared arrays, and ``manifest.json``, written last, says that all is there.
+"""
+
+import gzip
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from adasde.common import InputError, atomic
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a data set, with the hash of what it holds.
+
+    With ``decompressed`` the file is gzip and the hash is that of its content, since archives compress anew.
+    """
+
+    name: str
+    sha256: str
+    decompressed: bool = False
+
+    def read(self, path: Path) -> bytes:
+        """Return the verified content of ``path``; ValueError if it is not what the registry names."""
+        content = path.read_bytes()
+        if self.decompressed:
+            try:
+                content = gzip.decompress(content)
+            except (OSError, EOFError, zlib.error) as error:
+                raise ValueError(f"{path.name} is truncated or no gzip file") from error
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.sha256:
+            raise ValueError(f"{path.name} has SHA-256 {found[:12]}..., not {self.sha256[:12]}...")
+        return content
+
+
+@dataclass(frozen=True)
+class FileDataset:
+    """Registry entry: what a data set is, where it comes from, and how its arrays are made from its files.
+
+    Bytes are those of its files as they are fetched, and those of its arrays.
+    """
+
+    name: str
+    licence: str
+    download_bytes: int
+    prepared_bytes: int
+    train_size: int
+    test_size: int
+    files: tuple[File, ...]
+    sources: tuple
+    arrays: Callable[[dict[str, bytes]], dict]
+    unit: str = "examples"
+
+    def facts(self, folder: Path) -> dict:
+        """Return what the arrays are made from."""
+        return {"files": {file.name: file.sha256 for file in self.files}}
+
+    def make(self, folder: Path) -> list[str]:
+        """Write the arrays into ``folder``, each whole, as .npy files, and return their names."""
+        import numpy as np
+
+        arrays = self.arrays(fetch(self, folder))
+        for name, content in arrays.items():
+            with atomic(folder / f"{name}.npy") as temporary:
+                np.save(temporary, content)
+        return list(arrays)
+
+
+@dataclass(frozen=True)
+class Debian:
+    """A Debian package: installed, or downloaded with apt and unpacked without being installed (no root needed)."""
+
+    package: str
+    folder: str
+
+    def __str__(self):
+        return f"Debian package {self.package}"
+
+    def path(self, file: File, work: Path) -> Path:
+        """Return where the file lies once the package is at hand; ValueError says why it is not."""
+        installed = Path("/", self.folder, file.name)
+        if installed.exists():
+            return installed
+        unpacked = work / self.package
+        if not unpacked.exists():
+            self._unpack(work, unpacked)
+        return unpacked / self.folder / file.name
+
+    def _unpack(self, work, unpacked):
+        if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+            raise ValueError("no apt-get here")
+        download = ["apt-get", "download", "-q", self.package]
+        failure = _run(download, work)
+        if failure and os.geteuid() == 0:
+            # A fresh container has no package lists, and old lists name files that are gone.
+            failure = _run(["apt-get", "update", "-q"], work) or _run(download, work)
+        elif failure:
+            failure += " (`apt-get update` as root may help)"
+        if failure:
+            raise ValueError(failure)
+        (archive,) = work.glob(f"{self.package}_*.deb")
+        failure = _run(["dpkg-deb", "-x", archive.name, f"{self.package}.part"], work)
+        if failure:
+            raise ValueError(failure)
+        (work / f"{self.package}.part").rename(unpacked)
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed Python package that carries the file, in ``folder`` within it."""
+
+    package: str
+    folder: str
+
+    def __str__(self):
+        return f"Python package {self.package}"
+
+    def path(self, file: File, work: Path) -> Path:
+        """Return where the file lies; ValueError if the package is not installed."""
+        found = find_spec(self.package)
+        if found is None:
+            raise ValueError(f"not installed; `pip install {self.package}` with the version of envs/requirements.lock")
+        return Path(found.origin).parent / self.folder / file.name
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A web folder; the file's name is appended to ``url``."""
+
+    url: str
+
+    def __str__(self):
+        return self.url
+
+    def path(self, file: File, work: Path) -> Path:
+        """Download the file and return its path; ValueError says why it could not be had."""
+        import pooch
+        import requests
+
+        pooch.get_logger().setLevel("WARNING")
+        try:
+            # The hash of the content is checked by File.read: what mirrors compress anew has no hash of its own.
+            got = pooch.retrieve(
+                self.url + file.name,
+                None,
+                fname=file.name,
+                path=work,
+                downloader=pooch.HTTPDownloader(timeout=20),
+            )
+        except (requests.RequestException, OSError) as error:
+            raise ValueError(f"{type(error).__name__}, no download") from error
+        return Path(got)
+
+
+def fetch(dataset: FileDataset, folder: Path) -> dict[str, bytes]:
+    """Return the verified content of every file, from the cache or else from the first source that has it.
+
+    What is fetched is kept in ``folder``/sources. InputError, in one line, if a file cannot be had.
+    """
+    cache = folder / "sources"
+    contents, tried = {}, {}
+
+    def accept(file, place, path):
+        try:
+            if not path.exists():
+                raise ValueError(f"no {path.name}")
+            contents[file.name] = file.read(path)
+        except (OSError, ValueError) as error:
+            tried.setdefault(file.name, []).append(f"{place}: {error}")
+            return False
+        return True
+
+    for file in dataset.files:
+        if not accept(file, "cache", cache / file.name) and (cache / file.name).exists():
+            log.warning("%s: not usable (%s); fetching it again", cache / file.name, tried[file.name][-1])
+    with TemporaryDirectory(prefix="adasde-") as name:
+        for number, source in enumerate(dataset.sources):
+            work = Path(name, str(number))
+            work.mkdir()
+            for file in dataset.files:
+                if file.name in contents:
+                    continue
+                try:
+                    path = source.path(file, work)
+                except ValueError as error:
+                    tried.setdefault(file.name, []).append(f"{source}: {error}")
+                    break  # what one file met, the others would meet as well
+                if accept(file, source, path):
+                    with atomic(cache / file.name) as temporary:
+                        shutil.copyfile(path, temporary)
+                    log.info("%s: %s from %s", dataset.name, file.name, source)
+    for file in dataset.files:
+        if file.name not in contents:
+            reasons = "; ".join(tried.get(file.name, ["no source left to try"]))
+            raise InputError(
+                f"{dataset.name}: cannot get {file.name} (tried {reasons}). "
+                f"Put it at {cache / file.name} by hand; SHA-256 {file.sha256}"
+                + (" once decompressed" if file.decompressed else "")
+            )
+    return contents
+
+
+def _run(command, folder):
+    """Run a command; return None if it worked, otherwise the last line that it printed."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode == 0:
+        return None
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return f"{command[0]}: {lines[-1] if lines else f'exit status {done.returncode}'}"

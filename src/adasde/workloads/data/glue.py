@@ -1,0 +1,105 @@
+"""The GLUE benchmark: sentences or pairs of them to be classified, as token arrays with labels.
+
+Wang et al. 2018. As the test labels are not public, models are tested on the validation split, as everybody does.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from adasde.common import InputError, atomic
+from adasde.workloads.data.hub import Source, pretrained_tokenizer
+from adasde.workloads.data.text import encoded
+
+REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"  # of the data sets on the hub
+SEPARATOR = "</s>"  # twice between the sentences of a pair, as RoBERTa has it
+
+
+@dataclass(frozen=True)
+class Glue:
+    """Registry entry of one task: its ``columns`` of text, and how many examples it has.
+
+    The arrays are those that text.py describes for paragraphs, named ``glue-train`` and ``glue-test``. Labels are
+    classes, or numbers for a regression.
+    """
+
+    config: str
+    columns: tuple[str, ...]
+    train_size: int
+    test_size: int
+    download_bytes: int
+    tokenizer: tuple[str, str, int]
+    validation: str = "validation"
+    regression: bool = False
+    licence: str = "several; see the GLUE benchmark"
+    unit: str = "examples"
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return f"glue-{self.config}"
+
+    @property
+    def prepared_bytes(self) -> int:
+        """Bytes of its arrays, about: tokens, at two bytes, take what compressed text does; place and label 16."""
+        return self.download_bytes + 16 * (self.train_size + self.test_size)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Where the examples of every split come from."""
+        return {
+            split: Source(of, "nyu-mll/glue", self.config, REVISION, of)
+            for split, of in (("train", "train"), ("test", self.validation))
+        }
+
+    def facts(self, folder: Path) -> dict:
+        """Return what the arrays in ``folder`` were made from."""
+        return {"files": {k: v for source in self.sources.values() for k, v in source.facts(folder).items()}}
+
+    def make(self, folder: Path) -> list[str]:
+        """Write the arrays, as .npy files, and return their names. InputError if the source is missing or not whole."""
+        import numpy as np
+
+        tokenizer = pretrained_tokenizer(self.name, folder, *self.tokenizer)
+        arrays = {"tokenizer": np.frombuffer(tokenizer.to_str().encode(), np.uint8)}
+        for (split, source), size in zip(self.sources.items(), (self.train_size, self.test_size), strict=True):
+            rows = list(source.read(folder, texts=self.columns, numbers=("label",)))
+            if len(rows) != size:
+                what = f"{self.name}: {len(rows)} rows in {source.name}, not {size}"
+                raise InputError(f"{what}; the files are not the right ones")
+            arrays |= self._arrays(f"glue-{split}", rows, tokenizer)
+        for name, content in arrays.items():
+            with atomic(folder / f"{name}.npy") as temporary:
+                np.save(temporary, content)
+        return list(arrays)
+
+    def _arrays(self, name, rows, tokenizer):
+        import numpy as np
+
+        end = tokenizer.token_to_id(SEPARATOR)
+        parts = [encoded(tokenizer, [row[column] for row in rows]) for column in self.columns]
+        texts = [
+            [*first, *(token for more in rest for token in (end, end, *more)), end]
+            for first, *rest in zip(*parts, strict=True)
+        ]
+        index = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+        labels = np.array([row["label"] for row in rows], np.float32 if self.regression else np.int64)
+        if not self.regression and labels.min() < 0:
+            raise InputError(f"{self.name}: a row has no label; the split is the hidden one")
+        tokens = np.array([token for ids in texts for token in ids], np.uint16)
+        return {name: tokens, f"{name}-index": index, f"{name}-labels": labels}
+
+
+ROBERTA = ("FacebookAI/roberta-large", "722cf37b1afa9454edce342e7895e588b6ff1d59", 50_265)
+TASKS = tuple(
+    Glue(config, columns, train, test, size, ROBERTA, **options)
+    for config, columns, train, test, size, options in (
+        ("cola", ("sentence",), 8_551, 1_043, 377_000, {}),
+        ("sst2", ("sentence",), 67_349, 872, 3_300_000, {}),
+        ("mrpc", ("sentence1", "sentence2"), 3_668, 408, 1_030_000, {}),
+        ("stsb", ("sentence1", "sentence2"), 5_749, 1_500, 760_000, {"regression": True}),
+        ("qqp", ("question1", "question2"), 363_846, 40_430, 73_000_000, {}),
+        ("mnli", ("premise", "hypothesis"), 392_702, 9_815, 57_000_000, {"validation": "validation_matched"}),
+        ("qnli", ("question", "sentence"), 104_743, 5_463, 19_300_000, {}),
+        ("rte", ("sentence1", "sentence2"), 2_490, 277, 900_000, {}),
+    )
+)

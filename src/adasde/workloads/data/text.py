@@ -1,0 +1,138 @@
+"""Text as arrays of tokens, one document after another, each ended by the tokenizer's end-of-text token.
+
+A text data set has, per split, ``<split>-tokens`` (tokens,) and ``<split>-index`` (documents + 1,), int64: document i
+is tokens[index[i] : index[i + 1]]. Beside them lies ``tokenizer``, the bytes of its JSON form.
+"""
+
+import bz2
+import io
+import re
+
+from adasde.common import InputError
+
+# RoBERTa's special tokens, at RoBERTa's places; GPT-2 models use </s> as their end of text.
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+END = ("</s>", "<|endoftext|>")  # the first that a tokenizer knows ends its documents
+
+WIKI_VOCABULARY = 1024
+WIKI_LENGTH = 2000  # characters of an article that counts as one: the others are redirects and lists of links
+PARAGRAPH = 200  # characters of a paragraph that says enough to be classified
+SECTIONS = 10  # sections with such paragraphs that an article needs to be one of the classes
+
+
+def wiki_mini(files: dict[str, bytes]) -> dict:
+    """Arrays of the Wikipedia extract that gensim carries, cleaned by gensim's own filter.
+
+    Every twentieth article is for validation, every twentieth for testing. Beside the tokens there are paragraphs to
+    be classified by the article that they come from: ``paragraphs-<split>``, (paragraphs,) token arrays back to back
+    with ``paragraphs-<split>-index``, and ``paragraphs-<split>-labels``. Their articles are training articles; whole
+    sections, every third, are kept for testing.
+    """
+    import numpy as np
+
+    (content,) = files.values()
+    articles = [text for text in _articles(content) if len(text) >= WIKI_LENGTH]
+    split = {7: "validation", 17: "test"}
+    parts = {"train": [], "validation": [], "test": []}
+    for number, text in enumerate(articles):
+        parts[split.get(number % 20, "train")].append(text)
+    tokenizer = _trained(_prose(text) for text in parts["train"])
+    arrays = {"tokenizer": np.frombuffer(tokenizer.to_str().encode(), np.uint8)}
+    for name, texts in parts.items():
+        arrays |= _packed(name, encoded(tokenizer, [_prose(text) for text in texts]), tokenizer)
+    for name, (texts, labels) in _paragraphs(parts["train"]).items():
+        arrays |= {
+            key.replace(f"{name}-tokens", name): value
+            for key, value in _packed(name, encoded(tokenizer, texts), tokenizer).items()
+        }
+        arrays[f"{name}-labels"] = np.array(labels, np.uint8)
+    return arrays
+
+
+def vocabulary(tensors) -> dict[str, int]:
+    """Return the tokenizer's vocabulary of a prepared text data set: token -> number."""
+    return tokenizer_of(tensors["tokenizer"].numpy().tobytes().decode()).get_vocab()
+
+
+def tokenizer_of(text: str):
+    """Return the tokenizer whose JSON form is ``text``."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(text)
+
+
+def _articles(content):
+    """Yield the articles' wiki text without templates, links and tables; headings are still marked."""
+    from gensim.corpora.wikicorpus import extract_pages, filter_wiki
+
+    dump = io.BytesIO(bz2.decompress(content))
+    for _, text, _ in extract_pages(dump, filter_namespaces=("0",)):
+        yield filter_wiki(text)
+
+
+def _prose(text):
+    """Text without the marks of headings, bold and italics, and without empty lines."""
+    lines = (line.strip().strip("=").strip() for line in re.sub("'{2,}", "", text).splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def _paragraphs(articles):
+    """Return {paragraphs-train: (texts, labels), paragraphs-test: ...} of the articles with enough sections."""
+    found = {"paragraphs-train": ([], []), "paragraphs-test": ([], [])}
+    label = 0
+    for article in articles:
+        sections = [
+            [_prose(line) for line in section.splitlines() if len(line) >= PARAGRAPH and line[0] not in "*#:="]
+            for section in re.split(r"^=+[^=].*$", article, flags=re.M)
+        ]
+        sections = [section for section in sections if section]
+        if len(sections) < SECTIONS:
+            continue
+        for number, section in enumerate(sections):
+            texts, labels = found["paragraphs-test" if number % 3 == 2 else "paragraphs-train"]
+            texts += section
+            labels += [label] * len(section)
+        label += 1
+    return found
+
+
+def _trained(texts):
+    """Return a byte-level BPE tokenizer trained on ``texts``: no text has a token that it does not know."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=WIKI_VOCABULARY,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def encoded(tokenizer, texts) -> list[list[int]]:
+    """Return the tokens of every text, without special ones."""
+    return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def _packed(split, documents, tokenizer):
+    """Return the arrays <split>-tokens and <split>-index of documents given as lists of tokens."""
+    import numpy as np
+
+    if not documents:
+        raise InputError(f"the split {split} is empty")
+    end = end_of(tokenizer)
+    index = np.concatenate([[0], np.cumsum([len(ids) + 1 for ids in documents])]).astype(np.int64)
+    tokens = np.array([token for ids in documents for token in (*ids, end)], np.uint16)
+    return {f"{split}-tokens": tokens, f"{split}-index": index}
+
+
+def end_of(tokenizer) -> int:
+    """Return the number of the token that ends a document; InputError if the tokenizer has none."""
+    for name in END:
+        if (found := tokenizer.token_to_id(name)) is not None:
+            return found
+    raise InputError(f"tokenizer: knows no token that ends a document, {' or '.join(END)}")

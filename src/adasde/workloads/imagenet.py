@@ -1,0 +1,161 @@
+"""ImageNet with ResNet-50: images are decoded and augmented by worker processes, ahead of the step that takes them."""
+
+import io
+import signal
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import DataLoader
+from torchvision import transforms
+
+from adasde.common import InputError
+from adasde.workloads.data.imagenet import Images
+from adasde.workloads.language import fixed_sample
+from adasde.workloads.vision import NOISE_CHUNK, SUBSET, ImageTask
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green and blue, as torchvision's models take them
+RESOLUTION, RESIZED = 224, 256  # side of the images that a network sees; shorter side before their centre is cut out
+CHUNK = 100  # images per evaluation batch
+PIECE = 32  # images that a worker decodes at a time: all workers share in every batch
+AHEAD = 4  # pieces per worker, decoded or in work, before they are asked for
+
+
+class ImageNetTask(ImageTask):
+    """Classification of JPEG files with cross-entropy, as torchvision's reference trains and tests it.
+
+    ``tensors`` are the arrays that data/imagenet.py describes, and ``folder`` is theirs. Training images are random
+    crops of any size and shape, resized and flipped by chance; images that are measured are centre crops. A batch
+    depends on the draws alone, not on ``workers``, the number of processes that decode it (0: this one does).
+    """
+
+    def __init__(self, tensors, folder: Path, build, device="cpu", workers=0, resolution=RESOLUTION):
+        self.build, self.device = build, torch.device(device)
+        self.mean, self.std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (MEAN, STD))
+        self.workers = workers
+        self.train, self.tested = (Crops(Images(tensors, split, folder), resolution) for split in ("train", "test"))
+        self.measured = fixed_sample(self.size, SUBSET)  # not the first, which are of one class
+
+    @property
+    def size(self) -> int:
+        """Number of training images."""
+        return len(self.train.images)
+
+    def noise(self, count, generator=None):
+        """Return the seeds of as many images' crops, (count,)."""
+        return (torch.randint(2**63 - 1, (count,), generator=generator),)
+
+    def gather(self, indices, *noise):
+        """Return normalised images (len(indices), 3, height, width), cropped by the seeds ``noise``, and their labels.
+
+        The same as a batch of `stream`, made in this process.
+        """
+        return next(self._batches(self.train, [(indices, *(noise or self.noise(len(indices))))], workers=0))
+
+    def stream(self, draws):
+        """Yield a batch for every (indices, seeds) of ``draws``, which is read ahead as images are decoded ahead.
+
+        The workers end with the iterator. InputError names an image that cannot be decoded.
+        """
+        return self._batches(self.train, draws, self.workers)
+
+    @property
+    def subset(self):
+        """Chunks of the training images that are measured."""
+        return self._chunks(self.train, self.measured, NOISE_CHUNK)
+
+    @property
+    def test(self):
+        """Chunks of all test images."""
+        return self._chunks(self.tested, torch.arange(len(self.tested.images)), CHUNK)
+
+    def _chunks(self, crops, indices, size):
+        return self._batches(crops, ((chunk, None) for chunk in indices.split(size)), self.workers)
+
+    def _batches(self, crops, draws, workers):
+        """Yield a batch for every (indices, seeds) of ``draws``: random crops by seed, or centre crops for None."""
+        drawn = deque()
+
+        def pieces():
+            for indices, seeds in draws:
+                drawn.append(indices)
+                listed = [None] * len(indices) if seeds is None else seeds.tolist()
+                pairs = list(zip(indices.tolist(), listed, strict=True))
+                yield from (pairs[start : start + PIECE] for start in range(0, len(pairs), PIECE))
+
+        # Forked, so that the arrays are shared and not copied; of one thread each, as DataLoader sees to itself.
+        processes = {
+            "num_workers": workers,
+            "prefetch_factor": AHEAD,
+            "multiprocessing_context": "fork",
+            "worker_init_fn": _leave_signals,
+        }
+        loader = DataLoader(
+            crops,
+            batch_size=None,
+            sampler=pieces(),
+            generator=torch.Generator(),  # or it would draw from the global one, which is the model's
+            pin_memory=self.device.type == "cuda",
+            **(processes if workers else {}),
+        )
+        batch = []
+        for piece in loader:
+            if isinstance(piece, InputError):
+                raise piece
+            batch.append(piece.to(self.device, non_blocking=True))
+            if sum(map(len, batch)) == len(drawn[0]):
+                labels = crops.images.labels[drawn.popleft()]
+                yield self._normalised(torch.cat(batch)), labels.to(self.device, non_blocking=True)
+                batch = []
+
+
+class Crops:
+    """Crops of images, made from their files: what a worker process does."""
+
+    def __init__(self, images: Images, resolution: int):
+        self.images = images
+        self.random = transforms.Compose(
+            [transforms.RandomResizedCrop(resolution), transforms.RandomHorizontalFlip()],
+        )
+        resized = round(resolution * RESIZED / RESOLUTION)
+        self.centre = transforms.Compose([transforms.Resize(resized), transforms.CenterCrop(resolution)])
+
+    def __getitem__(self, pairs):
+        """Return a uint8 tensor (len(pairs), 3, height, width), channels last, for pairs of image and seed or None.
+
+        Or an InputError: raised in a worker it would reach the user wrapped into a traceback.
+        """
+        try:
+            return torch.from_numpy(np.stack([self._crop(*pair) for pair in pairs])).permute(0, 3, 1, 2)
+        except InputError as error:
+            return error
+
+    def _crop(self, number, seed):
+        try:
+            # Some files are grey, some CMYK, and one is a PNG.
+            image = Image.open(io.BytesIO(self.images.read(number))).convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = "no known format" if isinstance(error, UnidentifiedImageError) else error
+            raise InputError(f"{self.images.where(number)}: no image, or a damaged one ({reason})") from error
+        if seed is None:
+            return np.asarray(self.centre(image))
+        with torch.random.fork_rng(devices=()):
+            torch.default_generator.manual_seed(seed)  # torchvision draws from it
+            return np.asarray(self.random(image))
+
+
+def _leave_signals(_):
+    """Leave Ctrl-C, and the end of a Slurm job, to the process that asked for the images: it saves, then ends these."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def load(name: str, tensors, folder: Path, workers: int, device="cpu") -> ImageNetTask:
+    """Return the task called ``name`` on the arrays of its data set, which lie in ``folder``."""
+    return ImageNetTask(tensors, folder, BUILDERS[name], device, workers)
+
+
+BUILDERS = {"imagenet-resnet50": torchvision.models.resnet50}

@@ -1,0 +1,59 @@
+"""Test functions: what is measured along every trajectory.
+
+Glossary (also the metric names in every table):
+  train_loss     mean loss on a fixed subset of the training set, nats
+  test_loss      mean loss on the test set, nats
+  test_accuracy  share of the test set classified correctly, 0 to 1
+  log_perplexity mean loss per predicted token on sequences of the validation set, the validation loss, nats
+  f1, matthews, pearson, spearman
+                 scores of GLUE tasks on their validation sets, up to 1
+  squared_norm   squared Euclidean norm of all trained weights
+  gradient_norm  Euclidean norm of the gradient of train_loss
+  noise_trace    trace of the covariance of a single example's gradient, tr Sigma, from the same subset
+  squared_gradient  squared norm of the mean gradient over all of the data: gradient_norm^2 less the subset's noise,
+                 unbiased, so it can fall below 0
+  speed_k<kappa> predicted descent of the loss if the square-root rule multiplied this run's batch size by kappa,
+                 relative to the run itself, 0 to 1 (noise.py)
+  diverged       1 at the step where the loss, a metric or a weight ceased to be finite; the trajectory ends there
+"""
+
+import torch
+from torch.nn import functional as F
+
+from adasde.scaling import gradient_noise
+
+
+def loss_and_gradient(model, loss, chunks, sigma: float, eps: float) -> dict[str, float]:
+    """Train loss, its gradient's norm and noise, and the predicted speeds of a run at noise scale ``sigma``."""
+    mean, gradient = gradient_noise.measure(model, loss, chunks)
+    return {
+        "train_loss": mean,
+        "gradient_norm": gradient.norm,
+        "noise_trace": gradient.trace,
+        "squared_gradient": gradient.squared,
+        **{speed(kappa): value for kappa, value in gradient.speeds(gradient_noise.KAPPAS, sigma, eps).items()},
+    }
+
+
+def speed(kappa: float) -> str:
+    """Name of the metric that holds the predicted speed at ``kappa``."""
+    return f"speed_k{kappa:g}"
+
+
+@torch.inference_mode()
+def classification(model, chunks) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy over chunks of (inputs, labels)."""
+    found, total = [], 0
+    for inputs, labels in chunks:
+        logits = model(inputs)
+        correct = (logits.argmax(1) == labels).sum()
+        found.append(torch.stack([F.cross_entropy(logits, labels, reduction="sum").double(), correct.double()]))
+        total += len(labels)
+    loss, correct = map(sum, zip(*torch.stack(found).tolist(), strict=True))  # a GPU is waited for once
+    return loss / total, correct / total
+
+
+@torch.inference_mode()
+def squared_norm(model) -> float:
+    """Squared Euclidean norm of the trained weights (float64 sum)."""
+    return sum(torch.stack([p.double().square().sum() for p in model.parameters() if p.requires_grad]).tolist())

@@ -1,0 +1,489 @@
+"""cost.py and budget.py: what a plan costs, against sums by hand, finished runs and torch's own counts."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib import import_module
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from adasde.analysis import tables
+from adasde.common import InputError
+from adasde.experiments import budget, cost, plan
+from adasde.experiments.artifacts import write_run
+from adasde.experiments.config import merged, read
+from adasde.experiments.cost import Cost
+from adasde.workloads.data.registry import dataset_named
+from adasde.workloads.registry import WORKLOADS, CostProfile, Entry, load_workload
+from conftest import ROOT
+
+SMOKE, MINI, PAPER = (ROOT / f"workflow/config/{name}.yaml" for name in ("smoke", "mini", "paper"))
+REFERENCE = ROOT / "results/reference/mini/runs.csv"
+
+pytestmark = pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")  # mini goes where the rule breaks
+
+
+@pytest.fixture
+def smoke(config):
+    return plan.plan(config)
+
+
+def planned(path):
+    return plan.plan(read(path))
+
+
+def rows(text):
+    """The table of a report: name -> {column: cell}."""
+    lines = text.partition("\n\n")[0].splitlines()
+    columns = lines[0].split()
+    starts = [lines[0].index(f"  {c}") + 2 if n else 0 for n, c in enumerate(columns)]
+    cells = [[line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for line in lines]
+    return {name: dict(zip(columns[1:], rest, strict=True)) for name, *rest in cells[1:]}
+
+
+def throughput(task, size=""):
+    with (ROOT / "src/adasde/experiments/throughput.csv").open() as file:
+        return next(float(row["examples_per_second"]) for row in csv.DictReader(file)
+                    if (row["task"], row["device"], row["batch_size"]) == (task, "cpu-core", size))  # fmt: skip
+
+
+# One run
+
+
+def test_seconds_by_hand(smoke):
+    """13,824 images are drawn; four evaluations take the gradient of 1,000 and test 10,000, a third of the work."""
+    plain, svag = smoke.runs["fashion-cnn-adam.sqrt.k4.s0"], smoke.runs["svag-fashion-cnn-adam.svag.l2.s0"]
+    examples = 13_824 + 4 * (1000 + 10_000 / 3)
+    assert cost.seconds(plain) == pytest.approx(cost.START + examples / throughput("fashion-cnn", "128"))
+    assert cost.of(plain).samples == 13_824
+    assert cost.of(plain).steps == 13_824 / 128
+    # SVAG at ell draws 2 ell^2 times the samples, two minibatches of 32 in each step.
+    assert cost.of(svag).samples == 2 * 2**2 * svag["samples"]
+    examples = 8 * svag["samples"] + 4 * (1000 + 10_000 / 3)
+    assert cost.seconds(svag) == pytest.approx(cost.START + examples / throughput("fashion-cnn", "64"))
+
+
+def test_simulations_by_hand(smoke):
+    steps = {
+        "weak-order.quadratic.rmsprop": 6 * 1024 * (256 + 32 + 16 + 8),  # over a time of 1
+        "sde.softmax.adam": 4 * 8 * (4 * (1 + 4) + 4 * (4 + 8)),
+        "breakdown.linear.rmsprop": 4 * 8 * (128 + 64 + 32),
+    }
+    for run, count in steps.items():
+        spec = smoke.runs[run]
+        rate = throughput(f"{spec['study']}.{spec['oracle']}")
+        assert cost.seconds(spec) == pytest.approx(cost.START + count / rate)
+    unknown = cost.of({**smoke.runs["breakdown.linear.rmsprop"], "oracle": "hidden-layer"})
+    assert "as slow as on the slowest oracle measured" in unknown.assumed
+
+
+def test_seconds_on_a_gpu_are_flops_over_a_share_of_the_peak(spec):
+    spec = {**spec, "task": "wikitext103-gpt2", "device": "cuda", "precision": "tf32", "samples": 2**20,
+            "evaluate": [2**19, 2**20], "batch_size": 512}  # fmt: skip
+    one = cost.of(spec)
+    rate = 494.5e12 * cost.UTILISATION["GPU", "language"]["tf32"] / (3 * 291.6e9)
+    evaluating = 3 * (64 + 128 / 3) / rate
+    assert one.device == "h100"
+    assert one.seconds == pytest.approx(cost.START + 2**20 / rate + evaluating)
+    assert "language in tf32" in one.assumed
+    # Eight share the steps, at 0.9 of their speed, and wait for the one that evaluates.
+    eight = cost.of({**spec, "processes": 8})
+    assert eight.seconds == pytest.approx(cost.START + 2**20 / rate / 8 / 0.9 + evaluating)
+    assert eight.hours == pytest.approx(8 * eight.seconds / 3600)
+    assert cost.of(spec, "a100").seconds > 3 * one.seconds
+    # In bf16 an H100 has been measured.
+    measured = cost.of({**spec, "precision": "bf16"})
+    assert (measured.assumed, "H100" in measured.source) == (None, True)
+    assert measured.seconds == pytest.approx(one.seconds, rel=0.5)
+    assert cost.of({k: v for k, v in spec.items() if k != "precision"}, "cpu-core").seconds > 100 * one.seconds
+    with pytest.raises(InputError, match="device = 'tpu': must be one of h100, h200, a100, cpu-core"):
+        cost.of(spec, "tpu")
+
+
+def test_memory_by_hand_and_the_micro_batch_that_fits(spec):
+    spec = {**spec, "task": "wikitext103-gpt2", "device": "cuda", "precision": "bf16", "batch_size": 512}
+    large = cost.of(spec)
+    weights, one = 16 * 124_439_808, 1.349e9 * 0.61 + 0.515e9
+    assert large.memory == pytest.approx(weights + 512 * one)
+    assert large.micro_batch == 32  # 45 GB; 64 would be 88
+    assert cost.of({**spec, "micro_batch": 32}).memory == pytest.approx(weights + 32 * one)
+    assert cost.of({**spec, "micro_batch": 32}).memory == pytest.approx(44.97e9, rel=0.01)  # as measured
+    assert cost.of({**spec, "micro_batch": 32}).micro_batch is None
+    assert cost.of({**spec, "precision": "tf32"}).micro_batch == 16
+    assert cost.of({**spec, "batch_size": 64 * 3}, "h200").micro_batch == 64
+    assert cost.of({**spec, "processes": 8}).memory == pytest.approx(weights + 64 * one)
+    assert cost.of({**spec, "ell": 2, "processes": 8}).memory == pytest.approx(weights + 128 * one)
+    assert cost.of(spec, "cpu-core").micro_batch is None  # who knows how much there is
+    # Of a large model with a small batch the measurement of the noise takes most: 36 bytes per weight.
+    small = cost.of({**spec, "task": "wikibooks-roberta", "batch_size": 1})
+    assert small.memory == pytest.approx(36 * 355_018_841 + 4 * 232.4e6)
+    # Images stay on a GPU.
+    images = cost.of({**spec, "task": "fashion-cnn", "batch_size": 512})
+    assert images.memory == pytest.approx(16 * 20_746 + 512 * 22_000 / 2 + 60_000 * 784)
+
+
+def test_no_micro_batch_helps_where_one_example_is_too_large(spec, monkeypatch):
+    huge = CostProfile(parameters=1, flops=1.0, activations=1e12, graded=1, chunk=0, tested=1)
+    monkeypatch.setitem(WORKLOADS, "huge", Entry("huge", "wiki-mini", "adasde.workloads.language", huge, 1000))
+    assert cost.of({**spec, "task": "huge", "device": "cuda"}).micro_batch == 0
+    monkeypatch.setitem(WORKLOADS, "new", Entry("new", "wiki-mini", "adasde.workloads.language"))
+    with pytest.raises(InputError, match="task = 'new': its entry in tasks has no facts"):
+        cost.of({**spec, "task": "new"})
+
+
+def test_finished_runs_took_what_is_said_of_them():
+    """All jobs of mini together within a tenth, and none more memory than Slurm would be asked for."""
+    runs = planned(MINI).runs
+    with REFERENCE.open() as file:
+        done = {row["run"]: row for row in csv.DictReader(file)}
+    assert len(runs.keys() & done.keys()) > 150
+    told = took = 0.0
+    for run in runs.keys() & done.keys():
+        one = cost.of(runs[run])
+        if one.steps == float(done[run]["steps"] or 0):
+            told += one.seconds - cost.START
+            took += float(done[run]["seconds"])
+        assert cost.memory(runs[run]) > float(done[run]["peak_bytes"]) / 1e6
+    assert told == pytest.approx(took, rel=0.1)
+
+
+def test_host_memory_beside_a_gpu_has_room_for_a_checkpoint(spec):
+    spec = {**spec, "task": "wikibooks-roberta", "device": "cuda", "precision": "bf16", "batch_size": 256}
+    parameters = 355_018_841
+    assert cost.memory(spec) > 24 * parameters / 1e6
+    more = cost.memory({**spec, "processes": 8}) - cost.memory(spec)
+    assert more == pytest.approx(7 * 1.5 * (6e9 + 4 * parameters) / 1e6, abs=2)
+    assert isinstance(cost.memory(spec), int)
+    images = {**spec, "task": "imagenet-resnet50"}  # which 16 processes decode
+    assert cost.memory(images) > 1.5 * (6e9 + 16 * cost.WORKER) / 1e6
+
+
+# A plan
+
+
+def test_runs_that_figures_share_are_counted_once(smoke):
+    found = rows(budget.report(smoke))
+    whole = found["whole, each run once"]
+    assert whole["runs"] == str(len(smoke.runs)) == "22"
+    assert sum(int(found[f]["runs"]) for f in smoke.figures) > 22
+    hours = sum(cost.of(spec).hours for spec in smoke.runs.values())
+    assert float(whole["core-hours"]) == pytest.approx(hours, rel=0.01)
+    assert found["rules-fashion-cnn"]["samples"] == f"{6 * 13_824:,}"
+    assert found["scaling-fashion-cnn-adam"] == found["rules-fashion-cnn"]
+
+
+def test_a_figure_of_fine_tuning_needs_the_pre_training_first(smoke):
+    runs = budget.needed(smoke, "finetune")
+    assert [run for run in runs if run.startswith("roberta-adam")] == smoke.parents != []
+    assert set(smoke.shown("finetune")) < set(runs)
+    costs = [cost.of(smoke.runs[run]) for run in runs]
+    chains = [c.seconds + cost.seconds(smoke.runs[c.parent]) for c in costs if c.parent]
+    assert budget.makespan(costs, 100) == pytest.approx(max(chains))
+    assert budget.makespan(costs, 1) == pytest.approx(sum(c.seconds for c in costs))
+
+
+def test_makespan_by_hand():
+    def job(run, seconds, parent=None, processes=1):
+        return Cost(run, "h100", seconds, 0.0, processes=processes, parent=parent)
+
+    jobs = [job("a", 2), job("b", 3), job("c", 4), job("after a", 6, "a")]
+    # a has the longest way to the end, then c: [a 0-2, after a 2-8], [c 0-4, b 4-7].
+    assert budget.makespan(jobs, 2) == 8
+    assert budget.makespan(jobs, 1) == 15
+    assert budget.makespan(jobs, 9) == 8
+    assert budget.makespan([*jobs, job("wide", 5, processes=2)], 2) == 13  # [b 4-7], then both for wide, 8-13
+    assert budget.makespan([job("wide", 5, processes=8)], 2) == 20
+    assert budget.makespan([job("child", 6, "elsewhere")], 1) == 6
+
+
+def test_a_report_marks_what_is_measured_estimated_and_too_large(smoke):
+    here = budget.report(smoke)
+    assert {row["speed"] for row in rows(here).values()} == {"measured"}
+    assert "estimated" not in here
+    assert "measured: examples per second of finished runs on Intel(R) Xeon(R) Processor" in here
+    there = budget.report(smoke, device="h100")
+    assert rows(there)["finetune"]["speed"] == "estimated"
+    assert rows(there)["weak-order"]["speed"] == "measured"  # on the CPU
+    assert rows(there)["breakdown"]["speed"] == "measured and estimated"
+    assert {"GPU-hours", "core-hours"} <= rows(there)["breakdown"].keys()
+    assert "!" not in here + there
+    paper = planned(PAPER)
+    for run, spec in paper.runs.items():  # whatever the config says, here each run is on one GPU, a batch in one pass
+        rest = {k: v for k, v in spec.items() if k not in ("processes", "micro_batch")}
+        paper.runs[run] = {**rest, "device": "cuda", "precision": "bf16"}
+    text = budget.report(paper)
+    assert rows(text)["scaling-gpt2-adam"]["memory"].endswith("TB!")
+    assert "gpt2-adam: up to 11 TB, which should be below 60 GB of the NVIDIA H100's 80 GB; micro_batch: 32" in text
+    assert "estimated: language in bf16: 0.12 of the 989 TFLOP/s of one h100" in text
+
+
+def test_measured_speeds_are_those_of_the_reference(adasde, tmp_path):
+    """What `plan` reads of an H100 is what the table of steps says, and nothing else."""
+    out = tmp_path / "throughput.csv"
+    assert adasde("throughput", ROOT / "results/reference/gpu/steps.csv", "--out", out).returncode == 0
+    with (ROOT / "src/adasde/experiments/throughput.csv").open() as file:
+        kept = [row for row in csv.DictReader(file) if row["device"] != "cpu-core"]
+    with out.open() as file:
+        assert kept == list(csv.DictReader(file))
+
+
+def test_one_figure_alone(adasde, smoke):
+    done = adasde("plan", SMOKE, "--figure", "finetune", "--gpus", 2)
+    assert list(rows(done.stdout)) == ["finetune"]
+    assert rows(done.stdout)["finetune"]["runs"] == "5"
+    assert "time with 2 cores: " in done.stdout
+    assert "8 cores" not in done.stdout
+    specs = json.loads(adasde("plan", SMOKE, "--figure", "finetune", "--json").stdout)
+    assert [spec["run"] for spec in specs] == budget.needed(smoke, "finetune")
+    assert "time with 1 core: " in adasde("plan", SMOKE).stdout
+
+
+@pytest.mark.parametrize("options", [[], ["--runs"], ["--json"], ["--device", "h100"]])
+def test_a_cost_is_told_without_torch_in_a_second(options):
+    code = (
+        f"import sys; from adasde.cli import main; main(['plan', {str(PAPER)!r}, *{options!r}]);"
+        "print([m for m in ('torch', 'transformers', 'pandas', 'matplotlib') if m in sys.modules], file=sys.stderr)"
+    )
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.monotonic() - begun < 2.0
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_readme_shows_what_plan_prints(adasde):
+    readme = (ROOT / "README.md").read_text()
+    command, _, rest = readme.partition("```console\n$ adasde plan ")[2].partition("\n")
+    assert "paper.yaml" in command
+    assert adasde("plan", *command.split(), cwd=ROOT).stdout == rest.partition("```")[0]
+
+
+# Several configs
+
+
+def test_configs_merge_as_snakemake_merges_them(adasde, tmp_path):
+    from snakemake.utils import update_config
+
+    texts = {
+        "first": "experiments: {finetune: &a {x: {value: 1, source: ours}}, other: *a}\nfigures: [a, b]",
+        "second": "experiments: {finetune: {x: {value: 2}, y: {z: 1}}}\nfigures: [c]",
+        "third": "experiments: {finetune: {y: 3}, more: {w: {v: 1}}}\nscale: x",
+    }
+    paths, expected = [], {}
+    for name, text in texts.items():
+        paths.append(tmp_path / f"{name}.yaml")
+        paths[-1].write_text(text)
+        update_config(expected, yaml.safe_load(text))
+    assert merged(paths) == expected
+    assert expected["experiments"]["finetune"] == {"x": {"value": 2, "source": "ours"}, "y": 3}
+    assert expected["experiments"]["other"]["x"]["value"] == 1
+
+    (tmp_path / "seeds.yaml").write_text("experiments: {fashion-cnn-adam: {seeds: {value: 5}}}")
+    (tmp_path / "none.yaml").write_text("")
+    specs = json.loads(adasde("plan", SMOKE, tmp_path / "seeds.yaml", "--json").stdout)
+    assert sum(spec.get("experiment") == "fashion-cnn-adam" for spec in specs) == 3 * 5
+    done = adasde("check", SMOKE, tmp_path / "seeds.yaml", "--results", tmp_path)
+    assert done.stdout.splitlines()[-1] == f"0 of {len(specs)} runs are there, whole and as planned"
+    done = adasde("plan", SMOKE, tmp_path / "none.yaml")
+    assert done.returncode == 2
+    assert done.stderr == f"adasde: error: {tmp_path / 'none.yaml'}: None is no mapping that could be merged\n"
+
+
+# Facts
+
+
+def test_steps_measured_on_a_gpu_are_throughput(adasde, tmp_path):
+    out, steps = tmp_path / "throughput.csv", ROOT / "results/reference/gpu/steps.csv"
+    assert adasde("throughput", steps, "--out", out).returncode == 0
+    found = {(r["task"], r["precision"], r["batch_size"]): r for r in csv.DictReader(out.open())}
+    wanted = [row for row in csv.DictReader(steps.open()) if row["ell"] == "1"]
+    assert len(found) == len(wanted)
+    for row in wanted:
+        rate = found[row["task"], row["precision"], row["batch_size"]]
+        assert float(rate["examples_per_second"]) == float(row["examples_per_second"])
+        assert rate["device"] == "h100"
+    for text in (
+        "a,b\n1,2\n",
+        "task,device,torch,precision,batch_size,examples_per_second,ell\nx,Quadro,2,bf16,1,1,1\n",
+    ):
+        (tmp_path / "other.csv").write_text(text)
+        done = adasde("throughput", tmp_path / "other.csv", "--out", tmp_path / "none.csv")
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"adasde: error: {tmp_path / 'other.csv'}: ")
+    assert not (tmp_path / "none.csv").exists()
+
+
+def test_throughput_is_work_over_seconds(adasde, spec, small_spec, tmp_path):
+    facts = {"threads": 1, "device": "AMD EPYC", "torch": "2.0"}
+    done = [(spec["run"], 432, 0.1, "test_loss", 1.0)]
+    paths = []
+
+    def run(rows, spec, **changes):
+        paths.append(tmp_path / f"{len(paths)}.parquet")
+        write_run(paths[-1], rows, spec, **{**facts, "seconds": 2.0, **changes})
+
+    run(done, spec)
+    run(done, spec, seconds=4.0)
+    run([(spec["run"], 100, 0.1, "diverged", 1.0)], spec, seconds=0.1)  # what did not come to its end says nothing
+    run(done, {**spec, "rule": "svag", "ell": 2}, seconds=0.1)
+    run(done, spec, threads=2, seconds=0.1)
+    gpu = {**spec, "device": "cuda", "precision": "bf16"}
+    run(done, gpu, device="NVIDIA H100 80GB HBM3", seconds=1.0)
+    out = tmp_path / "throughput.csv"
+    out.write_text(
+        ",".join(tables.THROUGHPUT) + "\nfashion-cnn,cpu-core,float32,32,1.0,1,old\nother,h100,bf16,,2.0,1,x\n"
+    )
+    assert adasde("throughput", *paths, "--out", out).returncode == 0
+    examples = 13_824 + 4 * (1000 + 10_000 / 3)
+    found = [(r["task"], r["device"], r["precision"], r["batch_size"], float(r["examples_per_second"]), r["runs"])
+             for r in csv.DictReader(out.open())]  # fmt: skip
+    assert found == [
+        ("fashion-cnn", "cpu-core", "float32", "32", pytest.approx(2 * examples / 6.0, rel=1e-3), "2"),
+        ("fashion-cnn", "h100", "bf16", "32", pytest.approx(examples, rel=1e-3), "1"),
+        ("other", "h100", "bf16", "", 2.0, "1"),
+    ]
+    run(done, gpu, device="AMD Instinct MI300X")
+    done = adasde("throughput", *paths, "--out", out)
+    assert "made on AMD Instinct MI300X, which is no device that cost.py knows" in done.stderr
+
+
+def test_every_task_has_facts_and_every_data_set_its_bytes():
+    assert [name for name, entry in WORKLOADS.items() if entry.facts is None] == []
+    assert [name for name, entry in WORKLOADS.items() if not dataset_named(entry.data).prepared_bytes > 0] == []
+
+
+def test_evaluations_are_as_large_as_the_facts_say():
+    from adasde.workloads import language, vision
+
+    for name, entry in WORKLOADS.items():
+        facts = entry.facts
+        if entry.kind == "vision":
+            assert (facts.graded, facts.chunk) == (vision.SUBSET, vision.NOISE_CHUNK), name
+        else:
+            assert (facts.graded, facts.chunk) == (language.SUBSET, language.NOISE_CHUNK), name
+        if entry.module == language.__name__:
+            assert facts.tested == language.VALIDATION, name
+
+
+def test_data_sets_take_the_bytes_that_are_said(data_root):
+    for name in ("fashion-mnist", "wiki-mini"):
+        found = sum(path.stat().st_size for path in (data_root / name).glob("*.npy"))
+        assert dataset_named(name).prepared_bytes == pytest.approx(found, rel=0.02)
+    articles = load_workload("wiki-articles", data_root)
+    assert sum(len(labels) for _, labels in articles.test) == pytest.approx(WORKLOADS["wiki-articles"].tested, rel=0.02)
+
+
+IMAGES = {"fashion-mnist": (1, 28, 28), "cifar-10": (3, 32, 32)}
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+CLASSES = {"wiki-articles": 52, "glue-mnli": 3}
+
+
+def made_up(name):
+    """Arrays of the form that the task wants, eight examples or more, with nothing in them."""
+    if WORKLOADS[name].kind == "vision":
+        images, labels = (
+            torch.zeros(8, *IMAGES[WORKLOADS[name].data], dtype=torch.uint8),
+            torch.arange(8).to(torch.uint8),
+        )
+        return {"train-images": images, "train-labels": labels, "test-images": images, "test-labels": labels}
+    from tokenizers import Tokenizer, models
+
+    count = 1024 if name.startswith("wiki-") else 50_257 if name.endswith("gpt2") else 50_265
+    words = [*SPECIAL, *(f"word{number}" for number in range(count - len(SPECIAL)))]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "<unk>")).to_str()
+    tokens, index = torch.full((8 * 1024 + 1,), 7), torch.arange(9) * 1024
+    labels = torch.full((8,), CLASSES.get(name, 2) - 1)
+    arrays = {"tokenizer": torch.from_numpy(np.frombuffer(tokenizer.encode(), np.uint8).copy())}
+    arrays |= {"train-tokens": tokens, "validation-tokens": tokens}
+    for part in ("paragraphs-train", "paragraphs-test", "glue-train", "glue-test"):
+        arrays |= {part: tokens, f"{part}-index": index}
+        arrays[f"{part}-labels"] = labels.float() if name == "glue-stsb" else labels
+    return arrays
+
+
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def fused(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
+    """Attention that holds no matrix of tokens by tokens, as all devices have it."""
+    return FUSED(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
+def counted(task, model, examples, device):
+    """FLOPs of the forward pass of so many examples, and bytes that it holds beside the weights."""
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    held = {}
+
+    def hold(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            held[storage._cdata] = storage
+        return tensor
+
+    batch = [tensor.to(device) for tensor in task.gather(torch.arange(examples))]
+    counter = FlopCounterMode(display=False, custom_mapping={FUSED: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
+    with (
+        mock.patch.object(F, "scaled_dot_product_attention", fused),
+        mock.patch.object(torch.Tensor, "__bool__", return_value=True),  # without values: no padding, no packing
+        torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor),
+        counter,
+    ):
+        task.loss(model, *batch)
+    return counter.get_total_flops(), sum(storage.nbytes() for storage in held.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_facts_are_what_torch_counts(name):
+    """Transformers are built without their weights' values, since the largest would take gigabytes."""
+    module, facts = import_module(WORKLOADS[name].module), WORKLOADS[name].facts
+    if WORKLOADS[name].workers:  # whose images need not be read to be counted
+        task = SimpleNamespace(
+            model=module.BUILDERS[name],
+            gather=lambda indices: (torch.zeros(len(indices), 3, 224, 224), indices),
+            loss=lambda model, images, labels: F.cross_entropy(model(images), labels),
+        )
+    else:
+        task = module.load(name, made_up(name))
+    device = "cpu" if WORKLOADS[name].kind == "vision" else "meta"
+    with torch.device(device):
+        model = task.model().train()
+    assert facts.parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    (flops, held), (_, more) = (counted(task, model, examples, device) for examples in (2, 4))
+    assert facts.flops == pytest.approx(flops / 2, rel=0.01)
+    assert facts.activations == pytest.approx((more - held) / 2, rel=0.01)
+    if facts.resident:
+        kept = [task.images] if WORKLOADS[name].kind == "vision" else [task.inputs, task.labels]
+        assert math.isclose(facts.resident, sum(t[0].nbytes for t in kept), abs_tol=8)
+
+
+@pytest.mark.slow
+def test_activations_of_bfloat16_are_the_share_that_is_said():
+    def held(name, layers=None):
+        task = import_module(WORKLOADS[name].module).load(name, made_up(name))
+        if layers:
+            task.dimensions = replace(task.dimensions, layers=layers)
+        model = task.model().train()
+        return counted(task, model, 2, "cpu")[1] - counted(task, model, 1, "cpu")[1]
+
+    def share(bytes_):
+        before = bytes_()
+        with torch.autocast("cpu", torch.bfloat16):
+            return bytes_() / before
+
+    def large():  # what the embeddings and the head hold, and 24 layers as one that is added
+        first, both = held("glue-cola", 1), held("glue-cola", 2)
+        return first + 23 * (both - first)
+
+    assert cost.BF16["vision"] == pytest.approx(share(lambda: held("fashion-resnet")), abs=0.01)
+    assert cost.BF16["language"] == pytest.approx(share(large), abs=0.01)

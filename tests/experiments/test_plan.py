@@ -1,0 +1,291 @@
+"""plan.py and the schemas: configs multiplied out, and every mistake refused in one line."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from adasde.analysis.figures.registry import plot_named
+from adasde.common import InputError
+from adasde.experiments import plan
+from adasde.experiments.config import merged, read
+from adasde.scaling.hyperparameters import AdamHyperparameters
+from adasde.scaling.rules import RULES
+from adasde.workloads.registry import WORKLOADS
+from conftest import ROOT
+
+CONFIGS = sorted(path for path in (ROOT / "workflow/config").glob("*.yaml") if path.stem not in ("fashion", "quarter"))
+
+
+@pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")
+def test_fashion_mnist_can_be_laid_over_the_gpu_scale():
+    laid = plan.plan(merged([ROOT / f"workflow/config/{name}.yaml" for name in ("gpu", "fashion")]))
+    plain = plan.plan(read(ROOT / "workflow/config/gpu.yaml"))
+    assert (laid.scale, laid.figures) == ("gpu-fashion", plain.figures)
+    assert list(laid.runs) == list(plain.runs)
+    assert all(spec["task"].startswith("fashion32-") for spec in laid.runs.values())
+
+
+@pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")
+def test_an_experiment_that_is_null_is_left_out(config):
+    names = [ROOT / f"workflow/config/{name}.yaml" for name in ("gpu", "fashion", "quarter")]
+    quarter = plan.plan(merged(names))
+    assert quarter.scale == "gpu-quarter"
+    assert {spec["experiment"] for spec in quarter.runs.values()} == {
+        "vgg16-adam", "vgg16-rmsprop", "resnet56-adam", "resnet56-rmsprop", "svag-vgg16-adam",
+    }  # fmt: skip
+    whole = plan.plan(config)
+    config["experiments"]["extra"] = None
+    assert plan.plan(config) == whole
+
+
+@pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")  # mini goes where the rule breaks
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_plans(path):
+    planned = plan.plan(yaml.safe_load(path.read_text()))
+    assert planned.scale == path.stem
+    assert planned.runs
+    for run, spec in planned.runs.items():
+        assert spec["run"] == run
+        if "study" in spec:
+            continue
+        assert spec["samples"] == spec["evaluate"][-1]
+        assert spec["evaluate"] == sorted(set(spec["evaluate"]))
+        assert all(samples % spec["batch_size"] == 0 for samples in spec["evaluate"])
+    for figure in planned.figures:
+        assert plot_named(figure)
+
+
+def test_runs_of_an_experiment_share_times_and_samples_and_initial_weights(config):
+    specs = [spec for spec in plan.plan(config).runs.values() if "task" in spec]
+    assert len({(s["experiment"], str(s["evaluate"]), s["horizon"], s["init_seed"]) for s in specs}) == len(
+        config["experiments"] | config["finetunings"]
+    )
+
+
+def test_a_spec_by_hand(config):
+    spec = plan.plan(config).runs["fashion-cnn-adam.sqrt.k4.s1"]
+    assert spec["batch_size"] == 128
+    assert spec["seed"] == 1
+    base = {k: v["value"] for k, v in config["experiments"]["fashion-cnn-adam"]["optimizer"].items() if k != "name"}
+    wanted = AdamHyperparameters(**base).scaled(4)
+    assert spec["optimizer"] == {"name": "adam", "variant": "paper", **vars(wanted)}
+    assert spec["horizon"] == pytest.approx(base["lr"] ** 2 * spec["samples"] / 32)
+
+
+def test_a_spec_of_svag_by_hand(config):
+    planned = plan.plan(config)
+    plain, spec = (planned.runs[f"svag-fashion-cnn-adam.{name}.s1"] for name in ("sqrt.k1", "svag.l2"))
+    differing = {key for key in spec if spec[key] != plain[key]}
+    assert differing == {"run", "optimizer", "rule", "ell"}
+    assert (spec["rule"], spec["kappa"], spec["ell"], plain["ell"]) == ("svag", 1, 2, 1)
+    values = {k: v for k, v in plain["optimizer"].items() if k not in ("name", "variant")}
+    assert spec["optimizer"] == {"name": "adam", "variant": "paper", **vars(AdamHyperparameters(**values).svag(2))}
+    # Levels beside kappas in one experiment: the figure is named by the plot and the experiment.
+    both = config["experiments"]["fashion-cnn-adam"]
+    both["ell"] = {"value": [1, 4], "source": "ours"}
+    config["figures"] = ["svag-fashion-cnn-adam"]
+    del config["experiments"]["svag-fashion-cnn-adam"]
+    runs = plan.plan(config).runs
+    assert [r for r in runs if r.startswith("fashion-cnn-adam") and r.endswith("s0")] == [
+        f"fashion-cnn-adam.{name}.s0" for name in ("sqrt.k1", "sqrt.k4", "linear.k4", "svag.l4")
+    ]
+
+
+def test_another_kappa_touches_no_other_run(config):
+    before = plan.plan(config).runs
+    config["experiments"]["fashion-cnn-adam"]["rules"]["sqrt"]["value"] = [1, 12]
+    after = plan.plan(config).runs
+    assert "fashion-cnn-adam.sqrt.k12.s0" in after
+    shared = before.keys() & after.keys()
+    assert len(shared) < len(before)
+    assert all(before[run] == after[run] for run in shared)
+
+
+def edit(path, value):
+    def apply(config):
+        *folders, last = path.split("/")
+        for folder in folders:
+            config = config[folder]
+        config[last] = value
+
+    return apply
+
+
+EXPERIMENT = "experiments/fashion-cnn-adam"
+SVAG = "experiments/svag-fashion-cnn-adam"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edit("colour", "blue"), "unknown key 'colour'; must be one of scale"),
+        (edit(f"{EXPERIMENT}/kapas", [1]), "fashion-cnn-adam: unknown key 'kapas'; must be one of task"),
+        (edit(f"{EXPERIMENT}/task", "fashion-cmm"), "task = 'fashion-cmm': must be one of fashion-cnn"),
+        (
+            edit(f"{EXPERIMENT}/rules/sqr", {"value": [4], "source": "ours"}),
+            "rule = 'sqr': must be one of sqrt",
+        ),
+        (edit(f"{EXPERIMENT}/optimizer/name", "adagrad"), "optimizer.name: 'adagrad' is not one of"),
+        (edit(f"{EXPERIMENT}/optimizer/lr/value", -0.1), "optimizer.lr = -0.1: must be a finite number > 0"),
+        (edit(f"{EXPERIMENT}/optimizer/lr/value", "1e-3"), "'1e-3' is not of type 'number' .YAML reads"),
+        (edit(f"{EXPERIMENT}/optimizer/beta1/value", 1.0), r"optimizer.beta1 = 1: must be in \[0, 1\)"),
+        (edit(f"{EXPERIMENT}/optimizer/beta", {"value": 0.9, "source": "ours"}), "unknown key 'beta'"),
+        (edit(f"{EXPERIMENT}/optimizer/eps", 1e-8), "optimizer.eps: 1e-08 is not of type 'object'"),
+        (edit(f"{EXPERIMENT}/optimizer/eps/source", "a friend"), "eps.source: 'a friend' is not one of"),
+        (
+            edit(f"{EXPERIMENT}/rules/sqrt/value", [1, 100]),
+            "kappa = 100: too large for beta1 = 0.99.* below 100",
+        ),
+        (edit(f"{EXPERIMENT}/rules/sqrt/value", [2, 4]), "rules.sqrt = .2, 4.: must contain 1, the baseline"),
+        (edit(f"{EXPERIMENT}/rules/sqrt/value", []), "rules.sqrt.value: "),
+        (edit(f"{EXPERIMENT}/rules/none", {"value": [1], "source": "ours"}), "leave 1 to sqrt"),
+        (
+            edit(f"{EXPERIMENT}/rules/none", {"value": [1.3], "source": "ours"}),
+            "batch size 32 would become 41.6",
+        ),
+        (
+            edit(f"{EXPERIMENT}/rules/none", {"value": [2048], "source": "ours"}),
+            "batch_size = 65536 .* larger than",
+        ),
+        (
+            edit(f"{EXPERIMENT}/rules/none", {"value": [5], "source": "ours"}),
+            "evaluate.every = 1536: .* 7680 would do",
+        ),
+        (edit(f"{EXPERIMENT}/batch_size/value", 0), "batch_size.value: 0 is less than the minimum of 1"),
+        (edit(f"{EXPERIMENT}/seeds/value", 0), "seeds.value: 0 is less than the minimum of 1"),
+        (edit(f"{EXPERIMENT}/epochs/value", 0.05), "evaluate.count = 3: the run has only 1 intervals"),
+        (
+            edit(f"{EXPERIMENT}/sampling/value", "shuffle"),
+            "sampling = 'shuffle': must be replacement or epoch",
+        ),
+        (
+            edit(f"{EXPERIMENT}/schedule", {"decays": {"value": [0.8, 0.6], "source": "ours"}}),
+            "decays = .0.8, 0.6.: must increase",
+        ),
+        (
+            edit("figures", ["scatter-fashion-cnn-adam"]),
+            "figure = 'scatter-fashion-cnn-adam': must be one of scaling-EXPERIMENT",
+        ),
+        (
+            edit("figures", ["scaling-fashion-cnn-adm"]),
+            "'fashion-cnn-adm' is no experiment that it can show; possible: scaling-fashion-cnn-adam",
+        ),
+        (edit("figures", ["rules-fashion-resnet"]), "'fashion-resnet' is no task .* possible: rules-fashion-cnn"),
+        (edit("figures", ["rules-fashion-cnn-adam"]), "'fashion-cnn-adam' is no task that it can show"),
+        (edit("experiments", {}), "experiments: "),
+        (edit("scale", "data"), "scale: 'data' is taken"),
+        (edit("scale", "Mini"), "scale: 'Mini' must be lower-case letters"),
+        (edit(f"{EXPERIMENT}/seeds/value", 2.0), "seeds.value: 2.0 is not of type 'integer'"),
+        (edit(f"{EXPERIMENT}/seeds/value", 10**7), "seeds.value: 10000000 is greater than the maximum"),
+        (edit(f"{EXPERIMENT}/epochs/value", math.nan), "epochs.value = nan: must be a finite number"),
+        (edit(f"{EXPERIMENT}/epochs/value", -1), "epochs.value: -1 is less than or equal to the minimum of 0"),
+        (edit(f"{EXPERIMENT}/epochs/value", 10**400), "epochs.value: .* is greater than the maximum"),
+        (edit(f"{EXPERIMENT}/optimizer/lr/value", 1e200), "lr.value: 1e.200 is greater than the maximum"),
+        (edit(f"{EXPERIMENT}/optimizer/lr", 7e-4), "lr: 0.0007 is not of type 'object' .write {value: 0.0007, source"),
+        (edit("experiments", {5: {}}), "experiments: the key 5 is not text"),
+        (edit(f"{SVAG}/ell/value", [2, 4]), "svag-fashion-cnn-adam: ell = .2, 4.: must contain 1, the plain run"),
+        (edit(f"{SVAG}/ell/value", [1, 0.5]), "ell.value.1: 0.5 is less than the minimum of 1"),
+        (edit(f"{SVAG}/ell/value", [1, "2"]), "ell.value.1: '2' is not of type 'number'"),
+        (edit(f"{SVAG}/ell", [1, 2]), "ell: .1, 2. is not of type 'object'"),
+        (
+            edit(f"{SVAG}/ell/value", [1, 1.3]),
+            "ell = 1.3: 256 samples .* would become 13.52 steps, .* whole number .nearest ell: 1.32287565553",
+        ),
+        (edit(f"{SVAG}/rules/svag", {"value": [2], "source": "ours"}), "rule = 'svag': must be one of sqrt, linear"),
+        (
+            edit("figures", ["svag-fashion-resnet-rmsprop"]),
+            "'fashion-resnet-rmsprop' is no experiment that it can show; possible: svag-fashion-cnn-adam",
+        ),
+        (edit(f"{SVAG}/ell/value", [1]), "possible: none, since no ell is above 1"),
+    ],
+)
+def test_mistakes_are_refused_in_one_line(change, message, config):
+    change(config)
+    with pytest.raises(InputError, match=message) as caught:
+        plan.plan(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_variants_and_runs_are_checked_as_well(config):
+    number = {"value": 0.99, "source": "ours"}
+    config["experiments"]["fashion-cnn-adam"]["optimizer"] = {
+        "name": "rmsprop", "variant": {"value": "tf", "source": "ours"}, "lr": number, "beta": number, "eps": number,
+    }  # fmt: skip
+    with pytest.raises(
+        InputError, match="fashion-cnn-adam: optimizer.variant = 'tf': must be one of paper, torch, authors"
+    ):
+        plan.plan(config)
+
+
+@pytest.mark.parametrize("document", [None, [], "text", 5])
+def test_a_config_that_is_no_mapping_is_refused_shortly(document):
+    with pytest.raises(InputError, match="config: .* is not of type 'object'"):
+        plan.plan(document)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": 99}, "recipe = 99: this version runs recipe 4"),
+        ({"rule": "bogus"}, "rule = 'bogus': must be one of"),
+        ({"task": "bogus"}, "task = 'bogus': must be one of"),
+        ({"run": "../../evil"}, "run: '../../evil' must be lower-case"),
+        ({"horizon": math.inf}, "horizon = inf: must be a finite number"),
+        ({"batch_size": 32.0}, "batch_size: 32.0 is not of type 'integer'"),
+        ({"evaluate": [13824, 1536]}, "evaluate = .13824, 1536.: must increase in multiples of the batch size 32"),
+        ({"evaluate": [1536, 1536, 13824]}, "evaluate = "),
+        ({"evaluate": [1536]}, "evaluate = .*to samples = 13824"),
+        ({"evaluate": [100, 13824]}, "evaluate = "),
+        ({"schedule": {"warmup": 2}}, "warmup = 2: must be in"),
+        ({"ell": 2}, "ell = 2: does not go with rule 'sqrt' at kappa 1"),
+        ({"rule": "svag"}, "ell = 1: does not go with rule 'svag'"),
+        ({"rule": "svag", "ell": 2, "kappa": 4}, "ell = 2: does not go with rule 'svag' at kappa 4"),
+        ({"rule": "svag", "ell": 0.9}, "ell: 0.9 is less than the minimum of 1"),
+        ({"rule": "svag", "ell": 1.1}, "ell = 1.1: 1536 samples .* 58.08 steps"),
+    ],
+)
+def test_a_spec_made_by_hand_is_checked_too(change, message, spec):
+    plan.check(spec)
+    with pytest.raises(InputError, match=message):
+        plan.check({**spec, **change})
+
+
+def test_planning_imports_neither_torch_nor_snakemake():
+    code = (
+        "import sys, yaml, adasde.experiments.plan, adasde.cli;"
+        "adasde.experiments.plan.plan(yaml.safe_load(open('workflow/config/mini.yaml')));"
+        "print([m for m in ('torch', 'snakemake', 'pandas', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_number_of_a_config_has_its_source():
+    """The schema asks for it; this looks with other eyes: no bare number but the evaluation grid."""
+
+    def bare(node, place):
+        if isinstance(node, dict):
+            if "source" in node:
+                return
+            for key, value in node.items():
+                yield from bare(value, f"{place}.{key}")
+        elif isinstance(node, int | float) and not isinstance(node, bool) and ".evaluate." not in place:
+            yield place
+
+    for path in CONFIGS:
+        assert list(bare(yaml.safe_load(path.read_text()), path.stem)) == []
+
+
+def test_the_registries_point_to_code():
+    from importlib import import_module
+
+    from adasde.analysis.figures.registry import PLOTS
+    from adasde.analysis.figures.style import RULE_STYLES
+    from adasde.analysis.figures.style import RULES as NAMES
+
+    assert all(hasattr(import_module(entry.module), "load") for entry in WORKLOADS.values())
+    assert all(hasattr(import_module(plot.module), "draw") for plot in PLOTS.values())
+    assert set(RULES) == set(NAMES) == set(RULE_STYLES)

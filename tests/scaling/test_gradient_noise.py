@@ -1,0 +1,104 @@
+"""noise.py: unbiased moments of the gradient, against brute force and known covariances; speeds against the truth."""
+
+import math
+
+import pytest
+import torch
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from adasde.scaling import gradient_noise
+
+
+class Linear(torch.nn.Module):
+    """A loss whose gradient on an example is the example: the mean of weight . x."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(size, dtype=torch.float64))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def mean_output(model, x):
+    return model(x).mean()
+
+
+def test_the_moments_are_those_of_the_single_examples_gradients():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)).double()
+    inputs, labels = torch.randn(64, 6, dtype=torch.float64), torch.randint(0, 3, (64,))
+    weights = dict(model.named_parameters())
+
+    def one(weights, x, y):
+        return F.cross_entropy(functional_call(model, weights, (x[None],)), y[None])
+
+    single = vmap(grad(one), (None, 0, 0))({k: v.detach() for k, v in weights.items()}, inputs, labels)
+    for sizes in ([1] * 64, [8] * 8, [10, 30, 4, 20]):
+        chunks = list(zip(inputs.split(sizes), labels.split(sizes), strict=True))
+        loss, found = gradient_noise.measure(model, lambda m, x, y: F.cross_entropy(m(x), y), chunks)
+        assert math.isclose(loss, F.cross_entropy(model(inputs), labels).item(), rel_tol=1e-12)
+        assert found.examples == 64
+        for name, mean, variance in zip(weights, found.mean, found.variance, strict=True):
+            parts = [part.mean(dim=0) for part in single[name].split(sizes)]
+            wanted = sum(
+                size * (part - single[name].mean(dim=0)) ** 2 for size, part in zip(sizes, parts, strict=True)
+            ) / (len(sizes) - 1)
+            assert torch.allclose(mean, single[name].mean(dim=0), rtol=0, atol=1e-10)
+            assert torch.allclose(variance, wanted, rtol=0, atol=1e-10)
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("sizes", [[10] * 6, [5, 25, 10, 20]])
+def test_the_estimates_are_unbiased(sizes):
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.tensor([0.3, 0.0, -0.1, 0.02], dtype=torch.float64)
+    deviation = torch.tensor([1.0, 2.0, 0.5, 0.0], dtype=torch.float64)
+    model, squares, traces = Linear(4), [], []
+    for _ in range(3000):
+        x = mean + deviation * torch.randn(60, 4, generator=generator, dtype=torch.float64)
+        found = gradient_noise.measure(model, mean_output, [(part,) for part in x.split(sizes)])[1]
+        squares.append(found.squared)
+        traces.append(found.trace)
+    for values, wanted in ((squares, mean.square().sum()), (traces, deviation.square().sum())):
+        values = torch.tensor(values)
+        standard_error = values.std() / math.sqrt(len(values))
+        assert abs(values.mean() - wanted) < 4 * standard_error
+        assert standard_error < 0.02 * deviation.square().sum()
+
+
+def test_equal_weights_slow_down_by_the_closed_form():
+    gradient = gradient_noise.Gradient([torch.full((7,), 0.3)], [torch.full((7,), 4.0)], examples=10**12)
+    s = 0.3**2 / (0.1**2 * 4.0)
+    for kappa, speed in gradient.speeds((2, 16), sigma=0.1).items():
+        assert math.isclose(speed, math.sqrt((1 + s) / (1 + kappa * s)), rel_tol=1e-6)
+    # With eps = 0.2, which is 1 / sqrt(kappa) of it at kappa: (sqrt(g^2 + v) + eps) / (sqrt(kappa g^2 + v) + eps).
+    speed = gradient.speeds((4,), sigma=0.1, eps=0.2)[4]
+    assert math.isclose(speed, (math.sqrt(0.09 + 0.04) + 0.2) / (math.sqrt(4 * 0.09 + 0.04) + 0.2), rel_tol=1e-6)
+
+
+def test_speeds_from_a_sample_are_near_the_truth_where_plain_squares_are_not():
+    """4,000 weights of very different signal; 1,000 examples in 20 chunks against the exact means and variances."""
+    generator = torch.Generator().manual_seed(1)
+    deviation = torch.rand(4000, generator=generator, dtype=torch.float64) + 0.1
+    mean = 0.06 * deviation * torch.randn(4000, generator=generator, dtype=torch.float64)
+    sigma = 32**-0.5
+    exact = gradient_noise.Gradient([mean], [deviation**2], 10**12).speeds(gradient_noise.KAPPAS, sigma)
+    model, errors, plain = Linear(4000), [], []
+    for _ in range(5):
+        x = mean + deviation * torch.randn(1000, 4000, generator=generator, dtype=torch.float64)
+        found = gradient_noise.measure(model, mean_output, [(part,) for part in x.split(50)])[1]
+        errors.append([v - exact[k] for k, v in found.speeds(gradient_noise.KAPPAS, sigma).items()])
+        naive = gradient_noise.Gradient(found.mean, found.variance, 10**12).speeds(gradient_noise.KAPPAS, sigma)
+        plain.append([v - exact[k] for k, v in naive.items()])
+    assert torch.tensor(errors).mean(dim=0).abs().max() < 0.015
+    assert torch.tensor(plain).mean(dim=0).min() < -0.03
+
+
+def test_where_no_gradient_is_seen_nothing_slows_down():
+    silent = gradient_noise.Gradient(
+        [torch.zeros(3), torch.full((3,), 1e-3)], [torch.zeros(3), torch.ones(3)], examples=100
+    )
+    assert silent.squared < 0
+    assert silent.speeds((2, 256), sigma=0.1) == {2: 1.0, 256: 1.0}

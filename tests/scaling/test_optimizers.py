@@ -1,0 +1,165 @@
+"""optim.py: our optimizers against their plain definitions and against torch."""
+
+import copy
+
+import pytest
+import torch
+
+from adasde.common import InputError
+from adasde.scaling import optimizers
+from adasde.scaling.hyperparameters import VARIANTS, AdamHyperparameters, RMSpropHyperparameters
+
+STEPS = 100
+ADAM = AdamHyperparameters(1e-2, 0.9, 0.99, 1e-6, weight_decay=0.05)
+ADAMW = AdamHyperparameters(1e-2, 0.9, 0.99, 1e-6, weight_decay=0.05, decoupled=True)
+RMSPROP = RMSpropHyperparameters(1e-2, 0.95, 1e-6, weight_decay=0.05)
+
+
+@pytest.fixture
+def problem():
+    """Two starting tensors and 100 random gradients for each, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((3, 4), (5,))
+    starts = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    gradients = [
+        [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(STEPS)] for shape in shapes
+    ]
+    return starts, gradients
+
+
+def run(make, problem):
+    """Trajectories of an optimizer: per tensor a list of its values after each step."""
+    starts, gradients = problem
+    params = [torch.nn.Parameter(start.clone()) for start in starts]
+    optimizer = make(params)
+    paths = [[] for _ in params]
+    for k in range(STEPS):
+        for p, g in zip(params, gradients, strict=True):
+            p.grad = g[k].clone()
+        optimizer.step()
+        for p, path in zip(params, paths, strict=True):
+            path.append(p.detach().clone())
+    return paths
+
+
+def assert_same(paths, others, tolerance=1e-12):
+    for path, other in zip(paths, others, strict=True):
+        for a, b in zip(path, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
+
+
+def reference(function, problem, *arguments):
+    starts, gradients = problem
+    return [list(function(s, g, *arguments)) for s, g in zip(starts, gradients, strict=True)]
+
+
+def plain(kind, h, **options):
+    names = {"decoupled": h.decoupled} if isinstance(h, AdamHyperparameters) else {}
+    values = {k: v for k, v in vars(h).items() if k != "decoupled"}
+    return lambda params: kind(params, **values, **names, **options)
+
+
+@pytest.mark.parametrize("h", [ADAM, ADAMW])
+def test_adam_is_its_definition_and_torchs(h, problem):
+    ours = run(plain(optimizers.Adam, h), problem)
+    assert_same(ours, reference(optimizers.reference_adam, problem, h))
+    assert_same(ours, run(lambda params: optimizers.build(params, h), problem))
+    kind = torch.optim.AdamW if h.decoupled else torch.optim.Adam
+    options = {"lr": h.lr, "betas": (h.beta1, h.beta2), "eps": h.eps, "weight_decay": h.weight_decay}
+    assert_same(ours, run(lambda params: kind(params, **options), problem))
+
+
+def test_rmsprop_is_the_papers_definition(problem):
+    start = 0.3
+    ours = run(plain(optimizers.RMSprop, RMSPROP, v=start), problem)
+    starts, gradients = problem
+    wanted = [
+        list(optimizers.reference_rmsprop(s, g, RMSPROP, torch.full_like(s, start)))
+        for s, g in zip(starts, gradients, strict=True)
+    ]
+    assert_same(ours, wanted)
+
+
+def test_rmsprop_starts_from_the_first_gradient_unless_told(problem):
+    ours = run(plain(optimizers.RMSprop, RMSPROP), problem)
+    starts, gradients = problem
+    for path, start, g in zip(ours, starts, gradients, strict=True):
+        first = g[0] + RMSPROP.weight_decay * start
+        wanted = start - RMSPROP.lr * first / (first.abs() + RMSPROP.eps)
+        torch.testing.assert_close(path[0], wanted, rtol=0, atol=1e-12)
+
+
+def test_the_variants_are_their_definitions(problem):
+    assert_same(
+        run(plain(optimizers.TorchRMSprop, RMSPROP), problem),
+        reference(optimizers.reference_torch_rmsprop, problem, RMSPROP),
+    )
+    options = {
+        "lr": RMSPROP.lr,
+        "alpha": RMSPROP.beta,
+        "eps": RMSPROP.eps,
+        "weight_decay": RMSPROP.weight_decay,
+    }
+    assert_same(
+        run(plain(optimizers.TorchRMSprop, RMSPROP), problem),
+        run(lambda params: torch.optim.RMSprop(params, **options), problem),
+    )
+    wanted = reference(optimizers.reference_authors_rmsprop, problem, RMSPROP)
+    assert_same(run(plain(optimizers.AuthorsRMSprop, RMSPROP), problem), wanted)
+    assert_same(run(lambda params: optimizers.build(params, RMSPROP, "authors"), problem), wanted)
+
+
+def test_the_variants_differ(problem):
+    paths = {v: run(lambda p, v=v: optimizers.build(p, RMSPROP, v), problem)[0][9] for v in VARIANTS["rmsprop"]}
+    assert not torch.allclose(paths["paper"], paths["torch"], atol=1e-3)
+    assert not torch.allclose(paths["paper"], paths["authors"], atol=1e-3)
+    assert not torch.allclose(paths["torch"], paths["authors"], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        plain(optimizers.RMSprop, RMSPROP),
+        plain(optimizers.Adam, ADAM),
+        plain(optimizers.TorchRMSprop, RMSPROP),
+        plain(optimizers.AuthorsRMSprop, RMSPROP),
+        lambda params: optimizers.build(params, ADAM),
+    ],
+)
+def test_state_dict_carries_everything(make, problem):
+    starts, gradients = problem
+    params = [torch.nn.Parameter(s.clone()) for s in starts]
+    first = make(params)
+    for k in range(10):
+        for p, g in zip(params, gradients, strict=True):
+            p.grad = g[k].clone()
+        first.step()
+    copies = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    second = make(copies)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))  # torch would share the tensors
+    for optimizer, group in ((first, params), (second, copies)):
+        for k in range(10, 20):
+            for p, g in zip(group, gradients, strict=True):
+                p.grad = g[k].clone()
+            optimizer.step()
+    assert_same([params], [copies], tolerance=0)
+
+
+@pytest.mark.parametrize("kind", [optimizers.RMSprop, optimizers.Adam])
+def test_groups_have_their_own_rates_and_parameters_without_gradient_stay(kind):
+    moving, slow, still = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
+    optimizer = kind([{"params": [moving]}, {"params": [slow, still], "lr": 1e-4}], lr=1e-1)
+    moving.grad, slow.grad = torch.ones(2), torch.ones(2)
+    loss = optimizer.step(lambda: torch.tensor(3.0))
+    assert loss == 3.0
+    torch.testing.assert_close(moving.detach(), torch.full((2,), 0.9), atol=1e-5, rtol=0)
+    torch.testing.assert_close(slow.detach(), torch.full((2,), 0.9999), atol=1e-5, rtol=0)
+    assert torch.equal(still.detach(), torch.ones(2))
+
+
+def test_bad_hyperparameters_and_variants_are_refused():
+    params = [torch.nn.Parameter(torch.ones(1))]
+    with pytest.raises(InputError, match="beta = 1"):
+        optimizers.RMSprop(params, beta=1.0)
+    with pytest.raises(InputError, match="variant = 'torhc': rmsprop has paper, torch, authors"):
+        optimizers.build(params, RMSPROP, "torhc")

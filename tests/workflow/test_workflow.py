@@ -1,0 +1,300 @@
+"""The graph of jobs: the smoke scale from nothing, what reruns and what does not, and mistakes before any job."""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import yaml
+
+import browser
+from adasde.analysis import tables
+from adasde.experiments.artifacts import read_run
+from adasde.experiments.plan import plan
+from conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def snakemake(folder, *arguments):
+    """Run Snakemake on the repository's Snakefile in ``folder``; return exit status and everything printed."""
+    command = [sys.executable, "-m", "snakemake", "-c2", "--snakefile", str(ROOT / "Snakefile"), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def jobs(output):
+    """Count of each rule in the job table of a dry run."""
+    table = output.partition("job ")[2].partition("total")[0]
+    return {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+
+
+SMOKE = ("--configfile", str(ROOT / "workflow/config/smoke.yaml"))
+
+
+@pytest.fixture(scope="module")
+def built(data_root, tmp_path_factory):
+    """The smoke scale, built in an empty folder with the data at hand."""
+    folder = tmp_path_factory.mktemp("smoke")
+    (folder / "results").mkdir()
+    shutil.copytree(data_root, folder / "results/data")
+    floor = seconds(subprocess.run, [sys.executable, "-c", "import torch"], check=True)
+    taken = seconds(lambda: built_whole(folder))
+    # 90 seconds where torch is imported in two, as it is for most of the jobs' time.
+    assert taken < 45 * max(floor, 2.0)
+    return folder
+
+
+def built_whole(folder):
+    status, output = snakemake(folder, *SMOKE, "--verbose")
+    assert status == 0, output
+    # What can begin is looked for when a job has ended, and not ever more often as the graph goes on.
+    assert output.count("Ready jobs") < 2 * output.count("Finished jobid")
+
+
+def seconds(function, *arguments, **options):
+    begun = time.monotonic()
+    function(*arguments, **options)
+    return time.monotonic() - begun
+
+
+def test_every_figure_and_the_claims_are_there(built):
+    figures = {path.name for path in (built / "figures/smoke").iterdir()}
+    names = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())["figures"]
+    assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
+    claims = pd.read_csv(built / "results/smoke/claims.csv")
+    assert set(claims["verdict"]) <= {"reproduced", "not reproduced", "inconclusive"}
+    assert {"final-accuracy.fashion-cnn-adam", "closeness.fashion-cnn-adam.linear.k4"} <= set(claims["id"])
+    runs = pd.read_csv(built / "results/smoke/runs.csv")
+    assert len(runs) == 22
+    assert runs["device"].notna().all()
+    assert not list((built / "results").rglob("*.checkpoint"))
+
+
+def test_nothing_is_left_to_do(built):
+    status, output = snakemake(built, "-n", *SMOKE)
+    assert status == 0
+    assert "Nothing to be done" in output
+
+
+def test_touching_every_date_reruns_nothing(built):
+    for number, path in enumerate(sorted(built.rglob("*"), reverse=True)):
+        if ".snakemake" not in path.parts and path.is_file():
+            os.utime(path, (time.time() - 10_000 + number,) * 2)
+    _, output = snakemake(built, "-n", *SMOKE)
+    assert "Nothing to be done" in output, output
+
+
+def test_a_figure_that_is_not_in_the_config_is_refused_before_any_job(built):
+    status, output = snakemake(built, "-n", "figures/smoke/scaling-nope.png", *SMOKE)
+    assert status != 0
+    assert "MissingRuleException" in output
+
+
+def test_a_damaged_run_file_can_be_deleted_and_comes_back(built, adasde):
+    path = built / "results/smoke/runs/fashion-cnn-adam.sqrt.k4.s0.parquet"
+    content = bytearray(path.read_bytes())
+    third = len(content) // 3
+    content[third : 2 * third] = bytes(third)  # some single bytes of a parquet file carry nothing
+    path.write_bytes(content)
+    check = ("check", ROOT / "workflow/config/smoke.yaml", "--results", built / "results/smoke")
+    assert "21 of 22 runs are there" in adasde(*check).stdout
+    path.unlink()
+    status, output = snakemake(built, *SMOKE)
+    assert status == 0, output
+    assert adasde(*check).returncode == 0
+
+
+def test_a_killed_graph_is_taken_up_again(built):
+    """SIGKILL to Snakemake and its jobs; then what `make figures` calls finishes the rest."""
+    runs = sorted((built / "results/smoke/runs").glob("*.parquet"))
+    before = {path.name: read_run(path)[1]["rows_sha256"] for path in runs}
+    for path in runs[:4]:
+        path.unlink()
+    command = [sys.executable, "-m", "snakemake", "-c2", "--snakefile", str(ROOT / "Snakefile"), *SMOKE]
+    process = subprocess.Popen(
+        command, cwd=built, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not list((built / "results/smoke/runs").glob("*.checkpoint")) and sum(p.exists() for p in runs[:4]) < 2:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    status, output = snakemake(built, "--nolock", "--rerun-incomplete", *SMOKE)
+    assert status == 0, output
+    snakemake(built, "--unlock", *SMOKE)  # the lock that the kill left, for the tests that follow
+    assert {path.name: read_run(path)[1]["rows_sha256"] for path in runs} == before
+
+
+def test_twenty_kills_cost_nothing(built, data_root, tmp_path, broken):
+    """SIGKILL to Snakemake and all of its jobs at random moments; then the graph finishes, with the same tables."""
+    (tmp_path / "results").mkdir()
+    shutil.copytree(data_root, tmp_path / "results/data")
+    draw, runs = random.Random(0), tmp_path / "results/smoke/runs"
+    options = ("--nolock", "--rerun-incomplete", *SMOKE)
+    command = [sys.executable, "-m", "snakemake", "-c2", "--snakefile", str(ROOT / "Snakefile"), *options]
+    for _ in range(20):
+        process = subprocess.Popen(
+            command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            assert process.wait(draw.uniform(1, 6)) == 0
+            for path in draw.sample(sorted(runs.glob("*.parquet")), 8):  # it came to its end: there is more to do
+                path.unlink()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    status, output = snakemake(tmp_path, *options)
+    assert status == 0, output
+    for path in (built / "results/smoke/runs").glob("*.parquet"):
+        assert read_run(runs / path.name)[1]["rows_sha256"] == read_run(path)[1]["rows_sha256"]
+    for name in ("trajectories", "simulations"):
+        ours, undisturbed = (tables.read(folder / "results/smoke", name) for folder in (tmp_path, built))
+        pd.testing.assert_frame_equal(ours, undisturbed, check_exact=True)
+    ours, undisturbed = ((folder / "results/smoke/claims.csv").read_bytes() for folder in (tmp_path, built))
+    assert ours == undisturbed
+    left = [
+        path for path in (tmp_path / "results").rglob("*") if path.name.startswith(".") or "checkpoint" in path.name
+    ]
+    assert all(path.name.startswith(".") for path in left)  # what SIGKILL left half-written has another name
+    broken("SIGKILL to a graph and its jobs at a random moment", 20, "finished with identical tables")
+
+
+def test_two_graphs_in_one_folder(built, broken):
+    """The second is refused, in one line, and the first does not notice; a kill lets go of the folder."""
+    runs = sorted((built / "results/smoke/runs").glob("*.parquet"))
+    before = {path.name: read_run(path)[1]["rows_sha256"] for path in runs}
+    for path in runs[:6]:
+        path.unlink()
+    options = ("--nolock", "--rerun-incomplete", *SMOKE)
+    command = [sys.executable, "-m", "snakemake", "-c1", "--snakefile", str(ROOT / "Snakefile"), *options]
+    silent = {"cwd": built, "start_new_session": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    lock = built / ".snakemake/adasde.smoke"
+    lock.write_text("")
+    for ending in ("killed", "finished"):
+        first = subprocess.Popen(command, **silent)
+        while lock.read_text() != str(first.pid):
+            assert first.poll() is None
+            time.sleep(0.02)
+        status, output = snakemake(built, *options)
+        assert status == 1
+        assert f"adasde: error: results/smoke: process {first.pid} is making this scale here; wait" in output
+        assert "Traceback" not in output
+        if ending == "killed":
+            os.killpg(first.pid, signal.SIGKILL)
+        assert first.wait(120) == (-signal.SIGKILL if ending == "killed" else 0)
+    assert {path.name: read_run(path)[1]["rows_sha256"] for path in runs} == before
+    broken("two graphs of one scale at once in one folder", 2, "the second refused in one line")
+
+
+def test_a_deleted_figure_is_one_job(built):
+    (built / "figures/smoke/rules-fashion-cnn.png").unlink()
+    _, output = snakemake(built, "-n", "figures/smoke/rules-fashion-cnn.png", *SMOKE)
+    assert jobs(output) == {"figure": 1}
+    _, output = snakemake(built, "-n", *SMOKE)
+    assert jobs(output) == {"figure": 1, "all": 1}
+    status, output = snakemake(built, "figures/smoke/rules-fashion-cnn.png", *SMOKE)
+    assert status == 0, output
+
+
+def test_a_figure_needs_only_the_runs_that_it_shows(built, tmp_path):
+    _, output = snakemake(tmp_path, "-n", "figures/smoke/scaling-fashion-resnet-rmsprop.png", *SMOKE)
+    assert jobs(output) == {"data": 1, "run": 4, "figure": 1}
+    _, output = snakemake(tmp_path, "-n", "figures/smoke/weak-order.png", *SMOKE)
+    assert jobs(output) == {"simulate": 1, "figure": 1}
+
+
+def test_a_changed_kappa_reruns_only_the_runs_it_touches(built, tmp_path):
+    config = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())
+    config["experiments"]["fashion-cnn-adam"]["rules"]["sqrt"]["value"] = [1, 8]
+    config["experiments"]["fashion-cnn-adam"]["rules"]["linear"]["value"] = [8]
+    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config))
+    _, output = snakemake(built, "-n", "--configfile", str(tmp_path / "changed.yaml"))
+    assert jobs(output) == {"run": 4, "collect": 1, "claims": 1, "figure": 4, "all": 1}
+
+
+def test_a_changed_learning_rate_reruns_its_experiment(built, tmp_path):
+    config = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())
+    config["experiments"]["fashion-resnet-rmsprop"]["optimizer"]["lr"]["value"] = 3e-3
+    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config))
+    _, output = snakemake(built, "-n", "--configfile", str(tmp_path / "changed.yaml"))
+    assert jobs(output)["run"] == 4
+
+
+@pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")
+def test_the_profile_and_the_default_config(built):
+    status, output = snakemake(built, "-n", "--profile", str(ROOT / "workflow/profiles/local"))
+    assert status == 0, output
+    wanted = len(plan(yaml.safe_load((ROOT / "workflow/config/mini.yaml").read_text())).runs)
+    assert sum(jobs(output)[rule] for rule in ("run", "pretrain", "simulate")) == wanted
+    _, output = snakemake(built, "-n")
+    assert sum(jobs(output)[rule] for rule in ("run", "pretrain", "simulate")) == wanted
+
+
+def test_a_mistake_in_the_config_is_one_line_before_any_job(built, tmp_path):
+    config = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())
+    config["experiments"]["fashion-cnn-adam"]["kapas"] = [1]
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(config))
+    status, output = snakemake(built, "--configfile", str(tmp_path / "wrong.yaml"))
+    assert status != 0
+    lines = [line for line in output.splitlines() if "adasde: error: " in line]
+    assert lines == [
+        "adasde: error: experiments.fashion-cnn-adam: unknown key 'kapas'; must be one of "
+        "task, optimizer, batch_size, epochs, sampling, schedule, clip, precision, processes, micro_batch, frozen, "
+        "rules, ell, seeds, evaluate"
+    ]
+    assert "Traceback" not in output
+
+
+def test_the_report_is_made(built):
+    status, output = snakemake(built, "--report", "report.html", *SMOKE)
+    assert status == 0, output
+    assert (built / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(browser.PROGRAM is None, reason="no Chromium here")
+def test_the_report_in_a_browser(built, tmp_path):
+    """`make report`, opened without a network: figures are seen with their captions, and the search finds them."""
+    for name in ("Makefile", "Snakefile", "workflow", "envs"):
+        (built / name).symlink_to(ROOT / name)
+    command = ["make", "-o", "env", "report", "SCALE=smoke", "CORES=2", f"VENV={sys.prefix}"]
+    done = subprocess.run(command, cwd=built, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())["figures"]
+    with contextlib.closing(browser.Browser(tmp_path / "profile")) as page:
+        page.open((built / "results/smoke/report.html").as_uri())
+        browser.until(lambda: "at the scale smoke" in page.text)
+        marks = "document.querySelectorAll('svg circle, svg path').length"
+        for place in ("Workflow", "Statistics"):  # the graph's rules; how long they took, and when
+            page.click(place)
+            browser.until(lambda: page.evaluate(marks) > 8)
+        page.screenshot(tmp_path / "statistics.png")
+        page.click("Figures")
+        browser.until(lambda: all(f"{figure} (" in page.text for figure in figures))
+        page.screenshot(tmp_path / "figures.png")
+        for number, figure in enumerate(sorted(figures)):
+            page.evaluate(f"document.querySelectorAll('table a[iconname=eye]')[{number}].click()")
+            result = f"results['figures/smoke/{figure}.png']"
+            image = f"[...document.images].filter(image => image.src == {result}.data_uri)[0]"
+            assert browser.until(lambda image=image: page.evaluate(f"{image}?.naturalWidth")) > 400
+            box = page.evaluate(f"(({{width, height}}) => [width, height])({image}.getBoundingClientRect())")
+            assert (max(box) > 400, min(box) > 150) == (True, True)
+            page.screenshot(tmp_path / f"{figure}.png")
+            caption = page.evaluate(f"{result}.caption")
+            for part in ("Setting", "at batch size" if "kappa" in caption else "batches of paths", "Rebuild it"):
+                assert part in caption, (figure, part)
+            assert ("Verdicts" in caption) == (figure != "noise"), figure
+        page.type("input", "RMSprop")
+        browser.until(lambda: "Search results" in page.text)
+        found = {figure for figure in figures if f"{figure} (" in page.text}
+        assert {"noise", "breakdown", "scaling-fashion-resnet-rmsprop"} <= found
+        assert "scaling-fashion-cnn-adam" not in found
+        assert page.errors == []
+        assert page.requests == []
