@@ -1,35 +1,33 @@
-"""What people see on a terminal: tables, and a bar for long work."""
+"""What every package uses: errors, checks of numbers, whole-or-nothing files, locks, hashes, text tables."""
 
-import fcntl
 import hashlib
 import json
 import math
 import os
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
+_Number = TypeVar("_Number", int, float)
 
-def text_table(rows) -> str:
-    """Return rows of strings in aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+_held: list[Any] = []  # a lock is released when its object is deleted
 
 
 class InputError(ValueError):
-    """Bad input, said in one line: the field, its value, what is allowed.
+    """Bad input, explained in one line: the field, its value, what is allowed.
 
-    The command line prints the message alone and exits with status 2.
+    The command line prints only the message and exits with status 2.
     """
 
 
-class Stopped(Exception):  # noqa: N818, since it is no error
-    """A run that was asked to stop, as by SIGTERM, and has been saved."""
+class Stopped(Exception):  # noqa: N818, since it is not an error
+    """A run stopped because a signal such as SIGTERM asked it to. Its state has been saved."""
 
 
-def positive(name, value):
-    """Return ``value`` if it is a finite number above 0; otherwise an InputError that names it."""
+def positive(name: str, value: float) -> float:
+    """Return ``value`` if it is a finite number above 0; otherwise raise an InputError that names it."""
     number = isinstance(value, int | float) or hasattr(value, "__float__") and not isinstance(value, str)
     if not (number and math.isfinite(value) and value > 0):
         shown = f"{float(value):g}" if number else repr(value)
@@ -37,19 +35,16 @@ def positive(name, value):
     return value
 
 
-def whole(name, value, least):
-    """Return ``value`` if it is a whole number of at least ``least``; otherwise an InputError that names it."""
+def whole(name: str, value: _Number, least: int) -> _Number:
+    """Return ``value`` if it is a whole number of at least ``least``; otherwise raise an InputError that names it."""
     if value != int(value) or value < least:
         raise InputError(f"{name} = {value:g}: must be a whole number >= {least}")
     return value
 
 
-_held = []  # open lock files: closed ones let go of their locks
-
-
 @contextmanager
-def atomic(path):
-    """Yield a temporary path beside ``path`` that replaces it at the end, or vanishes on any error."""
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``. It replaces ``path`` at the end, or is deleted after any error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -61,36 +56,15 @@ def atomic(path):
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except OSError as error:  # a full disk, say, of which what writes does not always tell the file
+    except OSError as error:  # such as a full disk; not every writer names the file in its error
         raise OSError(error.errno, os.strerror(error.errno) if error.errno else str(error), str(path)) from error
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
 
 
-def hold(path, what: str):
-    """Hold the lock file at ``path`` until this process ends, however it does; InputError if another process has it.
-
-    ``what`` it is held for is in the message.
-    """
-    file = Path(path).open("a+")  # noqa: SIM115, since it stays open
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        who = file.read().strip()
-        file.close()
-        raise InputError(
-            f"{what}: process {who} is making this scale here; wait for its end, or work in a folder of your own"
-        ) from error
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    _held.append(file)
-
-
-def check_writable(name: str, path):
-    """InputError, before any work, if ``path`` cannot be written; ``name`` is what the user calls it."""
+def check_writable(name: str, path: str | Path) -> None:
+    """Raise an InputError, before any work, if ``path`` cannot be written. ``name`` is the user's word for it."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -102,17 +76,53 @@ def check_writable(name: str, path):
         raise InputError(f"{name} = {path}: cannot be written ({error.strerror})") from error
 
 
-def canonical(spec) -> str:
-    """Return ``spec`` as JSON with sorted keys: equal specs are equal strings."""
-    return json.dumps(spec, sort_keys=True, separators=(",", ":"))
+def hold(path: str | Path, what: str) -> None:
+    """Hold the lock of ``what`` until this process ends, even if it is killed.
+
+    ``path`` is a file with the holder's process id; the lock itself is the file ``path``.lock. InputError if another
+    process holds it.
+    """
+    from filelock import FileLock, Timeout  # imports asyncio, which only graphs of jobs need
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    lock = FileLock(f"{path}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"{what}: process {path.read_text().strip()} is making this scale here; wait for its end, or work in a "
+            "folder of your own"
+        ) from error
+    path.write_text(str(os.getpid()))
+    _held.append(lock)
 
 
-def spec_hash(spec) -> str:
-    """SHA-256 of the canonical spec, in hexadecimal."""
-    return hashlib.sha256(canonical(spec).encode()).hexdigest()
+def canonical(value: Any) -> str:
+    """Return ``value`` as JSON with sorted keys and no spaces: equal values give equal strings."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _umask():
+def digest(text: str) -> str:
+    """Return the SHA-256 of ``text`` in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def spec_hash(document: Any) -> str:
+    """Return the digest of the canonical JSON of ``document``."""
+    return digest(canonical(document))
+
+
+def text_table(rows: Iterable[Sequence[str]]) -> str:
+    """Return rows of strings as a text with aligned columns."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
