@@ -1,20 +1,326 @@
-"""Configs and specs as documents: YAML in which no key stands twice, and closed schemas that name what is wrong."""
+"""Configs: YAML in which no key stands twice, and typed models that check themselves.
 
-import json
-import math
-from functools import cache
-from importlib.resources import files
+Every number of a config is {value, source, note}: where it comes from stands beside it. A validated config holds the
+values only.
+"""
+
 from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic_core import PydanticCustomError
 
 from adasde.common import InputError
+from adasde.experiments.fields import Model, Name, Number, Whole, short, validated
+from adasde.scaling.hyperparameters import VARIANTS, AdamHyperparameters, RMSpropHyperparameters
+
+T = TypeVar("T")
 
 
-def read(path: Path) -> dict:
-    """Return the config in a YAML file; InputError if it is no YAML or gives a key twice, naming the line."""
-    import yaml
+class Sourced(Model, Generic[T]):
+    """A value, where it comes from, and a note on why it is this value or where in the source it stands."""
+
+    value: T
+    source: Literal["paper", "authors' code", "authors' blog", "secondary", "ours"]
+    note: str = ""
+
+
+def _value(sourced: Any) -> Any:
+    return sourced.value
+
+
+def _distinct(values: list) -> list:
+    if any(value in values[:place] for place, value in enumerate(values)):
+        raise PydanticCustomError("not_distinct", "{values} has non-unique elements", {"values": short(values)})
+    return values
+
+
+class Given:
+    """``Given[kind]``: in YAML a `Sourced` value, once validated the value itself."""
+
+    def __class_getitem__(cls, kind: Any) -> Any:
+        return Annotated[Sourced[kind], AfterValidator(_value)]
+
+
+Value = Annotated[Number, Field(ge=-1e9, le=1e9)]
+Factor = Annotated[Number, Field(gt=0, le=1e6)]
+Factors = Annotated[list[Factor], Field(min_length=1), AfterValidator(_distinct)]
+Ells = Annotated[list[Annotated[Factor, Field(ge=1)]], Field(min_length=1), AfterValidator(_distinct)]
+Wholes = Annotated[list[Whole], Field(min_length=1), AfterValidator(_distinct)]
+Words = Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
+Seeds = Annotated[Whole, Field(le=1000)]
+
+
+class Adam(Model):
+    """Adam with the hyperparameters of the baseline, kappa = 1."""
+
+    name: Literal["adam"]
+    lr: Given[Value]
+    beta1: Given[Value]
+    beta2: Given[Value]
+    eps: Given[Value]
+    weight_decay: Given[Value] = 0.0
+    decoupled: bool = Field(False, description="AdamW's decay instead of an L2 term of the loss")
+
+    @property
+    def variant(self) -> str:
+        """There is one implementation."""
+        return "paper"
+
+    @property
+    def hyperparameters(self) -> AdamHyperparameters:
+        """The hyperparameters, checked."""
+        return AdamHyperparameters(**self.model_dump(exclude={"name"}))
+
+
+class RMSprop(Model):
+    """RMSprop with the hyperparameters of the baseline, kappa = 1."""
+
+    name: Literal["rmsprop"]
+    variant: Given[str] = Field(
+        description="paper: its definition; authors: Adam with beta1 = 0, as in their code; torch: torch's"
+    )
+    lr: Given[Value]
+    beta: Given[Value]
+    eps: Given[Value]
+    weight_decay: Given[Value] = 0.0
+
+    @property
+    def hyperparameters(self) -> RMSpropHyperparameters:
+        """The hyperparameters, checked."""
+        return RMSpropHyperparameters(**self.model_dump(exclude={"name", "variant"}))
+
+
+def _checked(optimizer: Adam | RMSprop) -> Adam | RMSprop:
+    if optimizer.variant not in VARIANTS[optimizer.name]:
+        raise InputError(f"variant = {optimizer.variant!r}: must be one of {', '.join(VARIANTS[optimizer.name])}")
+    _ = optimizer.hyperparameters
+    return optimizer
+
+
+Optimizer = Annotated[Adam | RMSprop, Field(discriminator="name"), AfterValidator(_checked)]
+
+
+class Schedule(Model):
+    """The learning-rate factor over a run; all positions are parts of the run."""
+
+    warmup: Given[Value] = Field(0.0, description="length of the geometric warm-up")
+    warmup_from: Given[Value] = Field(1e-3, description="factor at the start")
+    decays: Given[Factors] = Field((), description="where the factor drops")
+    decay_factor: Given[Value] = Field(0.1, description="by how much it drops")
+    shape: Given[str] = Field("steps", description="steps: as above; linear: up from 0, then down to 0 at the end")
+
+
+class Evaluate(Model):
+    """When test functions are measured: the same numbers of samples for every run, denser early."""
+
+    count: int = Field(ge=1, description="evaluations of a run")
+    every: int = Field(ge=1, description="they fall on multiples of this many samples; every batch size must divide it")
+
+
+class _Trains(Model):
+    """What experiments and finetunings have in common."""
+
+    workload: str = Field(description="name in the registry of workloads")
+    optimizer: Optimizer = Field(description="optimizer and hyperparameters of the baseline, kappa = 1")
+    batch_size: Given[Whole] = Field(description="samples per step of the baseline")
+    epochs: Given[Annotated[Number, Field(gt=0, le=1e6)]] = Field(
+        description="passes over the training set, the same for every run; rounded down to whole evaluation intervals"
+    )
+    sampling: Given[str] = Field(
+        description="replacement: independent samples, the oracle of the theory; epoch: one permutation after another"
+    )
+    schedule: Schedule = Field(Schedule(), description="learning-rate factor over the run")
+    clip: Given[Annotated[Value, Field(gt=0)]] = Field(
+        None, description="largest gradient norm of the baseline; it scales like the noise"
+    )
+    precision: Given[Literal["float32", "bf16", "tf32"]] = Field(
+        "float32", description="bf16: autocast to bfloat16; tf32: products in TensorFloat-32"
+    )
+    processes: Given[Annotated[Whole, Field(le=65536)]] = Field(
+        1, description="GPUs that share a run, each with an equal shard of every batch"
+    )
+    micro_batch: Given[Whole] = Field(
+        None, description="examples per forward pass of a process, over which batch norm takes its statistics"
+    )
+
+
+class Experiment(_Trains):
+    """A named grid of runs: one baseline recipe, several batch sizes, rules and seeds."""
+
+    frozen: Given[Literal["last-layer", "none"]] = Field(
+        "none", description="last-layer: the last linear layer keeps its initial weights"
+    )
+    rules: dict[str, Given[Factors]] = Field(
+        description="rule -> the kappas it is run at; sqrt must contain 1, the baseline"
+    )
+    ell: Given[Ells] = Field([1], description="SVAG levels of the baseline; must contain 1, the plain run")
+    seeds: Given[Seeds] = Field(
+        description="runs per rule and kappa, and per ell, which differ in their minibatches only"
+    )
+    evaluate: Evaluate
+
+
+class Finetuning(_Trains):
+    """Runs that start from the final weights of an experiment's runs under the rule sqrt."""
+
+    pretrained: str = Field(description="name of the experiment that pre-trains")
+    seeds: Given[Seeds] = Field(description="runs per pre-trained model")
+    scratch: Given[Seeds] = Field(0, description="runs from new weights instead, to compare with")
+    evaluate: Evaluate
+
+
+class SGDConstants(Model):
+    """Constants of SGD's SDE."""
+
+    sigma0: Given[Value]
+
+
+class RMSpropConstants(Model):
+    """Constants of RMSprop's SDE."""
+
+    sigma0: Given[Value]
+    eps0: Given[Value]
+    c2: Given[Value]
+
+
+class AdamConstants(Model):
+    """Constants of Adam's SDE."""
+
+    sigma0: Given[Value]
+    eps0: Given[Value]
+    c1: Given[Value]
+    c2: Given[Value]
+
+
+class StudiedConstants(Model):
+    """Constants of each optimizer's SDE."""
+
+    sgd: SGDConstants = None
+    rmsprop: RMSpropConstants = None
+    adam: AdamConstants = None
+
+
+class StudiedAdam(Model):
+    """Adam's hyperparameters."""
+
+    lr: Given[Value]
+    beta1: Given[Value]
+    beta2: Given[Value]
+    eps: Given[Value]
+
+
+class StudiedRMSprop(Model):
+    """RMSprop's hyperparameters."""
+
+    lr: Given[Value]
+    beta: Given[Value]
+    eps: Given[Value]
+
+
+class StudiedOptimizers(Model):
+    """Each optimizer's hyperparameters."""
+
+    adam: StudiedAdam = None
+    rmsprop: StudiedRMSprop = None
+
+
+class Simulation(Model):
+    """A study of oracles instead of networks: one run per oracle and optimizer."""
+
+    oracles: Words = Field(description="names in the registry of oracles")
+    batches: Given[Whole] = Field(description="batches of paths, from which intervals are taken")
+    paths: Given[Whole] = Field(description="paths per batch and process")
+
+
+class WeakOrder(Simulation):
+    """How the error of the SDE falls with the algorithm's time step."""
+
+    study: Literal["weak-order"]
+    optimizers: StudiedConstants
+    theta: Given[Value] = Field(description="where every coordinate starts")
+    start: Given[Value] = Field(description="SDE time of the start; Adam's equation is singular at 0")
+    horizon: Given[Value] = Field(description="SDE time of the end")
+    step: Given[Value] = Field(description="time step of Euler-Maruyama, far below the algorithm's")
+    time_steps: Given[Factors] = Field(description="the algorithm's steps eta^2")
+    variants: Words = Field(["paper"], description="variants of RMSprop")
+
+
+class _OnSamples(Simulation):
+    optimizers: StudiedOptimizers
+    batch_size: Given[Whole] = Field(description="examples per step of the baseline")
+    scale: Given[Value] = Field(description="standard deviation of the initial weights")
+    evaluate: Given[Wholes] = Field(description="steps of the baseline at which test functions are measured")
+    examples: Given[Whole] = Field(None, description="training images in the finite sum, the first ones")
+
+
+class Convergence(_OnSamples):
+    """How SVAG approaches the SDE on real data as ell grows."""
+
+    study: Literal["convergence"]
+    examples: Given[Whole] = Field(description="training images in the finite sum, the first ones")
+    ell: Given[Factors] = Field(description="levels of SVAG")
+    parts: Given[Wholes] = Field(description="steps of Euler-Maruyama per step of the algorithm")
+    sde_paths: Given[Whole] = Field(description="paths of the SDE per batch")
+    start: Given[Whole] = Field(description="steps of the algorithm after which all processes start")
+
+
+class Breakdown(_OnSamples):
+    """How far larger batches fall behind, against the lag that the baseline predicts."""
+
+    study: Literal["breakdown"]
+    kappas: Given[Factors] = Field(description="batch multipliers; must contain 1, the baseline")
+
+
+def _free(scale: str) -> str:
+    if scale in ("data", "reference"):
+        raise PydanticCustomError("taken", "{scale} is taken; choose another name", {"scale": repr(scale)})
+    return scale
+
+
+Study = Annotated[WeakOrder | Convergence | Breakdown, Field(discriminator="study")]
+
+
+class Config(Model):
+    """A scale: the experiments to run and the figures to draw."""
+
+    scale: Annotated[Name, AfterValidator(_free)] = Field(
+        description="name of the scale; its results and figures go to folders of this name"
+    )
+    experiments: Annotated[dict[Name, Experiment], Field(min_length=1)]
+    figures: Annotated[list[str], AfterValidator(_distinct)] = Field(
+        description="figures to draw, by name: the kind of figure, then what it shows"
+    )
+    device: Literal["cpu", "cuda"] = Field("cpu", description="what trains the networks")
+    seeds_per_job: Whole = Field(100, description="how many runs of a cell one job runs at most")
+    finetunings: dict[Name, Finetuning] = {}
+    simulations: dict[Name, Study] = {}
+
+
+_CONFIG = TypeAdapter(Config)
+
+
+def config_of(document: Any) -> Config:
+    """Return the config that a YAML document holds; InputError, in one line, names the field that is wrong.
+
+    An experiment, finetuning or simulation that is null is left out: so a config laid over another can take less.
+    """
+    sections = ("experiments", "finetunings", "simulations")
+    if isinstance(document, dict):
+        document = {key: _present(value) if key in sections else value for key, value in document.items()}
+    return validated(_CONFIG, document, "config")
+
+
+def _present(section: Any) -> Any:
+    return {k: v for k, v in section.items() if v is not None} if isinstance(section, dict) else section
+
+
+def read(path: Path) -> Any:
+    """Return the document in a YAML file; InputError if it is not YAML or gives a key twice, naming the line."""
+    import yaml  # the library works without it
 
     class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node, deep=False):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
             found = set()
             for key, _ in node.value:
                 if not isinstance(key, yaml.ScalarNode):
@@ -31,83 +337,17 @@ def read(path: Path) -> dict:
         raise InputError(f"{path}: not YAML" + (f" (line {place.line + 1})" if place else "")) from error
 
 
-def merged(paths) -> dict:
-    """Return the config of several YAML files as Snakemake merges those of --configfile: of a value the last wins."""
-    config, *others = [read(path) for path in paths]
+def merged(paths: list[Path]) -> Any:
+    """Return the document of several YAML files as Snakemake merges those of --configfile: the last value wins."""
+    document, *others = [read(path) for path in paths]
     for path, other in zip(paths[1:], others, strict=True):
         if not isinstance(other, dict):
             raise InputError(f"{path}: {short(other)} is no mapping that could be merged")
-        config = _merge(config, other)
-    return config
+        document = _merge(document, other)
+    return document
 
 
-def _merge(old, new):
+def _merge(old: Any, new: Any) -> Any:
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     return old | {key: _merge(old.get(key), value) for key, value in new.items()}
-
-
-def validate(document: dict, schema: str):
-    """Check a document against a closed schema (``config`` or ``run``); InputError names what is wrong."""
-    for place, value in _leaves(document, ()):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{'.'.join(place)} = {value}: must be a finite number")
-    error = _best_match(_validator(schema).iter_errors(document))
-    if error is None:
-        return
-    place = ".".join(str(part) for part in error.absolute_path) or schema
-    instance, allowed = error.instance, error.validator_value
-    message = error.message.replace(repr(instance), short(instance))
-    if error.validator == "additionalProperties" and isinstance(instance, dict):
-        known = error.schema.get("properties", {})
-        unknown = [key for key in instance if key not in known]
-        message = f"unknown key {short(unknown[0])}; must be one of {', '.join(known)}"
-    elif error.validator == "type":
-        message = f"{short(instance)} is not of type {allowed!r}"
-        if schema == "config" and allowed == "number" and isinstance(instance, str):
-            message += " (YAML reads 1e-8 as text: write 1.0e-8)"
-        if schema == "config" and allowed == "object" and isinstance(instance, int | float):
-            message += f" (write {{value: {instance}, source: ours}}, or where it is from)"
-    elif error.validator == "pattern":
-        message = f"{short(instance)} must be lower-case letters, digits and dashes, and start with a letter"
-    elif error.validator == "not":
-        message = f"{short(instance)} is taken; choose another name"
-    raise InputError(f"{place}: {message}")
-
-
-def _leaves(node, place):
-    """Yield (place, value) of everything in a document that is no mapping and no list; keys must be text."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if not isinstance(key, str):
-                raise InputError(f"{'.'.join(place) or 'document'}: the key {key!r} is not text")
-            yield from _leaves(value, (*place, key))
-    elif isinstance(node, list):
-        for number, value in enumerate(node):
-            yield from _leaves(value, (*place, str(number)))
-    else:
-        yield place, node
-
-
-def short(value) -> str:
-    """Return a value as text of at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-@cache
-def _validator(schema):
-    from jsonschema import Draft202012Validator, validators
-
-    text = files("adasde").joinpath("schemas", f"{schema}.schema.json").read_text()
-    # JSON Schema takes 2.0 for an integer; range() does not.
-    types = Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
-    )
-    return validators.extend(Draft202012Validator, type_checker=types)(json.loads(text))
-
-
-def _best_match(errors):
-    from jsonschema.exceptions import best_match
-
-    return best_match(errors)

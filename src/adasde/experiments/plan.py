@@ -1,277 +1,213 @@
 """From a config to the table of runs: pure, and without torch, so that a workflow can be planned in a second."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
-from adasde.common import InputError, spec_hash
-from adasde.experiments.config import short, validate
-from adasde.experiments.studies import check_simulation, oracle_named, simulation_specs
-from adasde.scaling.clock import step_count
-from adasde.scaling.hyperparameters import VARIANTS, hyperparameters_named
+from adasde.common import InputError
+from adasde.experiments.config import Config, Experiment, Finetuning, Study, config_of
+from adasde.experiments.specs import RECIPE, AnySpec, Finetune, Training, spec_of
 from adasde.scaling.rules import rule_named, scaled_batch_size
-from adasde.training.schedule import Schedule
-from adasde.workloads.registry import workload_named
+from adasde.workloads.registry import Entry, workload_named
 
-# Raised by hand when a change of the code changes results: every spec carries it, so all runs start anew.
-RECIPE = 4
+# How a run is computed, beside what: a spec has these fields only where they are not the default.
+OPTIONS = ("device", "precision", "processes", "micro_batch", "frozen")
 
-# How a run is computed, beside what: fields of a spec that has them only where they are not these.
-OPTIONS = {"precision": "float32", "processes": 1, "micro_batch": None, "frozen": "none"}
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one job: those of an experiment at one rule and level, which differ in their seed only."""
+
+    name: str
+    specs: tuple[AnySpec, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a config asks for: specs by run id, and figure names."""
+    """What a config asks for: specs by run id, the figures' names, and how many runs of a cell a job runs at most."""
 
     scale: str
-    runs: dict[str, dict]
+    runs: dict[str, AnySpec]
     figures: tuple[str, ...]
+    seeds_per_job: int = 100
 
-    def datasets(self, run: str) -> list[str]:
-        """Names of the data sets that a run reads: one, or none for a closed-form problem."""
-        spec = self.runs[run]
-        name = oracle_named(spec["oracle"]).data if "study" in spec else workload_named(spec["task"]).data
-        return [name] if name else []
+    @cached_property
+    def cells(self) -> dict[str, Cell]:
+        """The jobs by name, in the order of their first runs.
 
-    def kind(self, run: str) -> str:
-        """What a run is about: ``vision``, ``language`` or, of a simulation, ``theory``."""
-        spec = self.runs[run]
-        return "theory" if "study" in spec else workload_named(spec["task"]).kind
+        A cell of more runs than a job may run becomes several, named also by their first seed.
+        """
+        cells = {}
+        for name, specs in _grouped(self.runs.values()).items():
+            size = self.seeds_per_job
+            for start in range(0, len(specs), size):
+                own = name if len(specs) <= size else f"{name}.s{specs[start].seed}"
+                cells[own] = Cell(own, tuple(specs[start : start + size]))
+        return cells
 
-    @property
-    def parents(self) -> list[str]:
+    @cached_property
+    def cell_of(self) -> dict[str, str]:
+        """The name of the cell that holds a run, by run id."""
+        return {spec.run: cell.name for cell in self.cells.values() for spec in cell.specs}
+
+    @cached_property
+    def parents(self) -> set[str]:
         """Ids of the runs from whose final weights others start."""
-        return list(dict.fromkeys(spec["parent"]["run"] for spec in self.runs.values() if "parent" in spec))
-
-    @property
-    def simulations(self) -> list[str]:
-        """Ids of the runs that are simulations, which need no GPU."""
-        return [run for run, spec in self.runs.items() if "study" in spec]
+        return {spec.parent.run for spec in self.runs.values() if isinstance(spec, Finetune) and spec.parent}
 
 
-def plan(config: dict) -> Plan:
-    """Multiply a config out into one spec per run; InputError, in one line, names the field that is wrong.
+def _grouped(specs) -> dict[str, list[AnySpec]]:
+    cells: dict[str, list[AnySpec]] = {}
+    for spec in specs:
+        cells.setdefault(spec.cell, []).append(spec)
+    return cells
 
-    An experiment that is null is left out: so one config, laid over another, takes less.
+
+def plan(document: Any) -> Plan:
+    """Multiply a config, as YAML holds it, out into one spec per run.
+
+    Raises InputError, in one line: the field that is wrong, its value, what is allowed.
     """
-    config = _without_null(config)
-    validate(config, "config")
-    runs = {}
-    device = {"device": config["device"]} if config.get("device", "cpu") != "cpu" else {}
+    config = config_of(document)
+    runs: dict[str, AnySpec] = {}
     for section, specs in (
-        ("experiments", lambda name, experiment: _specs(name, experiment, device)),
-        ("finetunings", lambda name, finetuning: _finetuned(name, finetuning, device, runs)),
-        ("simulations", lambda name, simulation: simulation_specs(name, _plain(simulation), RECIPE)),
+        ("experiments", lambda name, experiment: _trained(name, experiment, config)),
+        ("finetunings", lambda name, finetuning: _finetuned(name, finetuning, config, runs)),
+        ("simulations", _simulated),
     ):
-        for name, content in config.get(section, {}).items():
+        for name, content in getattr(config, section).items():
             try:
-                for spec in specs(name, content):
-                    check(spec)
-                    if spec["run"] in runs:
-                        raise InputError(f"{spec['run']} is a run already; choose another name")
-                    runs[spec["run"]] = spec
+                for values in specs(name, content):
+                    spec = spec_of(values)
+                    if spec.run in runs:
+                        raise InputError(f"{spec.run} is a run already; choose another name")
+                    runs[spec.run] = spec
             except InputError as error:
                 raise InputError(f"{section}.{name}: {error}") from error
-    return Plan(config["scale"], runs, tuple(config["figures"]))
+    return Plan(config.scale, runs, tuple(config.figures), config.seeds_per_job)
 
 
-def _without_null(config):
-    def kept(section):
-        return {k: v for k, v in section.items() if v is not None} if isinstance(section, dict) else section
-
-    sections = ("experiments", "finetunings", "simulations")
-    return {k: kept(v) if k in sections else v for k, v in config.items()} if isinstance(config, dict) else config
-
-
-def check(spec: dict):
-    """InputError unless ``spec`` is one that a plan can hold and this version can run."""
-    simulated = isinstance(spec, dict) and "study" in spec
-    validate(spec, "simulation" if simulated else "run")
-    if spec["recipe"] != RECIPE:
-        raise InputError(f"recipe = {spec['recipe']}: this version runs recipe {RECIPE}")
-    if simulated:
-        check_simulation(spec)
-        return
-    workload_named(spec["task"])
-    _check_rule(spec["rule"], spec["kappa"], spec["ell"], "parent" in spec)
-    hyperparameters_named(**{key: value for key, value in spec["optimizer"].items() if key != "variant"})
-    Schedule(**spec["schedule"])
-    moments, size = spec["evaluate"], spec["batch_size"]
-    if moments != sorted(set(moments)) or moments[-1] != spec["samples"] or any(n % size for n in moments):
-        raise InputError(
-            f"evaluate = {short(moments)}: must increase in multiples of the batch size {size} "
-            f"to samples = {spec['samples']}"
-        )
-    for samples in moments:
-        step_count(samples, size, spec["ell"])
-    processes = spec.get("processes", 1)
-    if size % processes:
-        raise InputError(f"processes = {processes}: must divide the batch size {size} (kappa {spec['kappa']:g})")
-    micro = spec.get("micro_batch")
-    if micro is not None and size // processes % micro:
-        raise InputError(
-            f"micro_batch = {micro}: must divide the {size // processes} examples of a batch of {size} "
-            f"(kappa {spec['kappa']:g}) that each of {processes} processes takes"
-        )
-    if spec.get("precision") == "tf32" and spec.get("device") != "cuda":
-        raise InputError("precision = 'tf32': only a GPU has it")
-
-
-def _specs(name, experiment, device):
-    """Specs of one experiment, in the order rule, kappa or ell, seed."""
-    values, base, shared = _resolved(name, experiment, device)
-    if 1 not in values["rules"]["sqrt"]:
-        raise InputError(f"rules.sqrt = {values['rules']['sqrt']}: must contain 1, the baseline")
-    for rule, kappa, ell in _levels(values["rules"], values.get("ell", [1])):
+def _trained(name: str, experiment: Experiment, config: Config) -> Iterator[dict[str, Any]]:
+    """Yield the specs of one experiment, in the order rule, kappa or ell, seed."""
+    workload, shared = _shared(name, experiment, config)
+    base = experiment.optimizer.hyperparameters
+    if 1 not in experiment.rules["sqrt"]:
+        raise InputError(f"rules.sqrt = {experiment.rules['sqrt']}: must contain 1, the baseline")
+    for rule, kappa, ell in _levels(experiment):
         hyperparameters = asdict(base.scaled(kappa, rule) if ell == 1 else base.svag(ell))
-        size = scaled_batch_size(values["batch_size"], kappa)
-        _check_size(size, values["evaluate"]["every"], workload_named(values["task"]), f" (kappa {kappa:g})")
-        level = f"k{kappa:g}" if ell == 1 else f"l{ell:g}"
+        size = scaled_batch_size(experiment.batch_size, kappa)
+        _check_size(size, experiment.evaluate.every, workload, f" (kappa {kappa:g})")
         clip = {}
-        if "clip" in values:  # SVAG at ell is the square-root rule at 1 / ell^2
+        if experiment.clip is not None:  # SVAG at ell is the square-root rule at 1 / ell^2
             power = rule_named(rule if ell == 1 else "sqrt").clip
-            clip = {"clip": values["clip"] * (kappa if ell == 1 else ell**-2.0) ** power}
-        for seed in range(values["seeds"]):
+            clip = {"clip": experiment.clip * (kappa if ell == 1 else ell**-2.0) ** power}
+        level = f"k{kappa:g}" if ell == 1 else f"l{ell:g}"
+        for seed in range(experiment.seeds):
             yield {
-                **shared,
-                **clip,
-                "run": f"{name}.{rule}.{level}.s{seed}",
+                **shared, **clip, "run": f"{name}.{rule}.{level}.s{seed}",
                 "optimizer": {**shared["optimizer"], **hyperparameters},
-                "rule": rule,
-                "kappa": kappa,
-                "ell": ell,
-                "batch_size": size,
-                "seed": seed,
-            }
+                "rule": rule, "kappa": kappa, "ell": ell, "batch_size": size, "seed": seed,
+            }  # fmt: skip
 
 
-def _finetuned(name, finetuning, device, runs):
-    """Specs of the runs that start from the final weights of another experiment's, under the square-root rule.
+def _levels(experiment: Experiment) -> Iterator[tuple[str, float, float]]:
+    """Yield (rule, kappa, ell) of an experiment: every rule at its kappas, then SVAG at every ell above 1."""
+    for rule, kappas in experiment.rules.items():
+        rule_named(rule)
+        for kappa in kappas:
+            if kappa == 1 and rule != "sqrt":
+                raise InputError(f"rules.{rule}: at kappa = 1 every rule is the baseline; leave 1 to sqrt")
+            yield rule, kappa, 1
+    if 1 not in experiment.ell:
+        raise InputError(f"ell = {experiment.ell}: must contain 1, the plain run that the others are compared with")
+    yield from (("svag", 1, ell) for ell in experiment.ell if ell != 1)
 
-    Beside them, ``scratch`` runs that start from new weights: what the task gives without any pre-training.
+
+def _finetuned(name: str, finetuning: Finetuning, config: Config, runs: dict) -> Iterator[dict[str, Any]]:
+    """Yield the specs of the runs that start from the final weights of another experiment's, under the rule sqrt.
+
+    Beside them, ``scratch`` runs start from new weights: they tell what the workload gives without pre-training.
     """
-    values, base, shared = _resolved(name, finetuning, device)
-    wanted = workload_named(values["task"]).pretrained
-    if wanted is None:
-        raise InputError(f"task = {values['task']!r}: does not start from pre-trained weights")
-    able = [spec for spec in runs.values() if spec["rule"] == "sqrt" and spec["task"] == wanted]
-    parents = [spec for spec in able if spec["experiment"] == values["pretrained"]]
+    workload, shared = _shared(name, finetuning, config)
+    if workload.pretrained is None:
+        raise InputError(f"workload = {finetuning.workload!r}: does not start from pre-trained weights")
+    able = [
+        s for s in runs.values() if isinstance(s, Training) and (s.rule, s.workload) == ("sqrt", workload.pretrained)
+    ]
+    parents = [spec for spec in able if spec.experiment == finetuning.pretrained]
     if not parents:
-        known = ", ".join(dict.fromkeys(spec["experiment"] for spec in able)) or "none of this config"
-        raise InputError(f"pretrained = {values['pretrained']!r}: must be an experiment of {wanted}: {known}")
-    size, count = values["batch_size"], values["seeds"]
-    _check_size(size, values["evaluate"]["every"], workload_named(values["task"]), "")
-    common = {
-        **shared,
-        **({"clip": values["clip"]} if "clip" in values else {}),
-        "optimizer": {**shared["optimizer"], **asdict(base)},
-        "ell": 1,
-        "batch_size": size,
-    }
+        known = ", ".join(dict.fromkeys(spec.experiment for spec in able)) or "none of this config"
+        raise InputError(
+            f"pretrained = {finetuning.pretrained!r}: must be an experiment of {workload.pretrained}: {known}"
+        )
+    size, count = finetuning.batch_size, finetuning.seeds
+    _check_size(size, finetuning.evaluate.every, workload, "")
+    optimizer = {**shared["optimizer"], **asdict(finetuning.optimizer.hyperparameters)}
+    clip = {} if finetuning.clip is None else {"clip": finetuning.clip}
+    common = {**shared, **clip, "optimizer": optimizer, "ell": 1, "batch_size": size}
     for parent in parents:
         for number in range(count):
-            seed = parent["seed"] * count + number
+            seed = parent.seed * count + number
             yield {
-                **common,
-                "run": f"{name}.k{parent['kappa']:g}.s{seed}",
-                "rule": "finetune",
-                "kappa": parent["kappa"],
-                "seed": seed,
-                "parent": {"run": parent["run"], "spec_hash": spec_hash(parent)},
-            }
-    for seed in range(values.get("scratch", 0)):
+                **common, "run": f"{name}.k{parent.kappa:g}.s{seed}",
+                "rule": "finetune", "kappa": parent.kappa, "seed": seed,
+                "parent": {"run": parent.run, "spec_hash": parent.hash},
+            }  # fmt: skip
+    for seed in range(finetuning.scratch):
         yield {**common, "run": f"{name}.scratch.s{seed}", "rule": "scratch", "kappa": 1, "seed": seed}
 
 
-def _resolved(name, experiment, device):
-    """Plain values of an experiment or finetuning, its baseline's hyperparameters, and what all its specs share."""
-    values = {key: _plain(value) for key, value in experiment.items()}
-    task = workload_named(values["task"])
-    base, variant = _baseline(values["optimizer"])
-    if values["sampling"] not in ("replacement", "epoch"):
-        raise InputError(f"sampling = {values['sampling']!r}: must be replacement or epoch")
-    samples, moments = _evaluations(values["epochs"] * task.train_size, **values["evaluate"])
-    return (
-        values,
-        base,
-        {
-            "recipe": RECIPE,
-            "experiment": name,
-            "task": values["task"],
-            "optimizer": {"name": values["optimizer"]["name"], "variant": variant},
-            "init_seed": 0,
-            "sampling": values["sampling"],
-            "samples": samples,
-            "horizon": base.lr**2 * samples / values["batch_size"],
-            "schedule": values.get("schedule", {}),
-            "evaluate": moments,
-            **device,
-            **{key: values[key] for key in OPTIONS if values.get(key, OPTIONS[key]) != OPTIONS[key]},
-        },
-    )
+def _simulated(name: str, simulation: Study) -> Iterator[dict[str, Any]]:
+    """Yield a spec per oracle and optimizer of a simulation."""
+    values = simulation.model_dump(exclude_unset=True)
+    optimizers, oracles, variants = values.pop("optimizers"), values.pop("oracles"), values.pop("variants", ["paper"])
+    for oracle in oracles:
+        for optimizer, numbers in optimizers.items():
+            own = {"optimizer": {"name": optimizer, **numbers}, "init_seed": 0}
+            if simulation.study == "weak-order":
+                used = variants if optimizer == "rmsprop" else ["paper"]
+                own = {"optimizer": {"name": optimizer}, "constants": numbers, "variants": used}
+            run = f"{name}.{oracle}.{optimizer}"
+            yield {"recipe": RECIPE, "run": run, "simulation": name, "oracle": oracle, **values, **own}
 
 
-def _check_size(size, every, task, which):
+def _shared(name: str, content: Experiment | Finetuning, config: Config) -> tuple[Entry, dict[str, Any]]:
+    """Return the workload of an experiment or finetuning, and what all of its specs share."""
+    workload = workload_named(content.workload)
+    if content.sampling not in ("replacement", "epoch"):
+        raise InputError(f"sampling = {content.sampling!r}: must be replacement or epoch")
+    samples, moments = _evaluations(content.epochs * workload.train_size, **content.evaluate.model_dump())
+    base, options = content.optimizer, {"device": config.device, **content.model_dump()}
+    defaults = {name: Training.model_fields[name].default for name in OPTIONS}
+    return workload, {
+        "recipe": RECIPE,
+        "experiment": name,
+        "task": content.workload,
+        "optimizer": {"name": base.name, "variant": base.variant},
+        "init_seed": 0,
+        "sampling": content.sampling,
+        "samples": samples,
+        "horizon": base.hyperparameters.lr**2 * samples / content.batch_size,
+        "schedule": content.schedule.model_dump(exclude_unset=True),
+        "evaluate": moments,
+        **{key: options[key] for key in OPTIONS if key in options and options[key] != defaults[key]},
+    }
+
+
+def _check_size(size: int, every: int, workload: Entry, which: str) -> None:
     """InputError unless a batch size fits into the data and into the intervals between evaluations."""
-    if size > task.train_size:
-        raise InputError(f"batch_size = {size}{which}: larger than the {task.train_size} training examples")
+    if size > workload.train_size:
+        raise InputError(f"batch_size = {size}{which}: larger than the {workload.train_size} training examples")
     if every % size:
         raise InputError(
             f"evaluate.every = {every}: batch size {size}{which} does not divide it; {math.lcm(every, size)} would do"
         )
 
 
-def _levels(rules, ells):
-    """Yield (rule, kappa, ell) of an experiment: every rule at its kappas, then SVAG at every ell above 1."""
-    for rule, kappas in rules.items():
-        rule_named(rule)
-        for kappa in kappas:
-            if kappa == 1 and rule != "sqrt":
-                raise InputError(f"rules.{rule}: at kappa = 1 every rule is the baseline; leave 1 to sqrt")
-            yield rule, kappa, 1
-    if 1 not in ells:
-        raise InputError(f"ell = {ells}: must contain 1, the plain run that the others are compared with")
-    yield from (("svag", 1, ell) for ell in ells if ell != 1)
-
-
-def _check_rule(rule, kappa, ell, child):
-    """InputError unless a run with these is plain (a rule at its kappa, ell = 1) or SVAG (kappa = 1, ell > 1).
-
-    A run that starts from another's weights bears that one's kappa, and follows no rule but ``finetune``.
-    """
-    if child != (rule == "finetune"):
-        raise InputError(f"rule = {rule!r}: finetune goes with a parent, and no other rule does")
-    if ell == 1 and (child or (rule == "scratch" and kappa == 1)):
-        return
-    if rule != "svag" and ell == 1:
-        rule_named(rule)
-    elif rule != "svag" or kappa != 1 or ell == 1:
-        raise InputError(
-            f"ell = {ell:g}: does not go with rule {rule!r} at kappa {kappa:g}; "
-            "a run has either ell = 1, or rule svag, kappa = 1 and ell > 1"
-        )
-
-
-def _plain(value):
-    """A config value without its source: {value, source, note} becomes the value, at any depth."""
-    if isinstance(value, dict):
-        return value["value"] if "source" in value else {key: _plain(v) for key, v in value.items()}
-    return value
-
-
-def _baseline(optimizer):
-    values = dict(optimizer)
-    name, variant = values["name"], values.pop("variant", "paper")
-    if variant not in VARIANTS[name]:
-        raise InputError(f"optimizer.variant = {variant!r}: must be one of {', '.join(VARIANTS[name])}")
-    try:
-        return hyperparameters_named(**values), variant
-    except InputError as error:
-        raise InputError(f"optimizer.{error}") from error
-
-
-def _evaluations(samples, count, every):
-    """Samples of the run and at each evaluation: multiples of ``every``, spaced like squares, dense at the start."""
+def _evaluations(samples: float, count: int, every: int) -> tuple[int, list[int]]:
+    """Return the samples of the run and those at each evaluation: multiples of ``every``, denser at the start."""
     intervals = int(samples / every + 1e-9)
     if intervals < count:
         raise InputError(
