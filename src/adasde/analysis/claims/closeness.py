@@ -1,28 +1,35 @@
-"""How close a rule keeps a run to the baseline, against another rule: distances over all test functions."""
+"""The square-root rule keeps a run closer to the baseline than another rule does."""
 
 import numpy as np
+import pandas as pd
 
 from adasde.analysis import statistics, tables
-from adasde.analysis.claims.report import row
-
-CLOSENESS_METRICS = ("train_loss", "test_loss", "test_accuracy", "log_perplexity", "squared_norm")
+from adasde.analysis.claims.base import claim, is_ablation, measured, row
 
 
-def closeness(trajectories, experiment, rule, kappa) -> dict:
-    """The square-root rule keeps a run closer to the baseline than another rule does, at one kappa.
+@claim
+def closeness(trajectories: pd.DataFrame, experiment: str) -> list[dict]:
+    """Compare every other rule with the square root, at every kappa of both.
 
-    For each test function the typical distance from the baseline over time, other rule / square root; their
-    geometric mean, so that no test function outvotes the others because its noise is small.
+    For each test function take the typical distance from the baseline over time, other rule / square root; then their
+    geometric mean, so that no test function outvotes the others because its seed spread is small.
     """
-    ratios, replicates, diverged = [], [], []
-    metrics = closeness_metrics(trajectories, experiment)
+    kappas = trajectories.groupby("rule", sort=False)["kappa"].agg(set).to_dict()
+    return [
+        _row(trajectories, experiment, rule, kappa)
+        for rule, own in kappas.items()
+        if rule not in ("sqrt", "svag")
+        for kappa in sorted(own & kappas.get("sqrt", set()) - {1})
+    ]
+
+
+def _row(trajectories, experiment, rule, kappa):
+    metrics, ratios, replicates = closeness_metrics(trajectories), [], []
     for metric in metrics:
-        root = tables.groups(trajectories, experiment, "sqrt", metric)
-        other = tables.groups(trajectories, experiment, rule, metric)
+        root, other = (tables.groups(trajectories, experiment, name, metric) for name in ("sqrt", rule))
         ratio, replicate = _closeness(root, other, kappa)
         ratios.append(ratio)
         replicates.append(replicate)
-        diverged = root.diverged.get(1, []) + root.diverged.get(kappa, []) + other.diverged.get(kappa, [])
     return row(
         id=f"closeness.{experiment}.{rule}.k{kappa:g}",
         place="square-root rule",
@@ -32,20 +39,21 @@ def closeness(trajectories, experiment, rule, kappa) -> dict:
         bounds=statistics.interval(geometric_mean(replicates)),
         n=min(len(root.values[kappa]), len(other.values[kappa])),
         threshold=1.0,
+        reason="at 1 both rules are as far from the baseline",
         below=False,
-        note=", ".join(f"{m} {r:.2f}" for m, r in zip(metrics, ratios, strict=True)),
-        diverged=diverged,
+        note=", ".join(f"{metric} {ratio:.2f}" for metric, ratio in zip(metrics, ratios, strict=True)),
+        diverged=root.diverged.get(1, []) + root.diverged.get(kappa, []) + other.diverged.get(kappa, []),
+        figure=None if is_ablation(trajectories) else f"rules-{trajectories['task'].iloc[0]}",
     )
 
 
-def closeness_metrics(trajectories, experiment) -> list[str]:
-    """Return the test functions whose distances count, of those that the experiment's task measures."""
-    measured = set(trajectories.loc[trajectories["experiment"] == experiment, "metric"])
-    return [metric for metric in CLOSENESS_METRICS if metric in measured] or ["train_loss"]
+def closeness_metrics(trajectories: pd.DataFrame) -> list[str]:
+    """Test functions whose distances count."""
+    return [metric for metric in measured(trajectories) if metric != "gradient_norm"]
 
 
 def _closeness(root, other, kappa):
-    """Ratio of typical distances, and its bootstrap replicates; 0 or infinite where a run diverged."""
+    """Ratio of typical distances, and its bootstrap replicates; 0 or infinite if a run diverged."""
     if root.diverged.get(kappa) or root.diverged.get(1):
         return 0.0, np.zeros(statistics.REPLICATES)
     if other.diverged.get(kappa):
@@ -54,8 +62,8 @@ def _closeness(root, other, kappa):
     return far / near, drawn_far / drawn_near
 
 
-def typical_distance(root, runs, kappa):
-    """Typical distance of ``runs`` at kappa from the baseline, in seed noise, and its replicates.
+def typical_distance(root: tables.Groups, runs: tables.Groups, kappa: float) -> tuple[float, np.ndarray]:
+    """Typical distance of ``runs`` at kappa from the baseline, in seed deviations, and its replicates.
 
     ``root`` holds the runs of the square root, and ``runs`` may be ``root`` itself; neither may hold diverged runs at
     kappa, nor ``root`` at 1.
@@ -67,7 +75,7 @@ def typical_distance(root, runs, kappa):
     return value, statistics.typical_gap(replicates[kappa], drawn[1], noise)
 
 
-def geometric_mean(ratios):
+def geometric_mean(ratios: list) -> np.ndarray:
     """Geometric mean over the first axis, with 0 where a ratio is 0."""
     with np.errstate(divide="ignore"):
         return np.exp(np.log(ratios).mean(axis=0))

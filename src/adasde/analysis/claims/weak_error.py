@@ -1,63 +1,45 @@
-"""What the simulations say of the paper's theorems: the order of weak approximation, and SVAG's way to the SDE."""
+"""The approximation theorems, simulated: the SDE's order of weak approximation, and SVAG's way to the SDE."""
 
 import numpy as np
+import pandas as pd
 
 from adasde.analysis import statistics, weak_error
-from adasde.analysis.claims.report import row
+from adasde.analysis.claims.base import row, simulation_claim
 from adasde.experiments.studies import ORACLES
 
-# An order is told from its neighbours, 1/2 and 3/2, if its interval is closer to 1 than a quarter.
 ORDER_TOLERANCE = 0.25
-
-# SVAG has come closer to the SDE if at its largest ell the distance is below half of the algorithm's own.
 APPROACH = 0.5
 
 
-def simulation_claims(simulations) -> list[dict]:
-    """Return one row per claim that the simulations can speak to."""
+@simulation_claim
+def order(simulations: pd.DataFrame) -> list[dict]:
+    """The SDE is a weak approximation of order 1 in eta^2, of the paper's algorithms and of practice's variants."""
     rows = []
     weak = simulations[simulations["study"] == "weak-order"]
-    for optimizer in weak["optimizer"].unique():
-        part = weak[weak["optimizer"] == optimizer]
-        runs = [(name, run["process"]) for name, run in part.groupby("run", sort=False)]
-        found = [name for name, processes in runs if "paper" in set(processes)]
+    for optimizer, part in weak.groupby("optimizer", sort=False):
+        runs = {name: (run["oracle"].iloc[0], run["process"].unique()) for name, run in part.groupby("run", sort=False)}
+        found = {
+            ORACLES[oracle].title: weak_error.weak_order(simulations, name, "paper")
+            for name, (oracle, processes) in runs.items()
+            if "paper" in processes
+        }
         if found:
-            rows.append(order(simulations, optimizer, found))
-        for name, processes in runs:
-            variants = [v for v in processes.unique() if v not in ("sde", "paper")]
-            rows += [shared_limit(simulations, name, variant) for variant in variants]
-    converging = simulations.loc[simulations["study"] == "convergence", "run"].unique()
-    return rows + [approach(simulations, run) for run in converging]
+            first, *others = found.values()
+            note = ", ".join(f"{oracle} {errors.slope()[0]:.2f}" for oracle, errors in found.items())
+            statement = f"the SDE of {optimizer} approximates it with order 1 in eta^2"
+            rows.append(_order(optimizer, statement, first.join(*others), note))
+        for name, (_, processes) in runs.items():
+            for variant in processes[~np.isin(processes, ("sde", "paper"))]:
+                statement = f"RMSprop as in {variant} has the SDE of the paper's RMSprop"
+                errors = weak_error.weak_order(simulations, name, variant)
+                rows.append(_order(f"rmsprop-{variant}", statement, errors, name))
+    return rows
 
 
-def order(simulations, optimizer, runs) -> dict:
-    """The paper's theorems: the SDE is a weak approximation of order 1 in eta^2, over oracles and test functions."""
-    parts = [weak_error.weak_order(simulations, run, "paper") for run in runs]
-    oracles = [simulations.loc[simulations["run"] == run, "oracle"].iloc[0] for run in runs]
-    slopes = [
-        f"{ORACLES[oracle].title} {part.fitted(part.gaps.mean(axis=0)):.2f}"
-        for oracle, part in zip(oracles, parts, strict=True)
-    ]
-    return _order(
-        f"order.{optimizer}",
-        f"the SDE of {optimizer} approximates it with order 1 in eta^2",
-        parts[0].join(*parts[1:]),
-        ", ".join(slopes),
-    )
-
-
-def shared_limit(simulations, run, variant) -> dict:
-    """Practice's RMSprop follows the SDE of the paper's, with the same order."""
-    errors = weak_error.weak_order(simulations, run, variant)
-    return _order(
-        f"order.rmsprop-{variant}", f"RMSprop as in {variant} has the SDE of the paper's RMSprop", errors, run
-    )
-
-
-def _order(name, statement, errors, note):
+def _order(subject, statement, errors, note):
     slope, replicates = errors.slope()
     return row(
-        id=name,
+        id=f"order.{subject}",
         place="approximation theorems",
         statement=statement,
         statistic="distance from 1 of the slope of the error of means, over oracles and test functions, against eta^2",
@@ -65,29 +47,32 @@ def _order(name, statement, errors, note):
         bounds=statistics.largest(np.array([slope - 1.0]), (replicates - slope)[:, None]),
         n=len(errors.gaps),
         threshold=ORDER_TOLERANCE,
+        reason="nearer to order 1 than half-way to its neighbours, 1/2 and 3/2 (ours)",
         below=True,
         note="slope {:.3f} [{:.3f}, {:.3f}]; {}".format(slope, *statistics.interval(replicates), note),
-        diverged=[],
+        figure="weak-order",
     )
 
 
-def approach(simulations, run) -> dict:
+@simulation_claim
+def approach(simulations: pd.DataFrame) -> list[dict]:
     """SVAG on real data comes closer to the integrated SDE as ell grows."""
-    errors = weak_error.convergence(simulations, run)
-    resolved = errors.resolved()
-    slope, replicates = resolved.slope()
-    distances = ", ".join(f"l{level:g} {error:.2f}" for level, error in zip(errors.levels, errors.error, strict=True))
-    low, high = sorted(-np.array(statistics.interval(replicates)))
-    seen = (
-        f"order {-slope:.2f} [{low:.2f}, {high:.2f}] in ell up to {resolved.levels[-1]:g}"
-        if np.isfinite(slope)
-        else ("no order can be told")
-    )
+    runs = simulations.loc[simulations["study"] == "convergence", "run"].unique()
+    return [_approach(weak_error.convergence(simulations, run), run) for run in runs]
 
+
+def _approach(errors, run):
     def fall(mean):
         total = errors.total(mean)
         return total[-1] / total[0]
 
+    resolved = errors.resolved()
+    slope, replicates = resolved.slope()
+    distances = ", ".join(f"l{level:g} {error:.2f}" for level, error in zip(errors.levels, errors.error, strict=True))
+    seen = "no order can be told"
+    if np.isfinite(slope):
+        low, high = sorted(-np.array(statistics.interval(replicates)))
+        seen = f"order {-slope:.2f} [{low:.2f}, {high:.2f}] in ell up to {resolved.levels[-1]:g}"
     return row(
         id=f"svag-to-sde.{run}",
         place="SVAG",
@@ -97,7 +82,8 @@ def approach(simulations, run) -> dict:
         bounds=statistics.interval(statistics.bootstrap(errors.gaps, fall)),
         n=len(errors.gaps),
         threshold=APPROACH,
+        reason="half of the algorithm's own distance is a clear approach (ours)",
         below=True,
         note=f"distances in path deviations: {distances}; noise {errors.noise.max():.2f}; {seen}",
-        diverged=[],
+        figure="sde-real-data",
     )
