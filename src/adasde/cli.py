@@ -1,22 +1,38 @@
 """The command line: the only door from Snakemake, and for people."""
 
 import argparse
+import json
 import logging
 import os
 import re
 import signal
 import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from adasde import __version__, commands
-from adasde.common import InputError, Stopped
-from adasde.scaling.rules import RULES
+from adasde import __version__
+from adasde.analysis.figures.registry import figure_runs, plot_figure, plot_named
+from adasde.common import InputError, Stopped, text_table
+from adasde.experiments import cost
+from adasde.experiments.documents import merged, read
+from adasde.experiments.plan import Plan
+from adasde.experiments.plan import plan as plan_of
+from adasde.experiments.specs import Simulation, Trained, spec_of
+from adasde.scaling import recipe
+from adasde.scaling.hyperparameters import hyperparameters_named
+from adasde.scaling.rules import RULES, ScalingWarning
+from adasde.workloads.data.registry import dataset_named, prepare
+
+# Commands import torch, pandas, pyarrow and matplotlib when they run: most need none of them, and each takes its time.
 
 
-def main(arguments=None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 after one line on stderr where the input was bad or a file could not be used."""
     logging.basicConfig(format="adasde: %(message)s")
-    logging.getLogger(__package__).setLevel(logging.INFO)
+    logging.getLogger("adasde").setLevel(logging.INFO)
     try:
         options = _parser().parse_args(arguments)
         status = options.command(options) or 0
@@ -31,69 +47,309 @@ def main(arguments=None) -> int:
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except ModuleNotFoundError as error:  # without the extras there is the library alone
+    except ModuleNotFoundError as error:  # without the extras only the library works
         return _fail(f"{error.name}: is not installed; it comes with adasde[vision,language,workflow]", 2)
     except OSError as error:
         return _fail(f"{error.filename or 'output'}: {error.strerror}", 2)
 
 
-def _fail(message, status):
+def _fail(message: str, status: int) -> int:
     print(f"adasde: error: {message}", file=sys.stderr)
     return status
 
 
+def scale(options: argparse.Namespace) -> None:
+    """Print what becomes of a recipe when the batch size changes, by the square-root rule or another."""
+    if options.optimizer == "recipe":
+        old, name = recipe.from_document(read(options.file))
+    else:
+        values = {name: getattr(options, name) for name in ("lr", *options.betas, "eps", "weight_decay")}
+        if options.optimizer == "adam":
+            values["decoupled"] = options.decoupled
+        rest = {name: getattr(options, name) for name in ("steps", "warmup_steps", "clip", "average")}
+        name = options.optimizer
+        old = recipe.Recipe(hyperparameters_named(name, **values), options.batch_size, **rest)
+    kappa = options.to / old.batch_size
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ScalingWarning)
+        new = old.scaled(kappa, options.rule)
+    notes = list(dict.fromkeys(str(warning.message) for warning in caught))
+    if options.json:
+        facts = {"optimizer": name, "rule": options.rule, "kappa": kappa}
+        print(json.dumps({**facts, **new.parts(), "warnings": notes}, indent=1))
+        return
+    print(f"{name}, rule {options.rule}, kappa = {kappa:.6g}")
+    print(recipe.comparison(old, new, options.rule))
+    if old.steps is None:
+        print("steps, warm-up and schedule: divide by kappa wherever they are counted in steps (unchanged in epochs)")
+    for note in notes:
+        print(f"warning: {note}")
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Print what a config would cost, without running anything: per figure and as a whole, or every run."""
+    planned, shown = _planned(options.config)
+    if options.device is not None:
+        cost.device_named(options.device)
+    runs = cost.needed(planned, shown, options.figure) if options.figure else planned.runs
+    specs = [planned.runs[run] for run in runs]
+    if options.json:
+        print(json.dumps([spec.document for spec in specs], indent=1))
+    elif options.runs:
+        _print_runs(specs, len(planned.figures))
+    else:
+        print(cost.report(planned, shown, options.figure, options.device, options.gpus))
+
+
+def _print_runs(specs: list, figures: int) -> None:
+    """Print one row per run, every number resolved."""
+    rows, total = [("run", "batch", "lr", "betas", "eps", "steps", "samples")], 0
+    for spec in (spec for spec in specs if isinstance(spec, Trained)):
+        h, taken = spec.optimizer, cost.work(spec)[0]
+        betas = ", ".join(f"{getattr(h, name):.6g}" for name in ("beta1", "beta2", "beta") if hasattr(h, name))
+        total += taken
+        size = str(spec.batch_size)
+        rows.append((spec.run, size, f"{h.lr:.4g}", betas, f"{h.eps:.3g}", str(spec.steps), str(taken)))
+    print(text_table(rows))
+    simulated = [(s.run, s.study, str(s.paths), str(s.batches)) for s in specs if not isinstance(s, Trained)]
+    if simulated:
+        print(text_table([("simulation", "study", "paths", "batches"), *simulated]))
+    print(f"{len(rows) - 1} runs, {total:,} training samples, {len(simulated)} simulations, {figures} figures")
+
+
+def data(options: argparse.Namespace) -> None:
+    """Fetch, verify and prepare a data set, unless that is done; print where it is."""
+    dataset = dataset_named(options.name)
+    folder = prepare(options.name, options.data, options.packed)
+    sizes = f"{dataset.train_size:,} training and {dataset.test_size:,} test {dataset.unit}"
+    print(f"{folder}: {sizes}, verified; licence: {dataset.licence}")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the runs of a cell, one after another, and write their table; a checkpoint makes them resumable."""
+    document = _json("spec", options.spec)
+    warnings.simplefilter("ignore", ScalingWarning)  # the plan has warned
+    specs = [spec_of(part) for part in (document if isinstance(document, list) else [document])]
+    if not specs or len({spec.cell for spec in specs}) > 1:
+        raise InputError("spec: must be one spec, or a list of those that differ in their seed only")
+
+    from adasde.experiments.execute import Job
+
+    names = ("out", "checkpoint", "weights", "pretrained", "threads", "overwrite")
+    values = {name: getattr(options, name) for name in names}
+    job = Job(specs, root=options.data, every=options.checkpoint_every, progress=_progress, **values)
+    for result in job.run():
+        spec, ended = result.spec, "" if result.diverged is None else f", diverged at time {result.diverged:.4g}"
+        amount = f"{spec.batches} batches" if isinstance(spec, Simulation) else f"{result.rows[-1][1]} steps"
+        print(f"{spec.run}: {amount} in {result.facts['seconds']:.1f} s{ended}")
+
+
+def collect(options: argparse.Namespace) -> None:
+    """Stack the files of runs into the tidy tables of a scale."""
+    from adasde.analysis import tables
+
+    tables.write(options.out, *tables.collect(options.runs))
+
+
+def throughput(options: argparse.Namespace) -> None:
+    """Write how many examples per second finished runs took, from which `plan` tells what others will cost."""
+    from adasde.experiments.artifacts import read_results
+
+    steps = [path for path in options.runs if path.suffix == ".csv"]
+    results = [(path, result) for path in options.runs if path not in steps for result in read_results(path)]
+    cost.write_throughput(results, steps, options.out)
+
+
+def figure(options: argparse.Namespace) -> None:
+    """Draw one figure, from the tables of a scale or from the files of the runs that it shows."""
+    plot_named(options.name)
+    for path in options.out:
+        if path.suffix not in (".png", ".pdf"):
+            raise InputError(f"out = {path}: must end in .png or .pdf")
+
+    from adasde.analysis import tables
+    from adasde.analysis.figures import style
+
+    found = tables.collect(options.runs)[:2] if options.runs else tables.both(options.tables)
+    style.save(plot_figure(options.name, *found, options.reference and tables.both(options.reference)), options.out)
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Predict from finished runs of one cell how far the square-root rule makes larger batches fall behind them."""
+    from adasde.analysis.lags import lags_of_run
+    from adasde.experiments.artifacts import read_results
+    from adasde.scaling import lag
+
+    results = read_results(options.run)
+    spec = results[0].spec
+    if isinstance(spec, Simulation) or spec.ell != 1:
+        kind = "a simulation" if isinstance(spec, Simulation) else f"SVAG at ell = {spec.ell:g}"
+        raise InputError(f"{options.run}: holds {kind}; a prediction needs a plain training run")
+    curves = [lags_of_run(result.rows, options.run) for result in results]
+    lags = {kappa: sum(curve[kappa] for curve in curves) / len(curves) for kappa in curves[0]}  # mean over seeds
+    betas = [value for name in ("beta1", "beta2", "beta") if (value := getattr(spec.optimizer, name, 0)) > 0]
+    limit = round(1.0 / (1.0 - min(betas)), 6) if betas else None
+    table = [
+        {"kappa": kappa, "batch_size": spec.batch_size * kappa, "lag_at_end": curve[-1], "largest_lag": curve.max()}
+        for kappa, curve in lags.items()
+    ]
+    safe, name = lag.safe_kappa(lags), spec.run if len(results) == 1 else spec.cell
+    if options.json:
+        facts = {"run": name, "tolerated_lag": lag.TOLERATED, "safe_kappa": safe, "rule_needs_kappa_below": limit}
+        print(json.dumps({**facts, "lags": table}, indent=1))
+        return
+    over = f", mean over {len(results)} seeds" if len(results) > 1 else ""
+    print(f"{name}: predicted lag, as a share of the samples seen, if the square-root rule scales this run{over}")
+    cells = [
+        (f"{r['kappa']:g}", f"{r['batch_size']:g}", f"{100 * r['lag_at_end']:.1f}%", f"{100 * r['largest_lag']:.1f}%")
+        for r in table
+    ]
+    print(text_table([("kappa", "batch size", "at the end", "largest"), *cells]))
+    reach = "at least " if safe == max(lags) else ""
+    print(
+        f"largest kappa with a predicted lag under {100 * lag.TOLERATED:g}% at the end: {reach}{safe:.3g} "
+        "(linear in log kappa between the rows" + (f"; the rule itself needs kappa < {limit:g})" if limit else ")")
+    )
+    if not spec.schedule.constant:
+        print("warning: the run's learning rate is not constant, as the prediction presumes")
+
+
+def claims(options: argparse.Namespace) -> None:
+    """Judge every claim that the tables can speak to; print and, if asked, write the verdicts."""
+    from adasde.analysis import tables
+    from adasde.analysis.claims.evaluation import evaluate_claims
+    from adasde.analysis.claims.report import claims_summary, renew_claims, write_claims
+
+    table = evaluate_claims(*tables.both(options.tables))
+    if options.out is not None:
+        write_claims(table, options.out)
+    if options.readme is not None:
+        renew_claims(table, options.readme)
+    print(claims_summary(table))
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write a scale's figures with captions and settings, and its claims, as one HTML file that needs no network."""
+    from adasde.analysis.report import write_report
+
+    planned, shown = _planned(options.config)
+    results = options.results or Path("results", planned.scale)
+    figures = options.figures or Path("figures", planned.scale)
+    out = options.out or results / "report.html"
+    write_report(planned, shown, results, figures, out, [str(path) for path in options.config])
+    print(out)
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Compare the tables of finished runs with the repository's own; exit 1 if a claim has the opposite verdict."""
+    from adasde.analysis import comparison
+
+    reference = options.reference or Path("results/reference", options.tables.resolve().name)
+    found = comparison.compare(options.tables, reference)
+    print(comparison.summary(found))
+    if options.figures:
+        for path in comparison.plot(options.tables, reference, options.figures):
+            print(path)
+    return 1 if found.contradicted else 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Say for every run of a config whether it is there, whole and of the planned spec; exit 1 if not."""
+    from adasde.experiments.artifacts import read_results
+
+    planned, _ = _planned(options.config)
+    results, there = options.results or Path("results", planned.scale), 0
+    for cell in planned.cells.values():
+        path = results / "runs" / f"{cell.name}.parquet"
+        try:
+            found = {result.spec.run: result.spec for result in read_results(path)}
+        except InputError as error:
+            print(error)
+            continue
+        for spec in cell.specs:
+            if found.get(spec.run) == spec:
+                there += 1
+            else:
+                print(f"{path}: {spec.run} made from another spec" if spec.run in found else f"{path}: no {spec.run}")
+    print(f"{there} of {len(planned.runs)} runs are there, whole and as planned")
+    return 0 if there == len(planned.runs) else 1
+
+
+def _planned(paths: list[Path]) -> tuple[Plan, dict[str, list[str]]]:
+    """Return the plan of configs that are merged, and the runs of each figure; warnings go to stderr, once each."""
+    config = merged(paths)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ScalingWarning)
+        planned = plan_of(config)
+        shown = figure_runs(planned)
+    for note in dict.fromkeys(str(warning.message) for warning in caught):
+        print(f"adasde: warning: {note}", file=sys.stderr)
+    return planned, shown
+
+
+def _json(name: str, value: str) -> Any:
+    if value.startswith("@"):
+        value = Path(value[1:]).read_text(errors="replace")
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: not JSON ({error})") from error
+
+
+@contextmanager
+def _progress(run: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Yield a function report(step, steps) that moves a bar on a terminal, and None elsewhere: logs stay quiet."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task(run, total=None)
+        yield lambda step, steps: progress.update(bar, completed=step, total=steps)
+
+
 class _Parser(argparse.ArgumentParser):
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._negative_number_matcher = re.compile(r"-[\d.]+([eE][-+]?\d+)?$")  # argparse takes -1e-3 for an option
 
-    def error(self, message):
+    def error(self, message: str) -> None:
         raise InputError(f"{message} (see `{self.prog} --help`)")
 
 
-def _count(value):
+def _count(value: str) -> int:
     if not (value.isdigit() and 1 <= int(value) <= 10**15):
         raise argparse.ArgumentTypeError(f"{value!r} is no whole number from 1 to 10^15")
     return int(value)
 
 
-def _parser():
+_Command = Callable[[Callable, str, str], argparse.ArgumentParser]  # adds a command: its function, name and help
+
+
+def _parser() -> _Parser:
     parser = _Parser(prog="adasde", description=__doc__.partition("\n")[0])
     parser.add_argument("--version", action="version", version=__version__)
     entries = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
-    def command(function, name, help_):
+    def command(function: Callable, name: str, help_: str) -> argparse.ArgumentParser:
         sub = entries.add_parser(name, help=help_, description=function.__doc__.replace("``", ""))
         sub.set_defaults(command=function)
         return sub
 
-    scale = command(commands.scale, "scale", "hyperparameters for another batch size")
-    kinds = scale.add_subparsers(required=True, metavar="OPTIMIZER", parser_class=_Parser)
-    for kind, betas in (("adam", ("beta1", "beta2")), ("rmsprop", ("beta",))):
-        sub = kinds.add_parser(kind, help=f"{kind}'s hyperparameters", description=scale.description)
-        sub.set_defaults(optimizer=kind, betas=betas)
-        for name in ("lr", *betas, "eps"):
-            sub.add_argument(f"--{name}", type=float, required=True)
-        sub.add_argument("--batch-size", type=_count, required=True, help="batch size of these hyperparameters")
-        sub.add_argument("--to", type=_count, required=True, help="batch size wanted")
-        sub.add_argument("--rule", default="sqrt", help=f"one of {', '.join(RULES)} (default sqrt)")
-        sub.add_argument("--weight-decay", type=float, default=0.0)
-        if kind == "adam":
-            sub.add_argument("--decoupled", action="store_true", help="the decay is AdamW's")
-        sub.add_argument("--steps", type=_count, help="optimizer steps of the whole training")
-        sub.add_argument("--warmup-steps", type=_count, default=0)
-        sub.add_argument("--clip", type=float, help="largest gradient norm")
-        sub.add_argument("--average", type=float, help="decay of a moving average of the weights")
-        sub.add_argument("--json", action="store_true")
+    _add_planning(command)
+    _add_running(command)
+    _add_reading(command)
+    return parser
 
-    sub = kinds.add_parser("recipe", help="a file with a whole recipe", description=scale.description)
-    sub.set_defaults(optimizer="recipe")
-    sub.add_argument("file", type=Path, help="YAML or JSON: optimizer, its hyperparameters, batch_size, steps, ...")
-    sub.add_argument("--to", type=_count, required=True, help="batch size wanted")
-    sub.add_argument("--rule", default="sqrt", help=f"one of {', '.join(RULES)} (default sqrt)")
-    sub.add_argument("--json", action="store_true")
 
-    sub = command(commands.plan, "plan", "what a config would cost, and the runs that it asks for")
+def _add_planning(command: _Command) -> None:
+    """Add the commands that need no finished run."""
+    _scale_arguments(command(scale, "scale", "hyperparameters for another batch size"))
+
+    sub = command(plan, "plan", "what a config would cost, and the runs that it asks for")
     _config_argument(sub)
     sub.add_argument("--figure", metavar="NAME", help="only what this figure needs")
     sub.add_argument("--device", metavar="NAME", help="train on this device instead: h100, h200, a100 or cpu-core")
@@ -102,30 +358,39 @@ def _parser():
     form.add_argument("--runs", action="store_true", help="one row per run, every number resolved")
     form.add_argument("--json", action="store_true", help="one JSON array of specs")
 
-    sub = command(commands.data, "data", "fetch, verify and prepare a data set")
+    sub = command(data, "data", "fetch, verify and prepare a data set")
     sub.add_argument("name")
     sub.add_argument("--packed", action="store_true", help="also pack its files into one (imagenet)")
     _data_option(sub)
 
-    sub = command(commands.run, "run", "train one run")
-    sub.add_argument("--spec", required=True, help="spec as JSON, or @FILE")
+
+def _add_running(command: _Command) -> None:
+    """Add the commands that make files of runs, and tables of these."""
+    sub = command(run, "run", "run one run, or those of a cell")
+    sub.add_argument("--spec", required=True, help="spec, or list of specs, as JSON, or @FILE")
     sub.add_argument("--out", type=Path, required=True, help="parquet file to write")
     sub.add_argument("--checkpoint", type=Path, help="file to resume from and to save to")
     sub.add_argument("--checkpoint-every", type=float, default=10.0, metavar="SECONDS")
-    sub.add_argument("--weights", type=Path, metavar="FILE", help="also write the final weights, as safetensors")
-    sub.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to start from, of the spec's parent")
+    sub.add_argument("--weights", type=Path, metavar="FOLDER", help="also write final weights, as RUN.safetensors")
+    sub.add_argument(
+        "--pretrained", type=Path, nargs="+", default=(), metavar="FOLDER", help="where the parents' weights are"
+    )
     sub.add_argument("--threads", type=int, default=1)
+    sub.add_argument("--overwrite", action="store_true", help="the output may hold runs of other specs")
     _data_option(sub)
 
-    sub = command(commands.collect, "collect", "stack run files into the tidy tables")
+    sub = command(collect, "collect", "stack run files into the tidy tables")
     sub.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     sub.add_argument("--out", type=Path, required=True, metavar="FOLDER")
 
-    sub = command(commands.throughput, "throughput", "how fast finished runs were, for the costs of others")
+    sub = command(throughput, "throughput", "how fast finished runs were, for the costs of others")
     sub.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV to write, or to renew")
 
-    sub = command(commands.figure, "figure", "draw one figure")
+
+def _add_reading(command: _Command) -> None:
+    """Add the commands that read what is finished."""
+    sub = command(figure, "figure", "draw one figure")
     sub.add_argument("name")
     source = sub.add_mutually_exclusive_group(required=True)
     source.add_argument("--tables", type=Path, metavar="FOLDER")
@@ -133,33 +398,63 @@ def _parser():
     sub.add_argument("--out", type=Path, nargs="+", required=True, metavar="FILE", help="PNG or PDF files")
     sub.add_argument("--reference", type=Path, metavar="FOLDER", help="tables of other runs, drawn behind in grey")
 
-    sub = command(commands.predict, "predict", "how far larger batches would fall behind a finished run")
-    sub.add_argument(
-        "run", type=Path, metavar="RUN", help="file of a finished run, such as results/mini/runs/*.parquet"
-    )
+    sub = command(predict, "predict", "how far larger batches would fall behind finished runs")
+    sub.add_argument("run", type=Path, metavar="RUN", help="file of finished runs, such as results/mini/runs/*.parquet")
     sub.add_argument("--json", action="store_true")
 
-    sub = command(commands.claims, "claims", "judge the claims and print them with their verdicts")
+    sub = command(claims, "claims", "judge the claims and print them with their verdicts")
     sub.add_argument("tables", type=Path, metavar="FOLDER", help="folder of the tables, such as results/mini")
     sub.add_argument("--out", type=Path, metavar="FILE", help="also write them as CSV")
     sub.add_argument("--readme", type=Path, metavar="FILE", help="also put them between the marks of a Markdown file")
 
-    sub = command(commands.compare, "compare", "did it reproduce here? Your tables against the repository's")
+    sub = command(report, "report", "figures and claims of a scale as one HTML file")
+    _config_argument(sub)
+    sub.add_argument("--results", type=Path, metavar="FOLDER", help="default results/SCALE")
+    sub.add_argument("--figures", type=Path, metavar="FOLDER", help="default figures/SCALE")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="default results/SCALE/report.html")
+
+    sub = command(compare, "compare", "did it reproduce here? Your tables against the repository's")
     sub.add_argument("tables", type=Path, nargs="?", default=Path("results/mini"), metavar="FOLDER", help="yours")
     sub.add_argument("--reference", type=Path, metavar="FOLDER", help="default results/reference/SCALE")
     sub.add_argument("--figures", type=Path, metavar="FOLDER", help="draw every figure with the reference behind")
 
-    sub = command(commands.check, "check", "whether every run of a config is there, whole and as planned")
+    sub = command(check, "check", "whether every run of a config is there, whole and as planned")
     _config_argument(sub)
     sub.add_argument("--results", type=Path, metavar="FOLDER", help="default results/SCALE")
-    return parser
 
 
-def _config_argument(sub):
+def _scale_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(required=True, metavar="OPTIMIZER", parser_class=_Parser)
+    rule = {"default": "sqrt", "help": f"one of {', '.join(RULES)} (default sqrt)"}
+    for kind, betas in (("adam", ("beta1", "beta2")), ("rmsprop", ("beta",))):
+        sub = kinds.add_parser(kind, help=f"{kind}'s hyperparameters", description=parser.description)
+        sub.set_defaults(optimizer=kind, betas=betas)
+        for name in ("lr", *betas, "eps"):
+            sub.add_argument(f"--{name}", type=float, required=True)
+        sub.add_argument("--batch-size", type=_count, required=True, help="batch size of these hyperparameters")
+        sub.add_argument("--to", type=_count, required=True, help="batch size wanted")
+        sub.add_argument("--rule", **rule)
+        sub.add_argument("--weight-decay", type=float, default=0.0)
+        if kind == "adam":
+            sub.add_argument("--decoupled", action="store_true", help="the decay is AdamW's")
+        sub.add_argument("--steps", type=_count, help="optimizer steps of the whole training")
+        sub.add_argument("--warmup-steps", type=_count, default=0)
+        sub.add_argument("--clip", type=float, help="largest gradient norm")
+        sub.add_argument("--average", type=float, help="decay of a moving average of the weights")
+        sub.add_argument("--json", action="store_true")
+    sub = kinds.add_parser("recipe", help="a file with a whole recipe", description=parser.description)
+    sub.set_defaults(optimizer="recipe")
+    sub.add_argument("file", type=Path, help="YAML or JSON: optimizer, its hyperparameters, batch_size, steps, ...")
+    sub.add_argument("--to", type=_count, required=True, help="batch size wanted")
+    sub.add_argument("--rule", **rule)
+    sub.add_argument("--json", action="store_true")
+
+
+def _config_argument(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("config", type=Path, nargs="+", help="YAML file; of several the later ones change the first")
 
 
-def _data_option(sub):
+def _data_option(sub: argparse.ArgumentParser) -> None:
     here = Path("results/data")
     default = os.environ.get("ADASDE_DATA") or (here if here.exists() else Path("~/.cache/adasde").expanduser())
     sub.add_argument(

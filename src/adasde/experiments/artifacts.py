@@ -1,38 +1,68 @@
-"""Files that appear whole or not at all, and the one table a run leaves behind.
+"""What a job leaves behind: one tidy table of its runs, with everything that they depend on inside the file.
 
-A run's table is tidy: one row per (run, step, time, metric, value). The run's whole spec, its hash, the
-versions, the device, the seconds and the peak memory travel inside the file, and so does a digest of the
-rows, so that a damaged file is noticed and two runs can be compared without looking at when they ran.
+The table has one row per (run, step, time, metric, value). Every run's spec, its hash, the versions, the device, the
+seconds and the peak memory travel in the file, and so does a digest of its rows. So a damaged file is noticed, and runs
+can be compared whenever they were made.
 """
 
 import hashlib
 import json
-import logging
 import platform
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from adasde.common import InputError, atomic, canonical, spec_hash
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-log = logging.getLogger(__name__)
+import adasde
+from adasde.common import InputError, atomic, canonical
+from adasde.experiments.specs import AnySpec, Simulation, spec_of
 
-COLUMNS = ("run", "step", "time", "metric", "value")  # of a training run
-SIMULATED = ("run", "process", "level", "batch", "time", "metric", "value")  # of a simulation
-KEY = b"adasde"  # metadata key inside the parquet file
+KEY = b"adasde"  # of the metadata inside the parquet file
+_TYPES = {
+    "run": pa.string(), "process": pa.string(), "metric": pa.string(),
+    "step": pa.int64(), "batch": pa.int64(),
+    "level": pa.float64(), "time": pa.float64(), "value": pa.float64(),
+}  # fmt: skip
+COLUMNS = ("run", "step", "time", "metric", "value")  # of training runs
+SIMULATED = ("run", "process", "level", "batch", "time", "metric", "value")  # of simulations
 
 
-def provenance(device=None) -> dict:
-    """Return the versions and the ``device`` that a result depends on (no host names, no paths); if None the CPU."""
-    import numpy
-    import torch
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its spec, its rows as `columns` says, and facts such as seconds, device and versions."""
 
-    from adasde import __version__
+    spec: AnySpec
+    rows: Sequence[tuple]
+    facts: dict[str, Any]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of what a row holds."""
+        return SIMULATED if isinstance(self.spec, Simulation) else COLUMNS
+
+    @property
+    def diverged(self) -> float | None:
+        """The time at which the run diverged; None if it came to its end."""
+        return next((row[2] for row in self.rows if row[3] == "diverged"), None)
+
+
+def provenance(device: Any = None) -> dict[str, Any]:
+    """Return the versions and the torch ``device`` that a result depends on, of the CPU by default.
+
+    There are no host names and no paths in it.
+    """
+    import torch  # what only reads results needs no torch
 
     return {
-        "adasde": __version__,
+        "adasde": adasde.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "numpy": numpy.__version__,
+        "numpy": np.__version__,
         "device": torch.cuda.get_device_name(device) if getattr(device, "type", "cpu") == "cuda" else device_name(),
         "threads": torch.get_num_threads(),
     }
@@ -47,30 +77,29 @@ def device_name() -> str:
     return platform.machine()
 
 
-def rows_digest(rows) -> str:
+def rows_digest(rows: Iterable[Sequence]) -> str:
     """SHA-256 of the rows' exact values, each a text, an int or a float; NaN equals NaN."""
     exact = [[value.hex() if isinstance(value, float) else value for value in row] for row in rows]
     return hashlib.sha256(json.dumps(exact).encode()).hexdigest()
 
 
-def write_run(path, rows, spec, columns=COLUMNS, **facts):
-    """Write a run's rows, each as ``columns`` says, with its spec and ``facts`` inside."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    metadata = {"spec": spec, "spec_hash": spec_hash(spec), "rows_sha256": rows_digest(rows), **facts}
-    metadata["sha256"] = _sealed(metadata)
-    table = pa.table([_column([row[i] for row in rows]) for i in range(len(columns))], columns)
-    table = table.replace_schema_metadata({KEY: json.dumps(metadata).encode()})
+def write_results(path: Path, results: Sequence[Result]) -> None:
+    """Write finished runs, all of one kind, as one table, whole or not at all."""
+    facts = []
+    for result in results:
+        own = {"spec": result.spec.document, "spec_hash": result.spec.hash, "rows_sha256": rows_digest(result.rows)}
+        own |= {"rows": len(result.rows), **result.facts}
+        facts.append({**own, "sha256": _seal(own)})
+    rows = [row for result in results for row in result.rows]
+    columns = results[0].columns
+    arrays = [pa.array([row[place] for row in rows], _TYPES[name]) for place, name in enumerate(columns)]
+    table = pa.table(arrays, columns).replace_schema_metadata({KEY: json.dumps(facts).encode()})
     with atomic(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
-def read_run(path):
-    """Return a run's rows and metadata; a missing, cut or altered file is an InputError that names it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def read_results(path: Path) -> list[Result]:
+    """Return the runs in a file; InputError names a file that is missing, cut, altered or of another kind."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file")
@@ -78,33 +107,28 @@ def read_run(path):
         raise InputError(f"{path}: is a folder; name a run's .parquet file in it")
     try:
         table = pq.read_table(path)
-        metadata = json.loads(table.schema.metadata[KEY])
         rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
-        seal = metadata.pop("sha256", None) or _sealed(metadata)  # earlier versions had none
-        whole = rows_digest(rows) == metadata["rows_sha256"] and spec_hash(metadata["spec"]) == metadata["spec_hash"]
-        whole = whole and seal == _sealed(metadata)
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        results, whole, start = [], True, 0
+        for facts in json.loads(table.schema.metadata[KEY]):
+            whole = whole and facts.pop("sha256") == _seal(facts)
+            part = rows[start : start + facts.pop("rows")]
+            start += len(part)
+            whole = whole and rows_digest(part) == facts["rows_sha256"]
+            results.append((facts.pop("spec"), part, facts))
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: no run's table, or a damaged one ({type(error).__name__})") from error
-    if not whole:
+    if not whole or start != len(rows):
         raise InputError(f"{path}: damaged (its rows or spec are not what was written); delete it and run again")
-    return rows, metadata
+    return [Result(_spec(path, document), part, facts) for document, part, facts in results]
 
 
-def _sealed(metadata):
-    """SHA-256 of what a run's file says beside its rows."""
-    return hashlib.sha256(canonical(metadata).encode()).hexdigest()
+def _spec(path: Path, document: Any) -> AnySpec:
+    try:
+        return spec_of(document)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
-def _column(values):
-    """An arrow array built from its buffers: pyarrow imports pandas to look at a list, 0.3 seconds in every job."""
-    import numpy as np
-    import pyarrow as pa
-
-    if not values:
-        return pa.array([])
-    if isinstance(values[0], str):
-        texts = [value.encode() for value in values]
-        offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
-        return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(b"".join(texts)))
-    kind, dtype = (pa.int64(), np.int64) if isinstance(values[0], int) else (pa.float64(), np.float64)
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.array(values, dtype))])
+def _seal(facts: dict[str, Any]) -> str:
+    """SHA-256 of what a file says of a run beside its rows."""
+    return hashlib.sha256(canonical(facts).encode()).hexdigest()

@@ -1,24 +1,29 @@
-"""What a run costs, told from its spec alone: work, seconds, memory, disk. Pure, and without torch.
+"""What runs and plans cost, told from their specs before anything runs: work, seconds, memory, disk. Without torch.
 
-The unit of work is one *example*: forward and backward pass of one training example, three times the FLOPs of the
-forward pass. A step draws examples; an evaluation takes the gradient of some, and tests others, each a third of one as
-it is a forward pass only. The unit of a simulation is one step of one path.
+The unit of work is one *example*: the forward and backward pass of one training example, three times the FLOPs of the
+forward pass. A step takes examples. An evaluation takes the gradient of some and tests others; a tested example is a
+forward pass only, so it counts a third. The unit of a simulation is one step of one path.
 
-Seconds are work over examples per second: those of ``throughput.csv`` where a task was measured on the device (the
-work of finished runs over the seconds that they recorded, evaluations included and the start of the process not), or
-else peak FLOP/s times an assumed utilisation. `adasde throughput` makes that file; nothing in it is typed.
+Seconds are work over examples per second. Where a workload was measured on the device, the speed is that of
+``throughput.csv``: the work of finished runs over the seconds that they recorded, which include evaluations but not the
+start of the process. Elsewhere it is the peak FLOP/s times an assumed utilisation. `adasde throughput` makes that file.
 """
 
 import csv
+import heapq
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
-from adasde.common import InputError
-from adasde.experiments.studies import path_steps
-from adasde.scaling.clock import step_count
-from adasde.workloads.registry import workload_named
+from adasde.common import InputError, atomic, text_table
+from adasde.experiments.plan import Plan
+from adasde.experiments.specs import AnySpec, Simulation, Trained
+from adasde.workloads.data.registry import dataset_named
+from adasde.workloads.registry import CostProfile, workload_named
 
 
 @dataclass(frozen=True)
@@ -32,51 +37,52 @@ class Device:
     memory: float | None = None
 
 
-NVIDIA = "dense, NVIDIA's data sheet of the SXM card"
+_NVIDIA = "dense, NVIDIA's data sheet of the SXM card"
 DEVICES = {
-    "h100": Device("NVIDIA H100", "GPU", {"bf16": 989e12, "tf32": 494.5e12, "float32": 67e12}, NVIDIA, 80e9),
-    "h200": Device("NVIDIA H200", "GPU", {"bf16": 989e12, "tf32": 494.5e12, "float32": 67e12}, NVIDIA, 141e9),
-    "a100": Device("NVIDIA A100", "GPU", {"bf16": 312e12, "tf32": 156e12, "float32": 19.5e12}, NVIDIA, 80e9),
+    "h100": Device("NVIDIA H100", "GPU", {"bf16": 989e12, "tf32": 494.5e12, "float32": 67e12}, _NVIDIA, 80e9),
+    "h200": Device("NVIDIA H200", "GPU", {"bf16": 989e12, "tf32": 494.5e12, "float32": 67e12}, _NVIDIA, 141e9),
+    "a100": Device("NVIDIA A100", "GPU", {"bf16": 312e12, "tf32": 156e12, "float32": 19.5e12}, _NVIDIA, 80e9),
     "cpu-core": Device("AMD EPYC", "core", {"float32": 80e9}, "a product of 1024 x 1024 matrices here"),
 }
 
-# Share of the peak that training reaches where nothing was measured; models are not compiled. On GPUs about what the
-# paper's tasks reached on an H100 (results/reference/gpu/steps.csv), where small images do not fill the device: VGG-16
-# 0.41 in float32, 0.08 to 0.22 in tf32 and 0.06 in bf16, ResNet-56 0.11, 0.01 to 0.04 and 0.01, ResNet-50 0.32, 0.12
-# and 0.09. Language models in other precisions than bf16 were not tried. On a CPU about what our own small tasks reach.
+# Share of the peak that training reaches where nothing was measured; models are not compiled. On GPUs it is about what
+# the paper's workloads reached on an H100 (results/reference/gpu/steps.csv), where small images do not fill the device:
+# VGG-16 0.41 in float32, 0.08 to 0.22 in tf32 and 0.06 in bf16, ResNet-56 0.11, 0.01 to 0.04 and 0.01, ResNet-50 0.32,
+# 0.12 and 0.09. Language models were tried in bf16 only. On a CPU it is about what our own small workloads reach.
 UTILISATION = {
     ("GPU", "language"): {"bf16": 0.12, "tf32": 0.20, "float32": 0.60},
     ("GPU", "vision"): {"bf16": 0.08, "tf32": 0.10, "float32": 0.25},
     ("core", "language"): {"float32": 0.50},
     ("core", "vision"): {"float32": 0.40},
 }
-EFFICIENCY = 0.90  # of several GPUs that share a run, against as many that need not talk: an assumption
+EFFICIENCY = 0.90  # of several GPUs that share a run, against the same number that need not talk: an assumption
 
-# Seconds of a job beside those that it records: the median over the jobs of mini, forks of one process (spawner.py). On
-# a cluster a job imports torch itself: two seconds, or six with transformers, and little beside a run of hours.
-START = 0.3
+# Seconds of a job beside those that its runs record: imports, and reading the data. Measured on one core.
+START = {"vision": 3.0, "language": 5.0, "theory": 2.0}
 
-BACKWARD = 3  # passes per example drawn: one forward, two for the gradients of activations and weights
+BACKWARD = 3  # passes per training example: one forward, two for the gradients of activations and weights
 STATE = 16  # bytes per weight while training: weight, gradient, Adam's two averages, all float32
-MOMENTS = 20  # and more of them while the gradient's noise is measured: see noise.measure
-SAVED = 12  # in a checkpoint: weight and averages
+MOMENTS = 20  # more bytes per weight while the gradient's noise is measured: see gradient_noise.measure
+SAVED = 12  # bytes per weight in a checkpoint: weight and averages
 # Activations of bfloat16 over those of float32, as torch counts them; transformers keep norms and losses in float32.
 BF16 = {"vision": 0.50, "language": 0.61}
-# Of a device's memory; the rest is for what a step holds for a moment: gradients of activations, workspaces. While
-# cuDNN looks for its fastest algorithm it takes up to three times as much as a step, but only if there is so much.
+# Of a device's memory. The rest is for what a step holds for a short time: gradients of activations, workspaces. While
+# cuDNN looks for its fastest algorithm it takes up to three times as much as a step, but only if there is that much.
 ROOM = 0.75
-TABLE = 30_000  # bytes that a run leaves in files other than weights, at most: its table twice, log, benchmark
+TABLE = 30_000  # bytes that a run leaves in files other than weights, at most
 WORKER = 0.2e9  # bytes of a process that decodes images, without what it shares with the others (measured)
 PROCESS = {"core": 0.9e9, "GPU": 6e9}  # bytes of a process without its model: libraries (measured), CUDA's (assumed)
+PARALLEL = (1, 8, 64)  # numbers of devices for which a report says the time
+THROUGHPUT = ("task", "device", "precision", "batch_size", "examples_per_second", "runs", "source")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run costs: ``seconds`` of the clock on ``processes`` devices at once, and bytes.
+    """What one run costs: ``seconds`` on the clock with ``processes`` devices at once, and bytes.
 
-    ``samples`` are the examples that it draws, ``share`` those of a minibatch that a process takes. ``memory`` is the
-    peak of one process on its device. ``micro_batch`` is the largest that would fit there if the run does not: 0 if
-    none does. ``source`` is what the seconds rest on if that was measured, ``assumed`` if not.
+    ``samples`` are the examples that it takes; ``share`` is the part of a minibatch that a process takes. ``memory`` is
+    the peak of one process on its device. If the run does not fit there, ``micro_batch`` is the largest that would fit,
+    or 0. ``source`` is what the seconds rest on if that was measured, ``assumed`` if not.
     """
 
     run: str
@@ -90,7 +96,6 @@ class Cost:
     micro_batch: int | None = None
     weights: int = 0
     checkpoint: int = 0
-    parent: str | None = None
     source: str | None = None
     assumed: str | None = None
 
@@ -107,108 +112,105 @@ def device_named(name: str) -> Device:
     return DEVICES[name]
 
 
-def of(spec: dict, device: str | None = None) -> Cost:
-    """Return what ``spec`` costs on ``device``, or if None on the one that it asks for; simulations run on the CPU."""
-    if "study" in spec:
+def cost_of(spec: AnySpec, device: str | None = None) -> Cost:
+    """Return what ``spec`` costs on ``device``, by default the one that it asks for; simulations run on the CPU."""
+    if isinstance(spec, Simulation):
         rate, basis = _simulated_rate(spec)
-        taken = START + path_steps(spec) / rate
-        return Cost(spec["run"], "cpu-core", taken, PROCESS["core"], **basis)
-    name = device or ("h100" if spec.get("device") == "cuda" else "cpu-core")
-    device, parameters = device_named(name), _facts(spec).parameters
-    processes, (steps, drawn, evaluating), (rate, basis) = spec.get("processes", 1), work(spec), _rate(spec, name)
-    together = rate * processes * (EFFICIENCY if processes > 1 else 1.0)
-    share, memory = spec["batch_size"] // processes, peak_bytes(spec, device.unit, examples_per_pass(spec))
-    micro_batch, room = None, ROOM * (device.memory or math.inf)
+        return Cost(spec.run, "cpu-core", spec.path_steps / rate, PROCESS["core"], **basis)
+    name = device or ("h100" if spec.device == "cuda" else "cpu-core")
+    unit, (rate, basis) = device_named(name).unit, _rate(spec, name)
+    taken, evaluating = work(spec)
+    together = rate * spec.processes * (EFFICIENCY if spec.processes > 1 else 1.0)
+    share, memory = spec.batch_size // spec.processes, peak_bytes(spec, unit, _examples_per_pass(spec))
+    micro_batch, room = None, ROOM * (DEVICES[name].memory or math.inf)
     if memory > room:
-        micro_batch = max((n for n in _divisors(share) if peak_bytes(spec, device.unit, n) <= room), default=0)
+        fitting = (n for n in range(share, 0, -1) if share % n == 0 and peak_bytes(spec, unit, n) <= room)
+        micro_batch = next(fitting, 0)
+    parameters = _profile(spec).parameters
     return Cost(
-        run=spec["run"],
+        run=spec.run,
         device=name,
-        seconds=START + drawn / together + evaluating / rate,  # the first process evaluates, alone
+        seconds=taken / together + evaluating / rate,  # only the first process evaluates
         memory=memory,
-        processes=processes,
-        steps=steps,
-        samples=drawn,
+        processes=spec.processes,
+        steps=spec.steps,
+        samples=taken,
         share=share,
         micro_batch=micro_batch,
         weights=4 * parameters,
         checkpoint=2 * SAVED * parameters,  # a new one is whole before the old one goes
-        parent=spec["parent"]["run"] if "parent" in spec else None,
         **basis,
     )
 
 
-def seconds(spec: dict) -> float:
-    """Seconds that the job of ``spec`` should take on the device that it asks for, without any reserve."""
-    return of(spec).seconds
+def work(spec: Trained) -> tuple[int, float]:
+    """Return the examples that a training run takes, and the number that its evaluations amount to.
+
+    A step of SVAG takes two minibatches, and there are ell^2 of its steps for each of a plain run. The start is
+    evaluated as well.
+    """
+    evaluations, tested = 1 + len(spec.evaluate), workload_named(spec.workload).tested
+    return spec.steps * spec.batch_size * spec.minibatches, evaluations * (_profile(spec).graded + tested / BACKWARD)
 
 
-def memory(spec: dict) -> int:
-    """Megabytes of host memory that the job of ``spec`` needs, all its processes together, with half as much again."""
-    cost = of(spec)
+def job_seconds(specs: Sequence[AnySpec]) -> float:
+    """Seconds that a job of these runs should take on the device that they ask for, without any reserve."""
+    return START[specs[0].kind] + sum(cost_of(spec).seconds for spec in specs)
+
+
+def job_memory(specs: Sequence[AnySpec]) -> int:
+    """Megabytes of host memory that a job needs, all its processes together, with half as much again."""
+    spec, cost = specs[0], cost_of(specs[0])
     unit = DEVICES[cost.device].unit
     each = cost.memory if unit == "core" else PROCESS[unit] + cost.weights
-    if "task" in spec:
-        each += workload_named(spec["task"]).workers * WORKER
+    if isinstance(spec, Trained):
+        each += workload_named(spec.workload).workers * WORKER
     return math.ceil(1.5 * (cost.processes * each + cost.checkpoint) / 1e6)
 
 
-def work(spec: dict) -> tuple[int, int, float]:
-    """Return the steps of a training run, the examples that it draws, and those that its evaluations amount to.
+def _examples_per_pass(spec: Trained) -> int:
+    """Examples whose activations a process holds at once; without micro-batches a step of SVAG is one pass."""
+    return spec.micro_batch or spec.batch_size // spec.processes * spec.minibatches
 
-    A step of SVAG draws two minibatches, and there are ell^2 for each of a plain run. The start is evaluated as well.
+
+def peak_bytes(spec: Trained, unit: str, examples: int) -> float:
+    """Memory of a process with ``examples`` in a pass: in a step or, with a large model, as the noise is measured.
+
+    A process on a CPU counts with its libraries.
     """
-    size, entry = spec["batch_size"], workload_named(spec["task"])
-    steps = step_count(spec["samples"], size, spec["ell"])
-    drawn = steps * size * (1 if spec["ell"] == 1 else 2)
-    evaluations = 1 + len(spec["evaluate"])
-    return steps, drawn, evaluations * (_facts(spec).graded + entry.tested / BACKWARD)
+    profile, entry = _profile(spec), workload_named(spec.workload)
+    held = profile.activations * (BF16[entry.kind] if spec.precision == "bf16" else 1.0) + profile.moment
+    rest = PROCESS["core"] if unit == "core" else profile.resident * entry.train_size
+    step = STATE * profile.parameters + held * examples
+    return rest + max(step, (STATE + MOMENTS) * profile.parameters + profile.activations * profile.chunk)
 
 
-def examples_per_pass(spec: dict) -> int:
-    """Examples whose activations a process holds at once: SVAG without micro-batches takes both minibatches in one."""
-    whole = spec["batch_size"] // spec.get("processes", 1) * (1 if spec["ell"] == 1 else 2)
-    return spec.get("micro_batch", whole)
+def _profile(spec: Trained) -> CostProfile:
+    profile = workload_named(spec.workload).profile
+    if profile is None:
+        raise InputError(f"workload = {spec.workload!r}: its entry has no cost profile, from which to tell its cost")
+    return profile
 
 
-def peak_bytes(spec: dict, unit: str, examples: int) -> float:
-    """Memory of a process with ``examples`` in a pass: in a step or, of large models, as the noise is measured.
-
-    A CPU's process is counted whole, with its libraries.
-    """
-    facts, entry = _facts(spec), workload_named(spec["task"])
-    held = facts.activations * (BF16[entry.kind] if spec.get("precision") == "bf16" else 1.0) + facts.moment
-    rest = PROCESS["core"] if unit == "core" else facts.resident * entry.train_size
-    step = STATE * facts.parameters + held * examples
-    return rest + max(step, (STATE + MOMENTS) * facts.parameters + facts.activations * facts.chunk)
-
-
-def _facts(spec):
-    facts = workload_named(spec["task"]).facts
-    if facts is None:
-        raise InputError(f"task = {spec['task']!r}: its entry in tasks has no facts, from which to tell its cost")
-    return facts
-
-
-def _rate(spec, name):
-    """Examples per second of one device, and its source or what is assumed; at the nearest size of a step measured."""
-    device, kind, precision = DEVICES[name], workload_named(spec["task"]).kind, spec.get("precision", "float32")
-    if precision not in device.peak:
-        precision = "float32"
-    alike = spec["task"].replace("fashion32-", "cifar10-")  # the same network on images of the same form
-    if known := next((k for task in (spec["task"], alike) if (k := _throughput().get((task, name, precision)))), None):
-        step = spec["batch_size"] // spec.get("processes", 1) * (1 if spec["ell"] == 1 else 2)
+def _rate(spec: Trained, name: str) -> tuple[float, dict[str, str]]:
+    """Examples per second of one device, and their source or what is assumed; at the nearest size that was measured."""
+    device, kind = DEVICES[name], spec.kind
+    precision = spec.precision if spec.precision in device.peak else "float32"
+    alike = spec.workload.replace("fashion32-", "cifar10-")  # the same network on images of the same form
+    measured = (_throughput().get((workload, name, precision)) for workload in (spec.workload, alike))
+    if known := next(filter(None, measured), None):
+        step = spec.batch_size // spec.processes * spec.minibatches
         rate, source = known[min(known, key=lambda size: abs(math.log(size / step)))]
         return rate, {"source": source}
     peak, share = device.peak[precision], UTILISATION[device.unit, kind][precision]
     assumed = f"{kind} in {precision}: {share:g} of the {peak / 1e12:.3g} TFLOP/s of one {name} ({device.source})"
-    return peak * share / (BACKWARD * _facts(spec).flops), {"assumed": assumed}
+    return peak * share / (BACKWARD * _profile(spec).flops), {"assumed": assumed}
 
 
-def _simulated_rate(spec):
+def _simulated_rate(spec: Simulation) -> tuple[float, dict[str, str]]:
     """Steps of paths per second, and their source; of oracles that were not measured, the study's slowest."""
-    study, oracle = spec["study"], spec["oracle"]
-    known = {task: sizes[1] for (task, *_), sizes in _throughput().items() if task.startswith(f"{study}.")}
+    study, oracle = spec.study, spec.oracle
+    known = {name: sizes[1] for (name, *_), sizes in _throughput().items() if name.startswith(f"{study}.")}
     if f"{study}.{oracle}" in known:
         rate, source = known[f"{study}.{oracle}"]
         return rate, {"source": source}
@@ -216,9 +218,9 @@ def _simulated_rate(spec):
 
 
 @cache
-def _throughput():
-    """Return what was measured: (task, device, precision) -> {examples of a step: (examples per second, source)}."""
-    measured = {}
+def _throughput() -> dict[tuple[str, str, str], dict[int, tuple[float, str]]]:
+    """Return what was measured: (workload, device, precision) -> {batch size: (examples per second, source)}."""
+    measured: dict = {}
     with files("adasde.experiments").joinpath("throughput.csv").open() as file:
         for row in csv.DictReader(file):
             sizes = measured.setdefault((row["task"], row["device"], row["precision"]), {})
@@ -226,6 +228,241 @@ def _throughput():
     return measured
 
 
-def _divisors(number):
-    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
-    return small + [number // n for n in small]
+# A plan
+
+
+def needed(plan: Plan, shown: Mapping[str, Sequence[str]], figure: str) -> list[str]:
+    """Ids of the runs that a figure needs: those that it shows, and those from whose weights these start."""
+    if figure not in shown:
+        raise InputError(f"figure = {figure!r}: must be one of {', '.join(shown)}")
+    wanted = set(shown[figure])
+    wanted |= {parent.run for run in shown[figure] if (parent := getattr(plan.runs[run], "parent", None))}
+    return [run for run in plan.runs if run in wanted]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job for the makespan: how long it takes on so many devices, and the jobs that have to end before it."""
+
+    name: str
+    seconds: float
+    devices: int = 1
+    after: frozenset[str] = frozenset()
+
+
+def jobs(plan: Plan, runs: Iterable[str], device: str | None = None) -> dict[str, list[Job]]:
+    """Return the jobs that run these runs, by the unit of the device that they take: GPU or core."""
+    wanted, found = set(runs), {}
+    for cell in plan.cells.values():
+        specs = [spec for spec in cell.specs if spec.run in wanted]
+        if specs:
+            costs = [cost_of(spec, device) for spec in specs]
+            parents = {parent.run for spec in specs if (parent := getattr(spec, "parent", None))}
+            seconds = START[specs[0].kind] + sum(cost.seconds for cost in costs)
+            job = Job(cell.name, seconds, costs[0].processes, frozenset(plan.cell_of[run] for run in parents & wanted))
+            found.setdefault(DEVICES[costs[0].device].unit, []).append(job)
+    return found
+
+
+def makespan(jobs: Sequence[Job], devices: int) -> float:
+    """Seconds in which so many devices of one kind finish all jobs, none of them before those that it comes after.
+
+    List scheduling: as devices become free, the ready job that fits and has the longest way to the end starts. A job
+    for more devices than there are takes them all, and in proportion longer.
+    """
+    width = {job.name: min(job.devices, devices) for job in jobs}
+    length = {job.name: job.seconds * job.devices / width[job.name] for job in jobs}
+    waits = {job.name: len(job.after & width.keys()) for job in jobs}
+    followers = {name: [job.name for job in jobs if name in job.after] for name in width}
+
+    def start(name: str) -> None:
+        after = max((length[other] for other in followers[name]), default=0.0)
+        heapq.heappush(ready, (-length[name] - after, name))
+
+    ready: list[tuple[float, str]] = []
+    running: list[tuple[float, str]] = []
+    free, now = devices, 0.0
+    for name in width:
+        if not waits[name]:
+            start(name)
+    while ready or running:
+        too_wide = []
+        while ready and free:
+            rank, name = heapq.heappop(ready)
+            if width[name] > free:
+                too_wide.append((rank, name))
+                continue
+            free -= width[name]
+            heapq.heappush(running, (now + length[name], name))
+        for waiting in too_wide:
+            heapq.heappush(ready, waiting)
+        now, name = heapq.heappop(running)
+        free += width[name]
+        for other in followers[name]:
+            waits[other] -= 1
+            if not waits[other]:
+                start(other)
+    return now
+
+
+def report(
+    plan: Plan,
+    shown: Mapping[str, Sequence[str]],
+    figure: str | None = None,
+    device: str | None = None,
+    devices: int | None = None,
+) -> str:
+    """Return the costs of a plan's figures, or of one, and of the whole as text, with all that they presume.
+
+    ``shown`` are the runs that each figure is drawn from; ``device`` replaces that of the config; ``devices`` is how
+    many there are.
+    """
+    costs = {run: cost_of(spec, device) for run, spec in plan.runs.items()}
+    parts = {name: needed(plan, shown, name) for name in ([figure] if figure else plan.figures)}
+    whole = parts[figure] if figure else list(plan.runs)
+    if not figure:
+        parts["whole, each run once"] = whole
+    units = list(dict.fromkeys(DEVICES[costs[run].device].unit for run in whole))
+    rows = [("figure", "runs", "steps", "samples", *(f"{unit}-hours" for unit in units), "speed", "memory", "disk")]
+    for name, runs in parts.items():
+        mine, of = [costs[run] for run in runs], jobs(plan, runs, device)
+        hours = (_hours(sum(job.seconds * job.devices for job in of.get(unit, ())) / 3600) for unit in units)
+        speed = " and ".join(sorted({"estimated" if c.assumed else "measured" for c in mine}, reverse=True))
+        memory = _bytes(max(c.memory for c in mine)) + "!" * any(c.micro_batch is not None for c in mine)
+        counts = (f"{len(mine):,}", f"{sum(c.steps for c in mine):,}", f"{sum(c.samples for c in mine):,}")
+        rows.append((name, *counts, *hours, speed, memory, _bytes(sum(_disk(plan, runs, costs).values()))))
+    lines = [text_table(rows), ""]
+    for unit, of_unit in jobs(plan, whole, device).items():
+        counts = (devices,) if devices else PARALLEL
+        times = [f"{n:,} {unit}{'s' * (n > 1)}: {_time(makespan(of_unit, n))}" for n in counts]
+        least = makespan(of_unit, sum(job.devices for job in of_unit))
+        lines.append(f"time with {', '.join(times)}; never less than {_time(least)}, the longest chain of jobs")
+    lines.append("disk: " + ", ".join(f"{what} {_bytes(size)}" for what, size in _disk(plan, whole, costs).items()))
+    mine = [costs[run] for run in whole]
+    return "\n".join([*lines, *_too_large(plan, mine), *_presumed(plan, mine)])
+
+
+def _disk(plan: Plan, runs: Sequence[str], costs: Mapping[str, Cost]) -> dict[str, float]:
+    """Bytes by what they hold."""
+    sets = [dataset_named(name) for name in dict.fromkeys(plan.runs[run].data for run in runs) if name]
+    return {
+        "data to fetch": sum(data.download_bytes for data in sets),
+        "data prepared": sum(data.prepared_bytes for data in sets),
+        "weights": sum(costs[run].weights for run in plan.parents.intersection(runs)),
+        "tables": TABLE * len(runs),
+        "a running job's checkpoint": max(costs[run].checkpoint for run in runs),
+    }
+
+
+def _too_large(plan: Plan, costs: Sequence[Cost]) -> Iterable[str]:
+    """Yield a line for every experiment that has a run which does not fit into its device's memory."""
+    experiments: dict[str, list[Cost]] = {}
+    for cost in costs:
+        if isinstance(spec := plan.runs[cost.run], Trained):
+            experiments.setdefault(spec.experiment, []).append(cost)
+    for name, mine in experiments.items():
+        if any(cost.micro_batch is not None for cost in mine):
+            fitting = [cost.share if cost.micro_batch is None else cost.micro_batch for cost in mine]
+            would = f"micro_batch: {math.gcd(*fitting)} would fit" if min(fitting) else "no micro_batch would fit"
+            device, most = DEVICES[mine[0].device], _bytes(max(cost.memory for cost in mine))
+            room = f"{_bytes(ROOM * device.memory)} of the {device.model}'s {_bytes(device.memory)}"
+            yield f"memory! {name}: up to {most}, which should be below {room}; {would}"
+
+
+def _presumed(plan: Plan, costs: Sequence[Cost]) -> Iterable[str]:
+    """Yield lines that say what the seconds rest on."""
+    yield from dict.fromkeys(f"measured: examples per second of {cost.source}" for cost in costs if cost.source)
+    yield from dict.fromkeys(f"estimated: {cost.assumed}" for cost in costs if cost.assumed)
+    if any(cost.processes > 1 for cost in costs):
+        yield f"estimated: several devices that share a run reach {EFFICIENCY:g} of separate ones; one evaluates"
+    kinds = dict.fromkeys(plan.runs[cost.run].kind for cost in costs)
+    yield "the start of a job: " + ", ".join(f"{START[kind]:g} s ({kind})" for kind in kinds)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+
+
+def _time(seconds: float) -> str:
+    unit, size = next((u for u in (("h", 3600.0), ("min", 60.0)) if seconds >= u[1]), ("s", 1.0))
+    return f"{_hours(seconds / size)} {unit}"
+
+
+def _bytes(size: float) -> str:
+    power = next((p for p in (12, 9, 6) if size >= 10**p), 3)
+    return f"{size / 10**power:.3g} {'kMGT'[power // 3 - 1]}B"
+
+
+# What was measured
+
+
+def write_throughput(results: Iterable[tuple[Path, Any]], steps: Iterable[Path], out: Path) -> None:
+    """Write examples per second, as this module counts and reads them, as CSV.
+
+    ``results`` are pairs of a file and a finished run in it. Plain runs count that came to their end, on one device
+    and, if that is a CPU, on one core; those at one batch size of a workload count together. ``steps`` are tables of
+    single steps that benchmarks/gpu.py measured. Rows of ``out`` for other workloads, devices, precisions and sizes are
+    kept.
+    """
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    if out.exists():
+        with out.open(newline="") as file:
+            rows = {tuple(row[name] for name in THROUGHPUT[:4]): row for row in csv.DictReader(file)}
+    sums: dict[tuple[str, ...], list] = {}
+    for path, result in results:
+        spec, facts = result.spec, result.facts
+        simulated = isinstance(spec, Simulation)
+        gpu = not simulated and spec.device == "cuda"
+        if not simulated and (result.rows[-1][1] < spec.steps or spec.ell != 1 or spec.processes != 1):
+            continue
+        if not gpu and facts["threads"] != 1:
+            continue
+        name = f"{spec.study}.{spec.oracle}" if simulated else spec.workload
+        device = _gpu_named(facts["device"], path) if gpu else "cpu-core"
+        key = (name, device, *(("float32", "") if simulated else (spec.precision, str(spec.batch_size))))
+        source = f"finished runs on {facts['device']}, torch {facts['torch']}"
+        total = sums.setdefault(key, [0.0, 0.0, 0, source])
+        total[0] += spec.path_steps if simulated else sum(work(spec))
+        total[1] += facts["seconds"]
+        total[2] += 1
+    for key, (amount, seconds, count, source) in sums.items():
+        values = (*key, str(float(f"{amount / seconds:.4g}")), str(count), source)
+        rows[key] = dict(zip(THROUGHPUT, values, strict=True))
+    for path in steps:
+        rows |= {tuple(row[name] for name in THROUGHPUT[:4]): row for row in _measured_steps(path)}
+
+    def order(row: dict[str, str]) -> tuple:
+        return row["device"], row["task"], row["precision"], float(row["batch_size"] or "inf")
+
+    with atomic(out) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, THROUGHPUT, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows.values(), key=order))
+
+
+def _measured_steps(path: Path) -> list[dict[str, str]]:
+    """Return rows of THROUGHPUT from a table of steps: those of plain runs."""
+    try:
+        with path.open(newline="") as file:
+            return [
+                {
+                    **{name: row[name] for name in ("task", "precision", "batch_size", "examples_per_second")},
+                    "device": _gpu_named(row["device"], path),
+                    "runs": "",
+                    "source": f"steps on {row['device']}, torch {row['torch']}",
+                }
+                for row in csv.DictReader(file)
+                if row["ell"] == "1"
+            ]
+    except (KeyError, ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: no table of steps, as benchmarks/gpu.py writes it") from error
+
+
+def _gpu_named(model: str, path: Path) -> str:
+    """Return the name in DEVICES of a GPU from that which the system gives it."""
+    names = [name for name, device in DEVICES.items() if device.unit == "GPU" and device.model in model]
+    if not names:
+        raise InputError(f"{path}: made on {model}, which is no device that cost.py knows")
+    return names[0]

@@ -4,17 +4,19 @@ import json
 import logging
 import resource
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from adasde.common import InputError, atomic, canonical
-from adasde.experiments.studies import hyperparameters_of, oracle_named
+from adasde.common import InputError, atomic
+from adasde.experiments.specs import Breakdown, Convergence, OnSamples, Simulation, WeakOrder
 from adasde.scaling.clock import steps_until
-from adasde.scaling.hyperparameters import AdamHyperparameters, SDEConstants, hyperparameters_named
+from adasde.scaling.hyperparameters import AdamHyperparameters
 from adasde.sde.finite_sums import FiniteSum, HiddenLayer, Minibatch, SoftmaxRegression, pooled
 from adasde.sde.integrators import Algorithm, BrownianIncrements, EulerMaruyama, State, initial_state
-from adasde.sde.oracles import DoubleWell, Linear, Quadratic, SVAGOracle
+from adasde.sde.oracles import DoubleWell, Linear, NoisyGradientOracle, Quadratic, SVAGOracle
 from adasde.sde.simulate import simulate_algorithm, simulate_sde
 from adasde.training.seeding import derive_seed
 from adasde.workloads.data.registry import load_arrays
@@ -29,67 +31,75 @@ PROBLEMS = {
 }
 
 
-def run_simulation(spec: dict, root=None, checkpoint=None, report=None):
-    """Simulate ``spec``; return its rows, each as store.SIMULATED says, and facts about the job.
+Rows = Iterator[tuple[str, float, float, dict[str, float]]]  # (process, level, time, values) of a batch of paths
+
+
+def run_simulation(
+    spec: Simulation,
+    root: Path | None = None,
+    checkpoint: Path | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> tuple[list[tuple], dict[str, Any]]:
+    """Simulate ``spec``; return its rows, as artifacts.SIMULATED says, and facts: seconds and peak memory.
 
     ``root`` is the folder of prepared data. With a ``checkpoint`` path, finished batches are kept there.
+    ``report(batches, all)`` is called after each batch.
+
     ``level`` is what a process varies: the time step eta^2 (weak-order), ell or the number of SDE steps per step of
     the algorithm (convergence), kappa (breakdown).
     """
-    study = {"weak-order": weak_order, "convergence": convergence, "breakdown": breakdown}[spec["study"]]
+    study = {WeakOrder: weak_order, Convergence: convergence, Breakdown: breakdown}[type(spec)]
     oracle = build(spec, root)
     begun = time.monotonic()
     rows, done, before = _restore(checkpoint, spec)
-    for batch in range(done, spec["batches"]):
+    for batch in range(done, spec.batches):
         for process, level, moment, values in study(spec, oracle, batch):
             for metric, value in values.items():
-                rows.append((spec["run"], process, float(level), batch, float(moment), metric, float(value)))
+                rows.append((spec.run, process, float(level), batch, float(moment), metric, float(value)))
         if checkpoint is not None:
-            state = {"spec": canonical(spec), "rows": rows, "seconds": before + time.monotonic() - begun}
+            state = {"spec": spec.canonical, "rows": rows, "seconds": before + time.monotonic() - begun}
             with atomic(checkpoint) as temporary:
                 temporary.write_text(json.dumps(state))
         if report is not None:
-            report(batch + 1, spec["batches"])
+            report(batch + 1, spec.batches)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return rows, {"seconds": before + time.monotonic() - begun, "peak_bytes": peak}
 
 
-def build(spec, root=None):
+def build(spec: Simulation, root: Path | None = None) -> NoisyGradientOracle:
     """Return the oracle of ``spec``, over its data where it has any."""
-    name = spec["oracle"]
-    data = oracle_named(name).data
-    if data is None:
-        return PROBLEMS[name]()
-    tensors = load_arrays(data, root)
-    inputs, labels = pooled(tensors["train-images"], tensors["train-labels"], spec["examples"])
-    return {"softmax": SoftmaxRegression, "hidden-layer": HiddenLayer}[name](inputs, labels)
+    if spec.data is None:
+        return PROBLEMS[spec.oracle]()
+    tensors = load_arrays(spec.data, root)
+    inputs, labels = pooled(tensors["train-images"], tensors["train-labels"], spec.examples)
+    return {"softmax": SoftmaxRegression, "hidden-layer": HiddenLayer}[spec.oracle](inputs, labels)
 
 
-def weak_order(spec, oracle, batch):
-    """Yield (process, level, time, values) of the algorithm at every time step, and of the SDE with the same noise.
+def weak_order(spec: WeakOrder, oracle: NoisyGradientOracle, batch: int) -> Rows:
+    """Yield the test functions of the algorithm at every time step, and of the SDE with the same noise.
 
-    The SDE takes steps of spec["step"]; the normals of one step of the algorithm are the normalised sum of the SDE's,
-    so that the difference of both has a far smaller variance than either.
+    The SDE takes steps of spec.step. The normals of one step of the algorithm are the normalised sum of the SDE's,
+    so the difference of the two has a far smaller variance than either.
     """
-    normals = BrownianIncrements(torch.Generator().manual_seed(derive_seed("simulation", spec["run"], batch)))
-    constants = SDEConstants(**spec["constants"])
-    equation = EulerMaruyama(oracle, constants, spec["step"])
-    theta = torch.full((spec["paths"], oracle.dim), spec["theta"], dtype=torch.float64)
-    start, noise = spec["start"], (spec["paths"], oracle.noise_dim)
+    normals = BrownianIncrements(torch.Generator().manual_seed(derive_seed("simulation", spec.run, batch)))
+    constants = spec.sde_constants
+    equation = EulerMaruyama(oracle, constants, spec.step)
+    theta = torch.full((spec.paths, oracle.dim), spec.theta, dtype=torch.float64)
+    start, noise = spec.start, (spec.paths, oracle.noise_dim)
 
     def state(process):
         return State(start, theta.clone(), *initial_state(process, theta, start))
 
     followed = []
-    for variant in spec["variants"]:
-        for eta2 in spec["time_steps"]:
-            h = hyperparameters_of(constants, eta2)
+    for variant in spec.variants:
+        for eta2 in spec.time_steps:
+            h = spec.hyperparameters(eta2)
             process = Algorithm(oracle, h, constants.sigma0 / eta2**0.5, variant=variant)
-            every = steps_until("time_steps", eta2, spec["step"])
+            every = steps_until("time_steps", eta2, spec.step)
             followed.append((variant, eta2, process, every, state(process), theta.new_zeros(noise)))
     exact = state(equation)
-    first = steps_until("start", start, spec["step"])
-    last = first + steps_until("horizon", spec["horizon"], spec["step"], start)
+    first = steps_until("start", start, spec.step)
+    last = first + steps_until("horizon", spec.horizon, spec.step, start)
     xi = theta.new_empty(noise)
     for count in range(first, last):
         normals.fill(xi)
@@ -99,57 +109,57 @@ def weak_order(spec, oracle, batch):
             if (count + 1) % every == 0:
                 process.advance(path, (count + 1) // every - 1, total.div_(every**0.5))
                 total.zero_()
-    yield "sde", spec["step"], spec["horizon"], _summary(_problem(oracle, exact))
+    yield "sde", spec.step, spec.horizon, _summary(_problem(oracle, exact))
     for variant, eta2, process, _, path, _ in followed:
         if process.corrected and path.m is None:  # RMSprop's SDE has u of the value that the step divides by
-            path.u.div_(1.0 - process.beta2 ** steps_until("horizon", spec["horizon"], eta2))
-        yield variant, eta2, spec["horizon"], _summary(_problem(oracle, path))
+            path.u.div_(1.0 - process.beta2 ** steps_until("horizon", spec.horizon, eta2))
+        yield variant, eta2, spec.horizon, _summary(_problem(oracle, path))
 
 
-def convergence(spec, oracle, batch):
+def convergence(spec: Convergence, oracle: FiniteSum, batch: int) -> Rows:
     """Yield test functions of SVAG, with real minibatches, at every ell, and of the SDE at several steps per step.
 
     All integrations of a batch follow the same Brownian paths, so that they can be extrapolated: see orders.py.
     """
-    h, sigma = hyperparameters_named(**spec["optimizer"]), spec["batch_size"] ** -0.5
+    h, sigma = spec.hyperparameters, spec.batch_size**-0.5
     constants, eta2 = h.sde_constants(sigma), h.time_step
-    start = eta2 * spec["start"]
-    record = [start + eta2 * steps for steps in (0, *spec["evaluate"])]
+    start = eta2 * spec.start
+    record = [start + eta2 * steps for steps in (0, *spec.evaluate)]
     theta = initial_theta(oracle, spec)
 
     def starting(paths):
         return {"theta": theta.expand(paths, -1).contiguous(), "start": start, "horizon": record[-1], "record": record}
 
-    for ell in spec["ell"]:
-        noisy = Minibatch(oracle, spec["batch_size"])
+    for ell in spec.ell:
+        noisy = Minibatch(oracle, spec.batch_size)
         if ell != 1:
             noisy = SVAGOracle(noisy, ell)
-        generator = torch.Generator().manual_seed(derive_seed("simulation", spec["run"], "svag", ell, batch))
-        state = simulate_algorithm(noisy, h.svag(ell), sigma, generator=generator, **starting(spec["paths"]))
+        generator = torch.Generator().manual_seed(derive_seed("simulation", spec.run, "svag", ell, batch))
+        state = simulate_algorithm(noisy, h.svag(ell), sigma, generator=generator, **starting(spec.paths))
         for kept in state.records:
             yield "svag", ell, kept.time, _summary(_classifier(oracle, kept))
-    for parts in spec["parts"]:
-        generator = torch.Generator().manual_seed(derive_seed("simulation", spec["run"], "sde", batch))
-        follow = {"generator": generator, "draws": max(spec["parts"]) // parts, **starting(spec["sde_paths"])}
+    for parts in spec.parts:
+        generator = torch.Generator().manual_seed(derive_seed("simulation", spec.run, "sde", batch))
+        follow = {"generator": generator, "draws": max(spec.parts) // parts, **starting(spec.sde_paths)}
         state = simulate_sde(oracle, constants, step=eta2 / parts, **follow)
         for kept in state.records:
             yield "sde", parts, kept.time, _summary(_classifier(oracle, kept))
 
 
-def breakdown(spec, oracle, batch):
+def breakdown(spec: Breakdown, oracle: NoisyGradientOracle, batch: int) -> Rows:
     """Yield the loss of the algorithm scaled to every kappa by the square-root rule, and at kappa = 1 the speeds.
 
     RMSprop is the authors' variant: like Adam's, its second moment starts from nothing and contains the mean gradient.
     """
-    h, size = hyperparameters_named(**spec["optimizer"]), spec["batch_size"]
-    theta = initial_theta(oracle, spec).expand(spec["paths"], -1).contiguous()
-    record = [h.time_step * steps for steps in (0, *spec["evaluate"])]
-    for kappa in spec["kappas"]:
+    h, size = spec.hyperparameters, spec.batch_size
+    theta = initial_theta(oracle, spec).expand(spec.paths, -1).contiguous()
+    record = [h.time_step * steps for steps in (0, *spec.evaluate)]
+    for kappa in spec.kappas:
         sigma = (kappa * size) ** -0.5
         noisy = oracle
         if isinstance(oracle, FiniteSum):
             noisy = Minibatch(oracle, round(kappa * size))
-        generator = torch.Generator().manual_seed(derive_seed("simulation", spec["run"], kappa, batch))
+        generator = torch.Generator().manual_seed(derive_seed("simulation", spec.run, kappa, batch))
         state = simulate_algorithm(
             noisy, h.scaled(kappa), sigma, theta=theta, horizon=record[-1], record=record, generator=generator,
             variant="paper" if isinstance(h, AdamHyperparameters) else "authors",
@@ -157,7 +167,7 @@ def breakdown(spec, oracle, batch):
         for kept in state.records:
             values = {"loss": oracle.loss(kept.theta).mean().item()}
             if kappa == 1:
-                values |= {f"speed_k{k:g}": _speed(oracle, kept.theta, sigma, k) for k in spec["kappas"] if k != 1}
+                values |= {f"speed_k{k:g}": _speed(oracle, kept.theta, sigma, k) for k in spec.kappas if k != 1}
             yield "algorithm", kappa, kept.time, values
 
 
@@ -169,10 +179,10 @@ def _speed(oracle, theta, sigma, kappa):
     return (slowed.nansum() / share.nansum()).item()
 
 
-def initial_theta(oracle, spec):
+def initial_theta(oracle: NoisyGradientOracle, spec: OnSamples) -> torch.Tensor:
     """Return the one point, (1, dim), where all paths start: small normals, float32."""
-    generator = torch.Generator().manual_seed(derive_seed("initial weights", spec["init_seed"]))
-    return spec["scale"] * torch.randn(1, oracle.dim, generator=generator)
+    generator = torch.Generator().manual_seed(derive_seed("initial weights", spec.init_seed))
+    return spec.scale * torch.randn(1, oracle.dim, generator=generator)
 
 
 def _problem(oracle, state):
@@ -209,7 +219,7 @@ def _restore(checkpoint, spec):
         rows, seconds = [tuple(row) for row in state["rows"]], state["seconds"]
     except (ValueError, KeyError, TypeError):
         raise InputError(f"checkpoint = {checkpoint}: holds something else; name another file") from None
-    if state["spec"] != canonical(spec):
+    if state["spec"] != spec.canonical:
         raise InputError(f"{checkpoint}: checkpoint of another spec; delete it, or name another file")
-    log.info("%s: resumed after %d batches", spec["run"], rows[-1][3] + 1)
+    log.info("%s: resumed after %d batches", spec.run, rows[-1][3] + 1)
     return rows, rows[-1][3] + 1, seconds
