@@ -4,69 +4,79 @@ CORES ?= all
 SCALE ?= mini
 GPUS ?= 1
 VENV := .venv
-PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps
-# Python compiles modules when they are first imported: to compile all that is installed takes a minute.
+PIP := $(VENV)/bin/pip install --disable-pip-version-check --no-deps
+# Python compiles modules when they are first imported. Compiling every installed one now would take a minute.
 unexport PYTHONDONTWRITEBYTECODE
-# Jobs write whole files or none, and two that do the same write the same: no lock is needed, and a killed graph
-# leaves none behind; what it did not finish is done again.
-SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --resources gpu=$(GPUS) --nolock --rerun-incomplete
+# No lock of Snakemake's: it outlives a graph that is killed. The Snakefile keeps a second graph away by a lock that does not.
+# Snakemake looks for new jobs once per timespan for every job that has ended, so the default of a second is costly.
+SNAKEMAKE := $(VENV)/bin/snakemake --logger adasde --cores $(CORES) --resources gpu=$(GPUS) --nolock --rerun-incomplete \
+  --max-jobs-per-timespan 1000/3s
 CONFIG := --configfile workflow/config/$(SCALE).yaml
+PYTEST := $(VENV)/bin/pytest
+# The files side by side on all cores.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: env figures test test-slurm lint bench bench-gpu report reference clean lock
+.PHONY: figures report test test-all test-slurm lint docs bench bench-gpu reference clean env lock help
 
-figures: env  ## install, fetch, train and draw everything, then print the claims
+figures: env  ## install, fetch, train and plot everything, then print the claims
 	$(SNAKEMAKE) all $(CONFIG)
 	@cat results/$(SCALE)/logs/claims.log 2> /dev/null || $(VENV)/bin/adasde claims results/$(SCALE)
 
-test: env  ## every test that can run here, the files side by side on all cores
-	$(VENV)/bin/pytest -n auto --dist loadfile --no-loadscope-reorder
+report: env  ## results/SCALE/report.html: every figure and claim in one file to open or to send
+	$(SNAKEMAKE) results/$(SCALE)/report.html $(CONFIG)
+
+test: env  ## the tests of every module
+	$(PYTEST) -m "not slow" $(PARALLEL)
+
+test-all: env  ## every test that can run here; CI runs these
+	$(PYTEST) $(PARALLEL)
 
 test-slurm: env  ## the graph on a Slurm of this machine; needs root and Debian's munge, slurmctld, slurmd, slurm-client
-	$(VENV)/bin/pytest -m slurm tests/test_slurm.py
+	$(PYTEST) -m slurm tests/workflow/test_slurm.py
 
-lint: env
-	$(VENV)/bin/pytest -q tests/test_setup.py
+lint: env  ## style, types, import directions, packaging
+	$(PYTEST) -q tests/test_setup.py
 
-bench: env  ## ratios to a bare step, to the usual loader, and of whole runs
+docs: env  ## docs/_build/index.html
+	$(VENV)/bin/python docs/generate.py
+	$(VENV)/bin/sphinx-build -W --keep-going -q docs docs/_build
+
+bench: env  ## speed as ratios to a bare training step and to the usual loader
 	$(VENV)/bin/python benchmarks/training.py
 	$(VENV)/bin/python benchmarks/sde.py
 	$(VENV)/bin/python benchmarks/language.py
 
-bench-gpu: env  ## steps of the paper's tasks on a GPU, three minutes
+bench-gpu: env  ## steps of the paper's workloads on a GPU, three minutes
 	$(VENV)/bin/python benchmarks/gpu.py
 
-report: env  ## results/mini/report.html, one file to open or to send
-	$(SNAKEMAKE) all $(CONFIG) --quiet
-	$(VENV)/bin/snakemake --report results/$(SCALE)/report.new.html $(CONFIG)
-	@# The search of Snakemake's reports looks for labels where there are none (9.x): it would find files by their paths alone.
-	sed -e 's/result.columns || \[\]/Object.values(result.labels || {})/' -e 's/columnValue in columns/columnValue of columns/' \
-	  results/$(SCALE)/report.new.html > results/$(SCALE)/report.part
-	rm results/$(SCALE)/report.new.html
-	mv results/$(SCALE)/report.part results/$(SCALE)/report.html
-
-reference: env  ## keep the tables, figures and speeds of a finished run, and renew the README's claims
+reference: env  ## keep the tables, figures and speeds of a finished run as the reference
 	mkdir -p results/reference/$(SCALE) figures/reference/$(SCALE)
 	cp results/$(SCALE)/*.parquet results/$(SCALE)/runs.csv results/$(SCALE)/claims.csv results/reference/$(SCALE)
 	cp figures/$(SCALE)/*.png figures/reference/$(SCALE)
-	$(VENV)/bin/adasde throughput results/$(SCALE)/runs/*.parquet --out src/adasde/throughput.csv
+	$(VENV)/bin/adasde throughput results/$(SCALE)/runs/*.parquet --out src/adasde/experiments/throughput.csv
 	$(VENV)/bin/adasde claims results/reference/$(SCALE) --readme README.md
 
-clean:  ## what was built, but neither the environment nor the data
-	rm -rf .snakemake results/smoke results/mini figures/smoke figures/mini
+clean:  ## delete what was built; the environment and the data stay
+	rm -rf .snakemake results/smoke results/mini figures/smoke figures/mini docs/_build docs/generated
 
-env: $(VENV)/installed
+env: $(VENV)/installed  ## the environment in .venv, with the locked packages
 
 $(VENV)/installed: envs/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it by make PYTHON=...")'
-	$(PYTHON) -m venv $(VENV)
-	@echo "installing the locked packages, a minute or two"
-	@# Two at once, since to unpack takes a core: torch with its part of CUDA, and all the rest.
-	awk '/^[^ #]/ {large = /^(cuda|nvidia|torch=|triton)/} large' $< > $(VENV)/large.lock
-	awk '/^[^ #]/ {large = /^(cuda|nvidia|torch=|triton)/} !large' $< > $(VENV)/rest.lock
-	$(PIP) --no-compile --require-hashes -r $(VENV)/large.lock & $(PIP) --no-compile --require-hashes -r $(VENV)/rest.lock; \
-	  rest=$$?; wait $$! && exit $$rest
-	$(PIP) --no-build-isolation --editable .
-	touch $@
+	@echo "1 of 3: an environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@# Two pips at once, because unpacking takes a core: torch with its part of CUDA, which shows what it does, and the rest.
+	@awk '/^[^ #]/ {large = /^(cuda|nvidia|torch=|triton)/} large' $< > $(VENV)/large.lock
+	@awk '/^[^ #]/ {large = /^(cuda|nvidia|torch=|triton)/} !large' $< > $(VENV)/rest.lock
+	@echo "2 of 3: the locked packages, a minute or two; torch is shown, $$(grep -c == $(VENV)/rest.lock) smaller ones install beside it"
+	@$(PIP) --quiet --no-compile --require-hashes -r $(VENV)/rest.lock & $(PIP) --no-compile --require-hashes -r $(VENV)/large.lock; \
+	  large=$$?; echo "waiting for the smaller packages"; wait $$! && exit $$large
+	@echo "3 of 3: adasde itself"
+	@$(PIP) --quiet --no-build-isolation --editable .
+	@touch $@
 
-lock:  ## after a change of requirements.in; needs uv
+lock:  ## renew the lock file after a change of requirements.in; needs uv
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade envs/requirements.in -o envs/requirements.lock
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile

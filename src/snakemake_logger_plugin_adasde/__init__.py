@@ -1,0 +1,130 @@
+"""What people see while a graph of jobs runs: `snakemake --logger adasde`, which `make figures` uses.
+
+A terminal shows one line that is kept up to date: jobs done of all, minutes left, what runs. A file or pipe gets such a
+line every half minute. A failed job's cause is written at once. Snakemake writes its full log to a file in any case.
+"""
+
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+
+# What Snakemake says without a warning's level, but a reader should know; and what this handler says better.
+_SHOWN = ("Nothing to be done", "Complete log", "Terminating processes", "Will exit after")
+_HIDDEN = ("CalledProcessError in file", "Exiting because a job execution failed", "At least one job did not complete")
+_SHORT_JOB = 2.0  # seconds of a job that is not in the plan, for example a figure
+
+
+class Progress:
+    """Which jobs are done, run and wait, and how long the rest will take."""
+
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+        self.total = self.done = self.width = 0
+        self.waiting: dict[str, float] = {}  # planned seconds by the name of the job
+        self.running: dict[int, tuple[str, float, float]] = {}  # name, planned seconds, begun
+        self.planned = self.spent = 60.0  # seconds of the finished jobs; the first minute counts as planned
+
+    def start(self, job: int, name: str) -> None:
+        """Note that a job runs now."""
+        self.running[job] = (name, self.waiting.pop(name, _SHORT_JOB), time.monotonic())
+        self.width = max(self.width, len(self.running))
+
+    def end(self, job: int, failed: bool = False) -> str:
+        """Note that a job has ended, and return its name; a failed one may be tried again."""
+        name, planned, begun = self.running.pop(job)
+        if failed:
+            self.waiting[name] = planned
+        else:
+            self.planned += planned
+            self.spent += time.monotonic() - begun
+        return name
+
+    def seconds_left(self) -> float:
+        """Estimate the rest from the plan, corrected by how long the finished jobs took."""
+        pace, now = self.spent / self.planned, time.monotonic()
+        left = [max(0.0, planned * pace - now + begun) for _, planned, begun in list(self.running.values())]
+        jobs, costs = max(0, self.total - self.done - len(left)), list(self.waiting.values())
+        planned_jobs = min(jobs, len(costs))  # fewer than the plan has where only some targets are built
+        waiting = pace * planned_jobs * sum(costs) / max(1, len(costs)) + _SHORT_JOB * (jobs - planned_jobs)
+        return max([*left, (sum(left) + waiting) / max(1, self.width)])
+
+    def line(self) -> str:
+        """Say it in one line."""
+        minutes = self.seconds_left() / 60
+        left = "less than a minute left" if minutes < 1 else f"about {minutes:.0f} min left"
+        names = ", ".join(name for name, *_ in list(self.running.values()))
+        elapsed = (time.monotonic() - self.begun) / 60
+        return f"{elapsed:.0f} min: {self.done} of {self.total} jobs done, {left}; running: {names}"
+
+
+class LogHandler(LogHandlerBase):
+    """Snakemake's events as a reader wants them."""
+
+    writes_to_stream = True
+    writes_to_file = has_filter = has_formatter = needs_rulegraph = False
+
+    def __post_init__(self) -> None:
+        """Prepare; nothing is shown before jobs start."""
+        self.stream = sys.stdout if self.common_settings.stdout else sys.stderr
+        self.live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.progress, self.ended, self.writing = Progress(), threading.Event(), threading.Lock()
+        self.thread = threading.Thread(target=self._repeat, daemon=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep count of an event, or show a message."""
+        event, fields, text = getattr(record, "event", None), record.__dict__, record.getMessage()
+        if self.common_settings.dryrun:
+            self._write(self.format(record))
+        elif event == LogEvent.RUN_INFO:
+            self.progress.total = fields["stats"]["total"]
+            self.thread.start()
+        elif "planned_seconds" in fields:  # from the Snakefile
+            self.progress.waiting = dict(fields["planned_seconds"])
+        elif event == LogEvent.JOB_INFO:
+            self.progress.start(fields["jobid"], " ".join(fields["wildcards"].values()) or fields["rule_name"])
+        elif event == LogEvent.JOB_FINISHED:
+            self.progress.end(fields["job_id"])
+        elif event == LogEvent.PROGRESS:
+            self.progress.done, self.progress.total = fields["done"], fields["total"]
+        elif event == LogEvent.JOB_ERROR:
+            name = self.progress.end(fields["jobid"], failed=True)
+            self._write(f"failed: {fields['rule_name']} {name}: {_cause(fields['log'])}")
+        elif (
+            text.startswith(_SHOWN) or record.levelno >= logging.WARNING and not any(words in text for words in _HIDDEN)
+        ):
+            self._write(text)
+
+    def close(self) -> None:
+        """Stop, and leave the last state as a line of its own."""
+        self.ended.set()
+        if self.thread.is_alive():
+            self.thread.join()
+            self._write(f"{self.progress.done} of {self.progress.total} jobs done")
+        super().close()
+
+    def _repeat(self) -> None:
+        while not self.ended.wait(1 if self.live else 30):
+            self._write(self.progress.line(), passing=self.live)
+
+    def _write(self, text: str, passing: bool = False) -> None:
+        """Write a line; on a terminal a passing one is overwritten by the next."""
+        with self.writing:
+            self.stream.write("\r\x1b[2K" if self.live else "")
+            self.stream.write(text[: shutil.get_terminal_size().columns - 1] if passing else f"{text}\n")
+            self.stream.flush()
+
+
+def _cause(logs: list[str]) -> str:
+    """The last line of a failed job's log, and where the log is."""
+    for log in (log for log in map(Path, logs) if log.exists()):
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        if lines:
+            return f"{lines[-1].strip()} (log: {log})"
+    return f"no message in {', '.join(logs) or 'a log'}"
