@@ -1,1 +1,1 @@
-"""TO DESCRIBE."""
+"""One training run, from its spec to the rows of its trajectory."""

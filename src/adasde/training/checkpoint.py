@@ -1,32 +1,33 @@
-"""TO DESCRIBE."""
+"""Files of a run's states: checkpoints, and its final weights. Damage is noticed, and no pickled code is loaded."""
 
 import hashlib
 import io
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from adasde.common import InputError, atomic, spec_hash
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from adasde.common import InputError, atomic
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = b"adasde checkpoint 2\n"
 
 
-def write_weights(path, tensors, spec):
+def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], spec_hash: str) -> None:
     """Write a run's final weights, by name, as safetensors with the hash of its spec inside."""
-    import torch
-    from safetensors.torch import save
-
     with atomic(path) as temporary:
         # Copies: the format refuses tensors that share their memory, as tied embeddings do, and channels-last ones.
         copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-        temporary.write_bytes(save(copies, {"spec_hash": spec_hash(spec), "sha256": _tensor_digest(copies)}))
+        temporary.write_bytes(save(copies, {"spec_hash": spec_hash, "sha256": _digest(copies)}))
 
 
-def read_weights(path, wanted: str) -> dict:
-    """Return the weights, by name, of the run whose spec has the hash ``wanted``; InputError if they are no such."""
-    from safetensors import SafetensorError, safe_open
-
+def read_weights(path: Path, spec_hash: str) -> dict[str, torch.Tensor]:
+    """Return the weights, by name, of the run whose spec has this hash; InputError if the file holds anything else."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file")
     try:
@@ -34,17 +35,15 @@ def read_weights(path, wanted: str) -> dict:
             facts, tensors = file.metadata() or {}, {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: no safetensors file, or a damaged one; name another, or make it again") from error
-    if "spec_hash" in facts and facts.get("sha256") != _tensor_digest(tensors):
+    if "spec_hash" in facts and facts.get("sha256") != _digest(tensors):
         raise InputError(f"{path}: damaged (not what was written); delete it, and run again what made it")
-    if facts.get("spec_hash") != wanted:
+    if facts.get("spec_hash") != spec_hash:
         raise InputError(f"{path}: weights of another run; name another file")
     return tensors
 
 
-def write_checkpoint(path, state):
-    """Write the states of a run: what the file is, the digest of the rest, and ``state`` as torch saves it."""
-    import torch
-
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write the states of a run: the kind and version of the file, a digest, and ``state`` as torch saves it."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with atomic(path) as temporary, temporary.open("wb") as file:
@@ -52,10 +51,11 @@ def write_checkpoint(path, state):
         file.write(buffer.getbuffer())
 
 
-def read_checkpoint(path):
-    """Return the states in a checkpoint; None if it is damaged or another version's; InputError if it is none."""
-    import torch
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Return the states in a checkpoint, or None with a warning if it is damaged or of another version.
 
+    Raises InputError if the file is not a checkpoint.
+    """
     content = memoryview(Path(path).read_bytes())
     start = len(CHECKPOINT) + hashlib.sha256().digest_size
     kind = bytes(content[: len(CHECKPOINT)])
@@ -69,10 +69,8 @@ def read_checkpoint(path):
     return torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
 
 
-def _tensor_digest(tensors):
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 of names, types, shapes and values."""
-    import torch
-
     whole = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

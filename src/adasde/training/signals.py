@@ -1,22 +1,24 @@
-"""Signals that ask a run to stop: it saves itself first, where an exception would come in the midst of anything."""
+"""Signals that ask a run to stop. The run saves itself first; an exception could come in the middle of anything."""
 
 import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from adasde.common import Stopped
 
 
 @contextmanager
-def stopping():
-    """Yield a function that says whether a signal has asked to stop; handle them as before at the end.
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether a signal has asked to stop; restore the earlier handlers at the end.
 
-    SIGTERM is what Slurm, and whoever else ends jobs, sends some time before SIGKILL. After Ctrl-C the run's Stopped
-    becomes KeyboardInterrupt; a second Ctrl-C does not wait for the run.
+    Slurm and other schedulers send SIGTERM some time before SIGKILL. After Ctrl-C the run's Stopped becomes
+    KeyboardInterrupt. A second Ctrl-C does not wait for the run.
     """
-    asked = []
+    asked: list[int] = []
 
-    def ask(number, _):
-        if asked.count(signal.SIGINT) and number == signal.SIGINT:
+    def ask(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and signal.SIGINT in asked:
             raise KeyboardInterrupt
         asked.append(number)
 
