@@ -1,0 +1,313 @@
+"""Write the parts of the documentation that say numbers or list names: docs/generated, which is not committed.
+
+Claims, figures and quoted numbers come from results/reference; names, options and costs from the package. `make docs`
+runs this before Sphinx.
+"""
+
+import contextlib
+import inspect
+import io
+import json
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pandas as pd
+
+from adasde import cli
+from adasde.analysis.figures import captions
+from adasde.analysis.figures.registry import figure_runs
+from adasde.experiments import config
+from adasde.experiments.documents import merged
+from adasde.experiments.plan import plan
+from adasde.scaling import lag
+from adasde.workloads import metrics
+from adasde.workloads.registry import WORKLOADS
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "docs/generated"
+REFERENCE = ROOT / "results/reference"
+BAR = "\\|"  # within a cell of a table
+VERDICTS = ("reproduced", "not reproduced", "inconclusive")
+
+# Every public name of the package by topic; a name that is missing here is an error.
+TOPICS = {
+    "Hyperparameters and recipes": (
+        "AdamHyperparameters", "RMSpropHyperparameters", "SGDHyperparameters", "Recipe", "Schedule", "scaled_steps",
+    ),
+    "Your training loop": (
+        "rescale", "rescale_arguments", "NoiseMonitor", "svag_loss", "minibatches_apart",
+    ),
+    "Errors and warnings": ("InputError", "ScalingWarning"),
+}  # fmt: skip
+
+
+def table(header, rows) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(str(cell).replace('|', BAR) for cell in line)} |\n" for line in lines)
+
+
+def claims_of(scale: str) -> pd.DataFrame:
+    """Return the committed claims of a scale, with the kind of each."""
+    found = pd.read_csv(REFERENCE / scale / "claims.csv").fillna({"figure": "", "note": ""})
+    return found.assign(kind=found["id"].str.partition(".")[0])
+
+
+def counted(rows) -> list[str]:
+    """Return how many claims have each verdict."""
+    return [str((rows["verdict"] == verdict).sum()) for verdict in VERDICTS]
+
+
+def kinds(claims) -> str:
+    """Return the verdicts by kind of claim."""
+    rows = [
+        (f"`{kind}`", f"{part['threshold'].iloc[0]:g}: {part['reason'].iloc[0]}", *counted(part))
+        for kind, part in claims.groupby("kind", sort=False)
+    ]
+    return table(("claim", "threshold, and why", *VERDICTS), rows)
+
+
+def places(claims) -> str:
+    """Return which figure and claim tests which part of the paper."""
+    rows = []
+    for (place, kind), part in claims.groupby(["place", "kind"], sort=False):
+        figures = [f"[{name}](#{name})" for name in dict.fromkeys(part["figure"]) if name]
+        rows.append((place, f"`{kind}`", ", ".join(figures) or "none", *counted(part)))
+    return table(("in the paper", "claim", "figures", *VERDICTS), rows)
+
+
+def judged(claims) -> str:
+    """Return claims one by one."""
+    rows = [
+        (f"`{c.id}`<br>{c.note}", f"{c.value:.3g}", f"{c.low:.3g} to {c.high:.3g}", c.n, f"{c.threshold:g}", c.verdict)
+        for c in claims.itertuples()
+    ]
+    return table(("claim", "value", "95% interval", "n", "threshold", "verdict"), rows)
+
+
+def figures_page(claims) -> str:
+    """Return the page of all reference figures with their captions and the claims that each shows."""
+    parts = [
+        "# Figures and claims\n\nEvery figure of the scale `mini` as the repository keeps it, with the claims that it "
+        "shows. The settings are the baseline's; `workflow/config/mini.yaml` has a source for each number. "
+        "[Results](../results.md) says how to read a verdict.\n"
+    ]
+    planned = plan(merged([ROOT / "workflow/config/mini.yaml"]))
+    runs = figure_runs(planned)
+    names = sorted(path.stem for path in (ROOT / "figures/reference/mini").glob("*.png"))
+    for name in sorted(names, key=lambda name: list(dict.fromkeys([*claims["figure"], *names])).index(name)):
+        parts.append(f"({name})=\n## {name}\n\n![{name}](../../figures/reference/mini/{name}.png)\n")
+        parts += [f"{paragraph}\n" for paragraph in captions.caption(name)[1]]
+        settings = captions.setting(planned, runs[name])
+        parts.append("".join(f"- **{subject}**: {words}\n" for subject, words in settings.items()))
+        shown = claims[claims["figure"] == name]
+        parts.append(judged(shown) if len(shown) else "No claim is judged by this figure.\n")
+        parts.append(f"Rebuild it alone: `snakemake -c2 figures/mini/{name}.png`\n")
+    rest = claims[claims["figure"] == ""]
+    if len(rest):
+        parts.append(f"## Claims without a figure\n\n{judged(rest)}")
+    return "\n".join(parts)
+
+
+def signal(trajectories, experiments) -> str:
+    """Return signal over noise by batch multiplier and time, for language models."""
+    parts = []
+    for experiment, title in experiments.items():
+        rows, epochs = [], None
+        for kappa in sorted(_of(trajectories, experiment)["kappa"].unique()):
+            size = _of(trajectories, experiment, kappa)["batch_size"].iloc[0]
+            squared, trace = (_mean(trajectories, experiment, kappa, m) for m in ("squared_gradient", "noise_trace"))
+            ratio, epochs = size * squared / trace, squared.index
+            rows.append((kappa, *(f"{value:.2g}" for value in ratio)))
+        header = (title, *(f"{100 * epoch / epochs[-1]:.0f}%" for epoch in epochs))
+        parts.append(table(header, rows))
+    return "\n".join(parts)
+
+
+def numbers(claims, trajectories) -> dict[str, str]:
+    """Return the numbers that the pages quote, by name."""
+    value, verdict = claims.set_index("id")["value"], claims.set_index("id")["verdict"]
+    low, high = claims.set_index("id")["low"], claims.set_index("id")["high"]
+    notes = claims.loc[claims["kind"] == "trajectory", ["id", "note"]]
+    back, away = (notes["note"].str.count(words) for words in ("within 3 from", "outside at the end"))
+    weights = notes["id"].str.endswith(".squared_norm")
+    times = _mean(trajectories, "gpt2-adam", 1, "train_loss").index.to_numpy()
+    base, large = (_mean(trajectories, "gpt2-adam", kappa, "train_loss").to_numpy() for kappa in (1, 16))
+    tenth = abs(times / times[-1] - 0.1).argmin()
+    predicted = lag.predicted(times, _mean(trajectories, "gpt2-adam", 1, "speed_k16").to_numpy())[tenth]
+    observed = lag.observed(times, base, large)[tenth]
+    ends = {k: _mean(trajectories, "gpt2-adam", k, "log_perplexity").iloc[-1] for k in (1, 2, 4, 8, 16)}
+    facts = pd.read_csv(REFERENCE / "mini/runs.csv")
+    tuned = dict(re.findall(r"([\w-]+) (\d\.\d+)", claims.set_index("id")["note"]["pretraining.finetune-roberta"]))
+    return {
+        "claims": str(len(claims)),
+        **dict(zip(("reproduced", "refuted", "undecided"), counted(claims), strict=True)),
+        "beyond_adam": f"{100 * value['final-accuracy-beyond.fashion-cnn-adam']:.0f}",
+        "beyond_rmsprop": f"{100 * value['final-accuracy-beyond.fashion-cnn-rmsprop']:.0f}",
+        "left": str((back + away).sum()),
+        "returned": str(back.sum()),
+        "left_but_norms": str((back + away)[~weights].sum()),
+        "returned_but_norms": str(back[~weights].sum()),
+        "lag_predicted": f"{100 * predicted:.0f}",
+        "lag_observed": f"{100 * observed:.0f}",
+        "gpt2_gap_to_8": f"{max(abs(ends[k] - ends[1]) for k in (2, 4, 8)):.2f}",
+        "gpt2_gap_at_16": f"{ends[16] - ends[1]:.1f}",
+        "roberta_gap": f"{value['final-perplexity.roberta-adam']:.2f}",
+        "roberta_gap_low": f"{low['final-perplexity.roberta-adam']:.3f}",
+        "roberta_gap_high": f"{high['final-perplexity.roberta-adam']:.3f}",
+        "finetuning_gap": f"{100 * value['finetuning.finetune-roberta']:.0f}",
+        "accuracy_pretrained": f"{float(tuned['pre-trained']):.2f}",
+        "accuracy_new": f"{float(tuned['new']):.2f}",
+        "settled_gpt2": verdict["trajectory-settled.gpt2-adam.log_perplexity"],
+        "settled_roberta": verdict["trajectory-settled.roberta-adam.log_perplexity"],
+        "runs": str(len(facts)),
+        "device": facts["device"].mode()[0],
+        "versions": f"torch {facts['torch'].mode()[0]}, numpy {facts['numpy'].mode()[0]}",
+        "hours": f"{facts['seconds'].sum() / 60:.0f}",
+    }
+
+
+def _of(trajectories, experiment, kappa=None):
+    part = trajectories[(trajectories["experiment"] == experiment) & (trajectories["rule"] == "sqrt")]
+    return part if kappa is None else part[part["kappa"] == kappa]
+
+
+def _mean(trajectories, experiment, kappa, metric):
+    """Mean over seeds of a metric, by epoch."""
+    part = _of(trajectories, experiment, kappa)
+    return part[part["metric"] == metric].groupby("epoch")["value"].mean()
+
+
+def gpu() -> str:
+    """Return the speeds that were measured on a GPU."""
+    steps = pd.read_csv(REFERENCE / "gpu/steps.csv")
+    device = f"One {steps['device'][0]}, torch {steps['torch'][0]}."
+    rows = [
+        (
+            WORKLOADS[s.task].title, s.precision, s.batch_size, s.ell, f"{s.examples_per_second:,.0f}",
+            f"{s.share_of_peak:.2f}", f"{s.step_over_bare:.2f}", f"{s.peak_gigabytes:.1f} GB",
+        )
+        for s in steps.itertuples()
+    ]  # fmt: skip
+    header = ("workload", "precision", "batch", "ell", "examples/s", "share of peak", "step / bare step", "memory")
+    return f"{device}\n\n{table(header, rows)}"
+
+
+def quarter() -> str:
+    """Return the final accuracies of the quarter-length runs on a GPU."""
+    rows = []
+    for claim in claims_of("gpu-quarter").query("kind == 'final-accuracy'").itertuples():
+        ends = {int(kappa): float(end) for kappa, end in re.findall(r"k(\d+) (\d\.\d+)", claim.note)}
+        rows.append((claim.id.partition(".")[2], *(f"{100 * end:.1f}%" for end in ends.values()), claim.verdict))
+    return table(("experiment", *(f"batch {128 * kappa}" for kappa in ends), "final-accuracy"), rows)
+
+
+def measured() -> str:
+    """Return the test functions, from the glossary in the docstring of `adasde.workloads.metrics`."""
+    entries = re.findall(r"^  ([a-z][\w<>]*(?:, \w+)*)\s+(.*(?:\n {6,}.*)*)", metrics.__doc__, re.M)
+    rows = [(", ".join(f"`{name}`" for name in names.split(", ")), " ".join(words.split())) for names, words in entries]
+    return table(("metric", "what it is"), rows)
+
+
+def workloads() -> str:
+    """Return the workloads, as the registry knows them."""
+    rows = [
+        (f"`{name}`", entry.title, f"`{entry.data}`", f"{entry.train_size:,}", f"{entry.facts.parameters:,}")
+        for name, entry in WORKLOADS.items()
+    ]
+    return table(("workload", "what it is", "data set", "training examples", "trained weights"), rows)
+
+
+def options() -> str:
+    """Return the page of all options of a config, from the models that check it."""
+    models = {
+        "A config": config.Config, "An experiment": config.Experiment, "A finetuning": config.Finetuning,
+        "optimizer: adam": config.Adam, "optimizer: rmsprop": config.RMSprop, "schedule": config.Schedule,
+        "evaluate": config.Evaluate, "A simulation of the weak order": config.WeakOrder,
+        "A simulation of SVAG's convergence": config.Convergence, "A simulation of the breakdown": config.Breakdown,
+    }  # fmt: skip
+    parts = [
+        "# Config options\n\nKeys marked with * take a value with its source, `{value: 32, source: ours, note: why}`. "
+        "The source is `paper`, `authors' code`, `authors' blog`, `secondary` or `ours`; the note is optional.\n"
+    ]
+    for title, model in models.items():
+        rows = []
+        for name, field in model.model_fields.items():
+            sourced = isinstance(field.annotation, type) and issubclass(field.annotation, config.Sourced)
+            default = "required" if field.is_required() else _short(field.default)
+            rows.append((f"`{name}`{'*' * sourced}", default, field.description or ""))
+        parts.append(f"## {title}\n\n{inspect.getdoc(model)}\n\n{table(('key', 'default', 'meaning'), rows)}")
+    return "\n".join(parts)
+
+
+def _short(default) -> str:
+    return "" if default is None or not isinstance(default, str | int | float | list) else f"`{default}`"
+
+
+def printed(*arguments: str) -> str:
+    """Return what a command of `adasde` prints."""
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text):
+            status = cli.main(list(arguments))
+    except SystemExit as stop:  # after --help
+        status = stop.code
+    if status:
+        sys.exit(f"docs/generate.py: adasde {' '.join(arguments)}: failed")
+    return text.getvalue()
+
+
+def directive(module, name: str) -> str:
+    """Return the lines that have autodoc describe a public object."""
+    kind = "class" if inspect.isclass(getattr(module, name)) else "function"
+    if kind == "class" and issubclass(getattr(module, name), Exception):
+        return f".. autoexception:: {module.__name__}.{name}"
+    return f".. auto{kind}:: {module.__name__}.{name}" + ("\n   :members:" if kind == "class" else "")
+
+
+def api() -> str:
+    """Return the page that describes every public object from its docstring."""
+    import adasde
+
+    missing = set(adasde.__all__) - {name for names in TOPICS.values() for name in names}
+    if missing:
+        sys.exit(f"docs/generate.py: no topic for {', '.join(sorted(missing))}")
+    sections = {title: (adasde, names) for title, names in TOPICS.items()}
+    for title, name in (("Theory: adasde.sde", "adasde.sde"), ("Workloads: adasde.workloads", "adasde.workloads")):
+        module = import_module(name)
+        sections[title] = (module, getattr(module, "__all__", ()))
+    parts = ["# API reference\n"]
+    for title, (module, names) in sections.items():
+        body = "\n\n".join(directive(module, name) for name in names)
+        parts.append(f"## {title}\n\n```{{eval-rst}}\n.. currentmodule:: {module.__name__}\n\n{body}\n```\n")
+    return "\n".join(parts)
+
+
+def main():
+    """Write every generated part."""
+    OUT.mkdir(exist_ok=True)
+    claims = claims_of("mini")
+    trajectories = pd.read_parquet(REFERENCE / "mini/trajectories.parquet")
+    files = {
+        "numbers.json": json.dumps(numbers(claims, trajectories), indent=1),
+        "part-kinds.md": kinds(claims),
+        "part-places.md": places(claims),
+        "figures.md": figures_page(claims),
+        "part-signal.md": signal(trajectories, {"gpt2-adam": "GPT-2, kappa", "roberta-adam": "RoBERTa, kappa"}),
+        "part-gpu.md": gpu(),
+        "part-quarter.md": quarter(),
+        "part-metrics.md": measured(),
+        "part-workloads.md": workloads(),
+        "part-commands.txt": printed("--help"),
+        "part-plan.txt": printed("plan", str(ROOT / "workflow/config/paper.yaml"), "--device", "h100"),
+        "api.md": api(),
+        "options.md": options(),
+    }
+    for name, text in files.items():
+        (OUT / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
