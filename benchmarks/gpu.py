@@ -93,7 +93,7 @@ def task_of(name, device):
     """Return the task called ``name`` on synthetic data."""
     if name == "imagenet-resnet50":
         tensors, _ = photographs(512)
-        return imagenet.ImageNetTask(tensors, Path(), resnet50, device, workers=workload_named(name).workers - 1)
+        return imagenet.ImageNetWorkload(tensors, Path(), resnet50, device, workers=workload_named(name).workers - 1)
     return images(name, device) if workload_named(name).kind == "vision" else texts(name, device)
 
 

@@ -192,7 +192,7 @@ def photographs(count):
 def loader():
     """Seconds per round of our ImageNet loader in one worker process, and of torchvision's way in as many."""
     tensors, files = photographs(256)
-    ours = imagenet.ImageNetTask(tensors, Path(), torchvision.models.resnet50, workers=1)
+    ours = imagenet.ImageNetWorkload(tensors, Path(), torchvision.models.resnet50, workers=1)
     transform = transforms.Compose(
         [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
          transforms.Normalize(imagenet.MEAN, imagenet.STD)]

@@ -26,7 +26,7 @@ pytestmark = [
 
 
 def on(device, tensors):
-    return vision.ImageTask(tensors, vision.BUILDERS["cnn"], 0.5, 0.3, device=device)
+    return vision.ImageWorkload(tensors, vision.BUILDERS["cnn"], 0.5, 0.3, device=device)
 
 
 def values(rows):
@@ -88,7 +88,7 @@ def test_dropout_goes_on_where_it_was(spec, tmp_path):
     tokens = {
         f"{split}-tokens": torch.randint(1, 64, (64 * 200,), generator=generator) for split in ("train", "validation")
     }
-    task = language.CausalTask(tokens, size, "GPT-2", DEVICE)
+    task = language.CausalLanguageWorkload(tokens, size, "GPT-2", DEVICE)
     monkey.undo()
     spec = {**spec, "samples": 256, "evaluate": [128, 256], "batch_size": 16}
     path = tmp_path / "checkpoint"
@@ -107,7 +107,7 @@ def test_less_precision_is_near(few, tensors, precision):
 
 def test_too_little_memory_names_what_would_fit(few, tensors):
     frames = {k: v.repeat(1, 3, 2, 2)[..., :32, :32] if k.endswith("images") else v for k, v in tensors.items()}
-    task = vision.ImageTask(frames, vision.BUILDERS["resnet50"], 0.5, 0.3, device=DEVICE)
+    task = vision.ImageWorkload(frames, vision.BUILDERS["resnet50"], 0.5, 0.3, device=DEVICE)
     spec = {**few, "batch_size": 512, "samples": 512, "evaluate": [512], "micro_batch": 512}
     total = torch.cuda.get_device_properties(DEVICE).total_memory
     torch.cuda.empty_cache()

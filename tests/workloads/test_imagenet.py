@@ -29,7 +29,7 @@ from adasde.training.loop import train
 from adasde.workloads.data import imagenet, registry
 from adasde.workloads.data.imagenet import Images
 from adasde.workloads.data.registry import DATASETS, dataset_named, load_arrays, prepare
-from adasde.workloads.imagenet import Crops, ImageNetTask
+from adasde.workloads.imagenet import Crops, ImageNetWorkload
 from adasde.workloads.metrics import speed
 from adasde.workloads.registry import load_workload, workload_named
 
@@ -414,7 +414,7 @@ def folder(mini, tmp_path):
 
 
 def task_in(folder, workers=0, build=tiny, resolution=32):
-    return ImageNetTask(load_arrays("imagenet", folder.parent), folder, build, workers=workers, resolution=resolution)
+    return ImageNetWorkload(load_arrays("imagenet", folder.parent), folder, build, workers=workers, resolution=resolution)
 
 
 def equal(found, wanted):

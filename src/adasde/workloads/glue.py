@@ -1,67 +1,73 @@
-"""Fine-tuning: texts classified by a pre-trained RoBERTa, the articles of paragraphs and the tasks of GLUE."""
+"""Fine-tuning: a pre-trained RoBERTa classifies texts, the paragraphs of articles and the tasks of GLUE."""
+
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from scipy.stats import rankdata
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adasde.common import InputError
+from adasde.workloads.base import Workload
 from adasde.workloads.data import text
-from adasde.workloads.language import (
-    CHUNK,
-    NOISE_CHUNK,
-    SIZES,
-    SUBSET,
-    Size,
-    fitting_vocabulary,
-    fixed_sample,
-    roberta,
-)
-from adasde.workloads.metrics import loss_and_gradient, squared_norm
+from adasde.workloads.language import CHUNK, NOISE_CHUNK, SIZES, SUBSET, Size, fitting_vocabulary, roberta
+from adasde.workloads.metrics import evaluate, fixed_sample
 
 
-def accuracy(predicted, labels) -> float:
-    """Share of the texts classified correctly."""
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Return the share of the texts classified correctly."""
     return (predicted == labels).double().mean().item()
 
 
-def f1(predicted, labels) -> float:
-    """Harmonic mean of precision and recall of class 1."""
+def f1(predicted: Tensor, labels: Tensor) -> float:
+    """Return the harmonic mean of precision and recall of class 1."""
     found = ((predicted == 1) & (labels == 1)).sum().item()
     return 2.0 * found / max(1, (predicted == 1).sum().item() + (labels == 1).sum().item())
 
 
-def pearson(predicted, labels) -> float:
-    """Correlation of numbers, or of classes 0 and 1, whose it is Matthews'; 0 where all predictions are equal."""
+def pearson(predicted: Tensor, labels: Tensor) -> float:
+    """Return the correlation, 0 where all predictions are equal; of classes 0 and 1 it is Matthews' correlation."""
     x, y = (values.double() - values.double().mean() for values in (predicted, labels))
     scale = (x.norm() * y.norm()).item()
     return (x @ y).item() / scale if scale else 0.0
 
 
-def spearman(predicted, labels) -> float:
-    """Correlation of ranks."""
-    from scipy.stats import rankdata
-
+def spearman(predicted: Tensor, labels: Tensor) -> float:
+    """Return the correlation of ranks."""
     return pearson(*(torch.from_numpy(rankdata(values.cpu().numpy())) for values in (predicted, labels)))
 
 
 SCORES = {"test_accuracy": accuracy, "f1": f1, "matthews": pearson, "pearson": pearson, "spearman": spearman}
 
 
-class ClassificationTask:
-    """Telling texts apart with a RoBERTa whose encoder has been pre-trained, all its weights being trained.
+class ClassificationWorkload(Workload):
+    """Classification of texts with a RoBERTa whose encoder has been pre-trained; all weights are trained.
 
-    ``scores`` are the task's usual ones, of SCORES. Labels that are numbers, not classes, make it a regression.
-    ``pretrained`` are the weights of a `language.MaskedTask`'s model, by name; without them the encoder is new.
+    Args:
+        tensors: The arrays that data/text.py or data/glue.py describes. Labels that are numbers make it a regression.
+        size: The model's size.
+        name: Name of the arrays before ``-train`` and ``-test``.
+        scores: The metrics beside the loss, names of SCORES.
+        pretrained: Weights of a `language.MaskedLanguageWorkload`'s model, by name; the encoder is new if None.
+        device: Where models and batches are.
     """
 
-    def __init__(self, tensors, size: Size, name: str, scores, pretrained=None, device="cpu"):
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        size: Size,
+        name: str,
+        scores: Sequence[str],
+        pretrained: Mapping[str, Tensor] | None = None,
+        device="cpu",
+    ):
         self.device = torch.device(device)
         self.known = fitting_vocabulary(tensors, size, "RoBERTa", text.SPECIAL)
         self.dimensions, self.scores, self.pretrained = size, scores, pretrained
         self.inputs, self.labels = self._padded(tensors, f"{name}-train")
         self.regression = self.labels.is_floating_point()
         self.classes = 1 if self.regression else int(self.labels.max()) + 1
-        few = fixed_sample(len(self.inputs), SUBSET).to(self.device)  # not the first, which are often of one class
+        few = fixed_sample(len(self.inputs), SUBSET).to(self.device)  # the first are often all of one class
         self.subset = self._chunks(self.inputs[few], self.labels[few], NOISE_CHUNK)
         self.test = self._chunks(*self._padded(tensors, f"{name}-test"), CHUNK)
 
@@ -71,48 +77,39 @@ class ClassificationTask:
         return len(self.inputs)
 
     def model(self) -> nn.Module:
-        """Return a network with the pre-trained encoder and a new head."""
+        """Return a network with the pre-trained encoder and a new head. InputError if the weights do not fit."""
         model = roberta(self.dimensions, self.known, labels=self.classes)
         if self.pretrained is not None:
             encoder = {key: value for key, value in self.pretrained.items() if key.startswith("roberta.")}
-            there = {key: value.shape for key, value in model.state_dict().items() if key.startswith("roberta.")}
-            wrong = [
-                key for key in there.keys() | encoder if there.get(key) != getattr(encoder.get(key), "shape", None)
-            ]
-            if wrong:
+            found = {key: value.shape for key, value in encoder.items()}
+            wanted = {key: value.shape for key, value in model.state_dict().items() if key.startswith("roberta.")}
+            if wrong := [key for key in wanted.keys() | found if wanted.get(key) != found.get(key)]:
                 raise InputError(f"pretrained: weights of another model; {min(wrong)} does not fit")
             model.load_state_dict(encoder, strict=False)
         return model
 
-    def noise(self, count, generator=None):
-        """Return nothing: texts are taken as they are."""
-        return ()
-
-    def gather(self, indices):
+    def gather(self, indices: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
         """Return tokens (texts, length + 2), padded, and labels (texts,)."""
         indices = indices.to(self.device)
         return self.inputs.index_select(0, indices), self.labels.index_select(0, indices)
 
-    def loss(self, model, inputs, labels, weights=None):
-        """Mean cross-entropy in nats, or squared error, or its weighted sum over the texts."""
+    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the mean cross-entropy in nats or squared error, or its weighted sum over the texts."""
         losses = self._losses(self._outputs(model, inputs), labels)
         return losses.mean() if weights is None else losses @ weights.to(losses.dtype)
 
-    def measure(self, model, sigma, eps) -> dict[str, float]:
-        """Return the test functions; see the glossary in measure.py."""
-        model.eval()
-        training = loss_and_gradient(model, self.loss, self.subset, sigma, eps)
-        with torch.inference_mode():
-            outputs = torch.cat([self._outputs(model, inputs) for inputs, _ in self.test])
-        model.train()
-        labels = torch.cat([labels for _, labels in self.test])
-        predicted = outputs[:, 0] if self.regression else outputs.argmax(1)
-        return {
-            **training,
-            "test_loss": self._losses(outputs, labels).mean().item(),
-            **{score: SCORES[score](predicted, labels) for score in self.scores},
-            "squared_norm": squared_norm(model),
-        }
+    def measure(self, model: nn.Module, sigma: float, eps: float) -> dict[str, float]:
+        """Return the metrics; metrics.py explains their names."""
+
+        def tested():
+            with torch.inference_mode():
+                outputs = torch.cat([self._outputs(model, inputs) for inputs, _ in self.test])
+            labels = torch.cat([labels for _, labels in self.test])
+            predicted = outputs[:, 0] if self.regression else outputs.argmax(1)
+            scores = {score: SCORES[score](predicted, labels) for score in self.scores}
+            return {"test_loss": self._losses(outputs, labels).mean().item(), **scores}
+
+        return evaluate(model, self.loss, self.subset, sigma, eps, tested)
 
     def _losses(self, outputs, labels):
         if self.regression:
@@ -134,7 +131,7 @@ class ClassificationTask:
         return inputs.to(self.device), (labels if labels.is_floating_point() else labels.long()).to(self.device)
 
     def _cut(self, tokens):
-        """Return as many of a text's tokens as fit: the first, or of a pair of sentences those of the longer one."""
+        """Cut a text to the model's length: at its end or, for a pair of sentences, at the end of the longer one."""
         length, end = self.dimensions.length, self.known["</s>"]
         if len(tokens) <= length:
             return tokens
@@ -153,6 +150,7 @@ class ClassificationTask:
         return list(zip(inputs.split(size), labels.split(size), strict=True))
 
 
+# The scores of GLUE's tasks other than the accuracy alone. The first is the one that is compared.
 GLUE = {
     "cola": ("matthews",),
     "mrpc": ("f1", "test_accuracy"),
@@ -161,9 +159,10 @@ GLUE = {
 }
 
 
-def load(name: str, tensors, pretrained=None, device="cpu") -> ClassificationTask:
-    """Return the task called ``name`` on the arrays of its data set; of its scores the first is the one compared."""
-    if name == "wiki-articles":
-        return ClassificationTask(tensors, SIZES["roberta-mini"], "paragraphs", ("test_accuracy",), pretrained, device)
+def load(
+    name: str, tensors: Mapping[str, Tensor], pretrained: Mapping[str, Tensor] | None = None, device="cpu"
+) -> ClassificationWorkload:
+    """Return the workload called ``name`` on the arrays of its data set."""
+    size, arrays = ("roberta-mini", "paragraphs") if name == "wiki-articles" else ("roberta-large", "glue")
     scores = GLUE.get(name.removeprefix("glue-"), ("test_accuracy",))
-    return ClassificationTask(tensors, SIZES["roberta-large"], "glue", scores, pretrained, device)
+    return ClassificationWorkload(tensors, SIZES[size], arrays, scores, pretrained, device)

@@ -1,74 +1,93 @@
-"""ImageNet with ResNet-50: images are decoded and augmented by worker processes, ahead of the step that takes them."""
+"""ImageNet with ResNet-50: worker processes decode and augment images ahead of the step that takes them."""
 
 import io
 import signal
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 import torchvision
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from adasde.common import InputError
 from adasde.workloads.data.imagenet import Images
-from adasde.workloads.language import fixed_sample
-from adasde.workloads.vision import NOISE_CHUNK, SUBSET, ImageTask
+from adasde.workloads.metrics import fixed_sample
+from adasde.workloads.vision import NOISE_CHUNK, SUBSET, ImageWorkload
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green and blue, as torchvision's models take them
 RESOLUTION, RESIZED = 224, 256  # side of the images that a network sees; shorter side before their centre is cut out
 CHUNK = 100  # images per evaluation batch
-PIECE = 32  # images that a worker decodes at a time: all workers share in every batch
-AHEAD = 4  # pieces per worker, decoded or in work, before they are asked for
+PIECE = 32  # images that a worker decodes at a time, so that all workers share in every batch
+AHEAD = 4  # pieces per worker that are decoded or in work before they are asked for
 
 
-class ImageNetTask(ImageTask):
+class ImageNetWorkload(ImageWorkload):
     """Classification of JPEG files with cross-entropy, as torchvision's reference trains and tests it.
 
-    ``tensors`` are the arrays that data/imagenet.py describes, and ``folder`` is theirs. Training images are random
-    crops of any size and shape, resized and flipped by chance; images that are measured are centre crops. A batch
-    depends on the draws alone, not on ``workers``, the number of processes that decode it (0: this one does).
+    Training images are random crops of any size and shape, resized and flipped by chance; measured images are centre
+    crops. A batch depends only on the draws, not on the number of workers.
+
+    Args:
+        tensors: The arrays that data/imagenet.py describes.
+        folder: Where they lie.
+        build: Makes a new network.
+        device: Where networks and batches are.
+        workers: Number of processes that decode images; with 0 this process does.
+        resolution: Side of the images that the network sees, in pixels.
     """
 
-    def __init__(self, tensors, folder: Path, build, device="cpu", workers=0, resolution=RESOLUTION):
+    streamed = True
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        folder: Path,
+        build: Callable[[], nn.Module],
+        device="cpu",
+        workers: int = 0,
+        resolution: int = RESOLUTION,
+    ):
         self.build, self.device = build, torch.device(device)
         self.mean, self.std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (MEAN, STD))
         self.workers = workers
         self.train, self.tested = (Crops(Images(tensors, split, folder), resolution) for split in ("train", "test"))
-        self.measured = fixed_sample(self.size, SUBSET)  # not the first, which are of one class
+        self.measured = fixed_sample(self.size, SUBSET)  # the first images are all of one class
 
     @property
     def size(self) -> int:
         """Number of training images."""
         return len(self.train.images)
 
-    def noise(self, count, generator=None):
-        """Return the seeds of as many images' crops, (count,)."""
+    def noise(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """Sample the seeds of the images' crops, (count,)."""
         return (torch.randint(2**63 - 1, (count,), generator=generator),)
 
-    def gather(self, indices, *noise):
+    def gather(self, indices: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
         """Return normalised images (len(indices), 3, height, width), cropped by the seeds ``noise``, and their labels.
 
-        The same as a batch of `stream`, made in this process.
+        This process makes the batch, which equals that of `stream`.
         """
         return next(self._batches(self.train, [(indices, *(noise or self.noise(len(indices))))], workers=0))
 
-    def stream(self, draws):
-        """Yield a batch for every (indices, seeds) of ``draws``, which is read ahead as images are decoded ahead.
+    def stream(self, draws: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+        """Yield a batch for every (indices, seeds) of ``draws``, reading ahead as far as images are decoded ahead.
 
         The workers end with the iterator. InputError names an image that cannot be decoded.
         """
         return self._batches(self.train, draws, self.workers)
 
     @property
-    def subset(self):
+    def subset(self) -> Iterator[tuple[Tensor, ...]]:
         """Chunks of the training images that are measured."""
         return self._chunks(self.train, self.measured, NOISE_CHUNK)
 
     @property
-    def test(self):
+    def test(self) -> Iterator[tuple[Tensor, ...]]:
         """Chunks of all test images."""
         return self._chunks(self.tested, torch.arange(len(self.tested.images)), CHUNK)
 
@@ -86,7 +105,7 @@ class ImageNetTask(ImageTask):
                 pairs = list(zip(indices.tolist(), listed, strict=True))
                 yield from (pairs[start : start + PIECE] for start in range(0, len(pairs), PIECE))
 
-        # Forked, so that the arrays are shared and not copied; of one thread each, as DataLoader sees to itself.
+        # Forked processes share the arrays instead of copying them. DataLoader gives each one thread.
         processes = {
             "num_workers": workers,
             "prefetch_factor": AHEAD,
@@ -113,7 +132,7 @@ class ImageNetTask(ImageTask):
 
 
 class Crops:
-    """Crops of images, made from their files: what a worker process does."""
+    """Crops of images, made from their files in the worker processes."""
 
     def __init__(self, images: Images, resolution: int):
         self.images = images
@@ -123,10 +142,10 @@ class Crops:
         resized = round(resolution * RESIZED / RESOLUTION)
         self.centre = transforms.Compose([transforms.Resize(resized), transforms.CenterCrop(resolution)])
 
-    def __getitem__(self, pairs):
+    def __getitem__(self, pairs: list[tuple[int, int | None]]) -> Tensor | InputError:
         """Return a uint8 tensor (len(pairs), 3, height, width), channels last, for pairs of image and seed or None.
 
-        Or an InputError: raised in a worker it would reach the user wrapped into a traceback.
+        An InputError is returned, not raised: DataLoader would wrap one raised in a worker into a traceback.
         """
         try:
             return torch.from_numpy(np.stack([self._crop(*pair) for pair in pairs])).permute(0, 3, 1, 2)
@@ -135,7 +154,7 @@ class Crops:
 
     def _crop(self, number, seed):
         try:
-            # Some files are grey, some CMYK, and one is a PNG.
+            # Some files are grey, some are CMYK, and one is a PNG.
             image = Image.open(io.BytesIO(self.images.read(number))).convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = "no known format" if isinstance(error, UnidentifiedImageError) else error
@@ -143,19 +162,19 @@ class Crops:
         if seed is None:
             return np.asarray(self.centre(image))
         with torch.random.fork_rng(devices=()):
-            torch.default_generator.manual_seed(seed)  # torchvision draws from it
+            torch.default_generator.manual_seed(seed)  # the source of torchvision's random numbers
             return np.asarray(self.random(image))
 
 
 def _leave_signals(_):
-    """Leave Ctrl-C, and the end of a Slurm job, to the process that asked for the images: it saves, then ends these."""
+    """Ignore Ctrl-C and the end of a Slurm job: the process that asked for images saves the run, then ends these."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
-def load(name: str, tensors, folder: Path, workers: int, device="cpu") -> ImageNetTask:
-    """Return the task called ``name`` on the arrays of its data set, which lie in ``folder``."""
-    return ImageNetTask(tensors, folder, BUILDERS[name], device, workers)
+def load(name: str, tensors: Mapping[str, Tensor], folder: Path, workers: int, device="cpu") -> ImageNetWorkload:
+    """Return the workload called ``name`` on the arrays of its data set, which lie in ``folder``."""
+    return ImageNetWorkload(tensors, folder, BUILDERS[name], device, workers)
 
 
 BUILDERS = {"imagenet-resnet50": torchvision.models.resnet50}

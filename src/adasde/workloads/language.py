@@ -1,19 +1,26 @@
-"""Language models: GPT-2 and RoBERTa's masked language model.
+"""Language models: GPT-2 predicts every next token, and RoBERTa masked ones.
 
 The models are those of transformers, built from a configuration. An example is a sequence of ``length`` tokens cut from
-the documents one after another, so that a batch of B examples has B * length tokens.
+the documents one after another, so a batch of B examples has B * length tokens.
 """
 
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
+from transformers.models.roberta.configuration_roberta import RobertaConfig
+from transformers.models.roberta.modeling_roberta import RobertaForMaskedLM, RobertaForSequenceClassification
 
 from adasde.common import InputError
+from adasde.workloads.base import Workload
 from adasde.workloads.data import text
-from adasde.workloads.metrics import loss_and_gradient, squared_norm
+from adasde.workloads.metrics import evaluate, fixed_sample
 
 SUBSET = 64  # training sequences on which the train loss, its gradient and the gradient's noise are measured
 NOISE_CHUNK = 4  # sequences per gradient of these
@@ -21,16 +28,12 @@ VALIDATION = 128  # validation sequences, the same for all evaluations
 CHUNK = 32  # sequences per evaluation batch
 
 
-# Imported where they are used, since that takes seconds; or beforehand, once for many runs.
-LIBRARIES = ("transformers.models.gpt2.modeling_gpt2", "transformers.models.roberta.modeling_roberta")
-
-
 @dataclass(frozen=True)
 class Size:
-    """A transformer's size: ``length`` tokens per sequence, ``vocabulary`` tokens known, dropout everywhere.
+    """A transformer's size: ``length`` tokens per sequence, ``vocabulary`` known tokens, dropout everywhere.
 
-    ``spread`` is the standard deviation of the initial weights, ``masked`` the share of the tokens that RoBERTa
-    predicts: of these 80% are masked, 10% replaced, 10% kept.
+    ``spread`` is the standard deviation of the initial weights. ``masked`` is the share of the tokens that RoBERTa
+    predicts: 80% of these are masked, 10% replaced, 10% kept.
     """
 
     layers: int
@@ -43,8 +46,9 @@ class Size:
     masked: float = 0.15
 
 
-# At the usual spread so narrow a network would spend the few tokens of a mini run on leaving its start, and at the
-# usual share of masked tokens RoBERTa would learn little more than how frequent each is.
+# The mini sizes differ from the usual ones twice. At the usual spread, so narrow a network would spend the few tokens
+# of a mini run on leaving its start. At the usual share of masked tokens, RoBERTa would learn little more than how
+# frequent each token is.
 SIZES = {
     "gpt2-mini": Size(layers=2, width=64, heads=2, length=64, vocabulary=1024, dropout=0.0, spread=0.05),
     "roberta-mini": Size(layers=1, width=64, heads=2, length=64, vocabulary=1024, dropout=0.0, spread=0.05, masked=0.4),
@@ -54,10 +58,7 @@ SIZES = {
 
 
 def gpt2(size: Size, end: int) -> nn.Module:
-    """GPT-2 with tied embeddings; ``end`` is the token that ends a document."""
-    from transformers.models.gpt2.configuration_gpt2 import GPT2Config
-    from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
-
+    """Return a new GPT-2 with tied embeddings; ``end`` is the token that ends a document."""
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=size.vocabulary,
@@ -77,11 +78,8 @@ def gpt2(size: Size, end: int) -> nn.Module:
     )
 
 
-def roberta(size: Size, special: dict[str, int], labels: int | None = None) -> nn.Module:
-    """RoBERTa with its masked-language-model head, or with one of ``labels`` outputs for a whole text."""
-    from transformers.models.roberta.configuration_roberta import RobertaConfig
-    from transformers.models.roberta.modeling_roberta import RobertaForMaskedLM, RobertaForSequenceClassification
-
+def roberta(size: Size, special: Mapping[str, int], labels: int | None = None) -> nn.Module:
+    """Return a new RoBERTa that predicts masked tokens, or one with ``labels`` outputs for a whole text."""
     config = RobertaConfig(
         vocab_size=size.vocabulary,
         max_position_embeddings=size.length + 2 + special["<pad>"] + 1,  # positions are counted from the pad's number
@@ -102,12 +100,9 @@ def roberta(size: Size, special: dict[str, int], labels: int | None = None) -> n
     return RobertaForSequenceClassification(config) if labels else RobertaForMaskedLM(config)
 
 
-def fixed_sample(size: int, count: int) -> torch.Tensor:
-    """Return ``count`` of ``size`` places, or all, always the same and in no order, so that chunks are independent."""
-    return torch.randperm(size, generator=torch.Generator().manual_seed(0))[:count]
-
-
-def fitting_vocabulary(tensors, size: Size, kind: str, special=()) -> dict[str, int]:
+def fitting_vocabulary(
+    tensors: Mapping[str, Tensor], size: Size, kind: str, special: Sequence[str] = ()
+) -> dict[str, int]:
     """Return the vocabulary of the data's tokenizer, token -> number; InputError if a model of ``kind`` has another."""
     known = text.vocabulary(tensors)
     if len(known) != size.vocabulary:
@@ -119,22 +114,27 @@ def fitting_vocabulary(tensors, size: Size, kind: str, special=()) -> dict[str, 
     return known
 
 
-class Sequences:
-    """What both language models share: sequences of a text data set's tokens, and the test functions.
+class LanguageWorkload(Workload):
+    """What both language models share: sequences of a text data set's tokens, and the metrics.
 
-    Subclasses give `model`, `batch`, the model's inputs and targets for sequences, `losses`, one per example, and the
-    ``special`` tokens that they need.
+    Subclasses define `model`, `batch`, `losses` and the ``special`` tokens that they need.
+
+    Args:
+        tensors: The arrays that data/text.py describes.
+        size: The model's size.
+        kind: The model's name in messages.
+        device: Where models and batches are.
     """
 
     special: tuple[str, ...] = ()
 
-    def __init__(self, tensors, size: Size, kind: str, device="cpu"):
+    def __init__(self, tensors: Mapping[str, Tensor], size: Size, kind: str, device="cpu"):
         self.device = torch.device(device)
         self.known = fitting_vocabulary(tensors, size, kind, self.special)
         self.length, self.dimensions = size.length, size
         self.sequences = self._cut(tensors["train-tokens"], "train")
         held = self._cut(tensors["validation-tokens"], "validation")
-        # Fixed sequences, and fixed masks where there are any, so that all evaluations see the same.
+        # Sequences and their masks are fixed, so that all evaluations see the same.
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.subset = self._chunks(self.sequences, SUBSET, NOISE_CHUNK)
@@ -145,27 +145,32 @@ class Sequences:
         """Number of training sequences."""
         return len(self.sequences)
 
-    def noise(self, count, generator=None):
-        """Return nothing: sequences are taken as they are."""
-        return ()
-
-    def gather(self, indices, *noise):
+    def gather(self, indices: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
         """Return the model's inputs and targets for the training sequences at ``indices``."""
         return self.batch(self.sequences.index_select(0, indices), *noise)
 
-    def loss(self, model, *batch, weights=None):
-        """Mean loss per predicted token in nats, or the weighted sum of the sequences' means."""
+    @abstractmethod
+    def batch(self, sequences: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
+        """Return the model's inputs and targets for ``sequences`` (sequences, length + 1)."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, *batch: Tensor) -> Tensor:
+        """Return the mean loss over the predicted tokens of every sequence, (sequences,)."""
+
+    def loss(self, model: nn.Module, *batch: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the mean loss per predicted token in nats, or the weighted sum of the sequences' means."""
         losses = self.losses(model, *batch)
         return losses.mean() if weights is None else losses @ weights.to(losses.dtype)
 
-    def measure(self, model, sigma, eps) -> dict[str, float]:
-        """Return the test functions, without dropout; see the glossary in measure.py."""
-        model.eval()
-        training = loss_and_gradient(model, self.loss, self.subset, sigma, eps)
-        with torch.inference_mode():
-            held = torch.cat([self.losses(model, *chunk) for chunk in self.validation]).mean().item()
-        model.train()
-        return {**training, "log_perplexity": held, "squared_norm": squared_norm(model)}
+    def measure(self, model: nn.Module, sigma: float, eps: float) -> dict[str, float]:
+        """Return the metrics; metrics.py explains their names."""
+
+        def tested():
+            with torch.inference_mode():
+                held = torch.cat([self.losses(model, *chunk) for chunk in self.validation])
+            return {"log_perplexity": held.mean().item()}
+
+        return evaluate(model, self.loss, self.subset, sigma, eps, tested)
 
     def _cut(self, tokens, split):
         """Return a view (sequences, length + 1) of the tokens; the last of a row is the first of the next."""
@@ -179,28 +184,27 @@ class Sequences:
         return [self.batch(sequences.index_select(0, part)) for part in places.split(size)]
 
 
-class CausalTask(Sequences):
+class CausalLanguageWorkload(LanguageWorkload):
     """Predicting every next token with GPT-2."""
 
     def model(self) -> nn.Module:
         """Return a new network."""
         return gpt2(self.dimensions, self.known[next(name for name in text.END if name in self.known)])
 
-    def batch(self, sequences):
+    def batch(self, sequences: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
         """Return inputs and targets, both (sequences, length), int64."""
         tokens = sequences.to(self.device).long()
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
-    def losses(self, model, inputs, targets):
+    def losses(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of every sequence, (sequences,)."""
-        logits = model(input_ids=inputs).logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets).mean(1)
+        return _mean_losses(model(input_ids=inputs).logits, targets)
 
 
-class MaskedTask(Sequences):
-    """Predicting masked tokens with RoBERTa: new masks for every minibatch.
+class MaskedLanguageWorkload(LanguageWorkload):
+    """Predicting masked tokens with RoBERTa, under new masks for every minibatch.
 
-    As many tokens of every sequence are predicted, so that batches have one shape.
+    The same number of tokens is predicted in every sequence, so that batch shapes are constant.
     """
 
     special = text.SPECIAL
@@ -211,13 +215,16 @@ class MaskedTask(Sequences):
         return max(1, round(self.dimensions.masked * self.length))
 
     @cached_property
-    def words(self):
-        """The tokens that can replace one: special tokens are no words, and a <pad> would shift the positions."""
+    def words(self) -> Tensor:
+        """The tokens that can replace one: all but the special ones, since a <pad> would shift the positions."""
         words = sorted(set(self.known.values()) - {self.known[name] for name in text.SPECIAL})
         return torch.tensor(words, device=self.device)
 
-    def noise(self, count, generator=None):
-        """Return what orders the places of a sequence, (count, length), and the fates and words of those predicted."""
+    def noise(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """Sample numbers that order the places of a sequence, (count, length), and fates and words of those predicted.
+
+        Fates and words have the shape (count, predicted).
+        """
         order = torch.rand(count, self.length, generator=generator)
         fate = torch.rand(count, self.predicted, generator=generator)
         return order, fate, torch.randint(len(self.words), fate.shape, generator=generator)
@@ -226,9 +233,9 @@ class MaskedTask(Sequences):
         """Return a new network."""
         return roberta(self.dimensions, self.known)
 
-    def batch(self, sequences, *noise):
+    def batch(self, sequences: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
         """Return inputs (sequences, length + 2), places of the predicted tokens and these, (sequences, predicted)."""
-        # On a GPU the masks are made there: on the CPU they would take a seventh of a large model's step.
+        # On a GPU the masks are made there: making them on the CPU would take a seventh of a large model's step.
         order, fate, words = (part.to(self.device) for part in noise or self.noise(len(sequences)))
         tokens = sequences[:, :-1].to(self.device).long()
         places = order.argsort(1)[:, : self.predicted]
@@ -239,26 +246,30 @@ class MaskedTask(Sequences):
         inputs = F.pad(F.pad(tokens, (1, 0), value=self.known["<s>"]), (0, 1), value=self.known["</s>"])
         return inputs, places + 1, targets
 
-    def losses(self, model, inputs, places, targets):
+    def losses(self, model: nn.Module, inputs: Tensor, places: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss over the predicted tokens of every sequence, (sequences,).
 
-        The head sees these tokens alone; on all of them a step would take 1.6 times as long.
+        The head sees only these tokens; on all of them a step would take 1.6 times as long.
         """
         hidden = model.roberta(input_ids=inputs).last_hidden_state
         chosen = hidden.gather(1, places.unsqueeze(2).expand(-1, -1, hidden.shape[2]))
-        logits = model.lm_head(chosen)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets).mean(1)
+        return _mean_losses(model.lm_head(chosen), targets)
 
 
-TASKS = {
-    "wiki-gpt2": (CausalTask, "gpt2-mini", "GPT-2"),
-    "wiki-roberta": (MaskedTask, "roberta-mini", "RoBERTa"),
-    "wikitext103-gpt2": (CausalTask, "gpt2", "GPT-2"),
-    "wikibooks-roberta": (MaskedTask, "roberta-large", "RoBERTa"),
+def _mean_losses(logits, targets):
+    """Return the mean cross-entropy of every row of ``targets``, for logits (*targets.shape, tokens)."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets).mean(1)
+
+
+LANGUAGE_WORKLOADS = {
+    "wiki-gpt2": (CausalLanguageWorkload, "gpt2-mini", "GPT-2"),
+    "wiki-roberta": (MaskedLanguageWorkload, "roberta-mini", "RoBERTa"),
+    "wikitext103-gpt2": (CausalLanguageWorkload, "gpt2", "GPT-2"),
+    "wikibooks-roberta": (MaskedLanguageWorkload, "roberta-large", "RoBERTa"),
 }
 
 
-def load(name: str, tensors, device="cpu") -> Sequences:
-    """Return the language model's task called ``name`` on the arrays of its data set."""
-    kind, size, what = TASKS[name]
-    return kind(tensors, SIZES[size], what, device)
+def load(name: str, tensors: Mapping[str, Tensor], device="cpu") -> LanguageWorkload:
+    """Return the workload called ``name`` on the arrays of its data set."""
+    workload, size, kind = LANGUAGE_WORKLOADS[name]
+    return workload(tensors, SIZES[size], kind, device)

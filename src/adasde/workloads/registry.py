@@ -1,46 +1,36 @@
-"""Tasks: data, model, loss and test functions under one name. The registry imports no torch.
+"""Registry of the workloads: name -> `Entry`. It does not import torch.
 
-A task is an object with
-  ``size``                 number of training examples
-  ``model()``              a new torch module, its weights drawn from torch's global generator
-  ``device``               the torch.device on which its model and its batches are
-  ``noise(count, generator)``
-                           random numbers for what is done to that many examples, such as masks or crops: a tuple of
-                           tensors of that length, from ``generator``, or torch's global one; empty if nothing is done
-  ``gather(indices, *noise)``
-                           the training examples at ``indices`` as a batch, a tuple of tensors of that length
-  ``loss(model, *batch, weights=None)``
-                           mean loss of a minibatch, a scalar tensor; with weights, a tensor of one number per example,
-                           the sum of the weights times the examples' losses: what SVAG needs, and nothing else
-  ``measure(model, sigma, eps)``  test functions of the current weights: metric name -> float; for predictions from
-                           the gradient's noise it is told the run's noise scale sigma = 1 / sqrt(batch size) and eps
-and is made by ``load(name, tensors, device)`` of its module from the arrays of its data set. A task whose examples take
-long to make has, in place of ``gather``, ``stream(draws)``: it makes of an endless iterator over (indices, *noise) one
-over batches, ahead of time. A new task is one entry here and one module with that function; train.py does not change.
+To add a workload, write a module with a function ``load(name, tensors, device)`` that returns a `base.Workload`, add an
+entry here, and run `make cost-profiles` so that `adasde plan` knows what it costs. Training does not change.
 """
 
+import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from adasde.common import InputError
-from adasde.workloads.data.registry import Corpus, dataset_named, load_arrays
-
-# Of a data set's size: those that are made here are known exactly but for other versions of the libraries, and those
-# that are too large to be here only about.
-TOLERANCE, GUESSED = 0.02, 0.3
+from adasde.workloads.base import Workload
+from adasde.workloads.data.registry import dataset_named, load_arrays
 
 
 @dataclass(frozen=True)
 class CostProfile:
-    """What a task costs, without torch: see cost.py. tests/test_cost.py counts it with torch.
+    """What a workload costs, known without torch. `make cost-profiles` counts it into cost_profiles.json.
 
-    ``parameters`` are trained weights; ``flops`` those of one example's forward pass, two per multiply-add;
-    ``activations`` the float32 bytes that this holds for the backward pass, with fused attention, and ``moment`` those
-    that a step holds beyond for a moment, where they are many; ``resident`` bytes of an example stay in a GPU's memory
-    all along. An evaluation takes the gradient of ``graded`` training examples,
-    ``chunk`` at a time, and tests ``tested`` others: all that the data set has for it, if None.
+    Attributes:
+        parameters: Number of trained weights.
+        flops: FLOPs of one example's forward pass, two per multiply-add.
+        activations: float32 bytes that this pass holds for the backward pass, with fused attention.
+        graded: Number of training examples whose gradient an evaluation takes.
+        chunk: Examples per gradient of these.
+        tested: Number of other examples that an evaluation tests; all test examples of the data set if None.
+        resident: Bytes of an example that stay in a GPU's memory during the whole run.
+        moment: Bytes per example that a step holds for a moment beside the activations, where they matter.
     """
 
     parameters: int
@@ -55,18 +45,26 @@ class CostProfile:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a task is made and which data set it learns; ``title`` is its name in figures, ``facts`` what it costs.
+    """A registered workload.
 
-    ``examples`` is the number of training examples where that is not the data set's own: of sequences of tokens, or of
-    texts to classify. It is about right for the data sets that are too large to be here. ``pretrained`` is the task
-    whose models it fine-tunes. With ``workers`` its examples are files, which up to so many processes decode: ``load``
-    of its module is told how many this machine has cores for, and the ``folder`` of the data set.
+    Attributes:
+        title: Name in figures.
+        data: Name of its data set.
+        kind: ``vision`` or ``language``.
+        module: Module whose ``load`` makes it, imported when it is needed.
+        profile: What it costs; None if that was not counted.
+        examples: Number of training examples where that is not the data set's own, such as sequences of tokens. It is
+            approximate for data sets that are too large to be prepared here.
+        pretrained: The workload whose models it fine-tunes.
+        workers: Largest number of processes that decode its examples, if these are files. ``load`` is then given
+            ``workers``, as many as this machine has cores for, and the data set's ``folder``.
     """
 
     title: str
     data: str
+    kind: str
     module: str
-    facts: CostProfile | None = None
+    profile: CostProfile | None = None
     examples: int | None = None
     pretrained: str | None = None
     workers: int = 0
@@ -79,151 +77,93 @@ class Entry:
     @property
     def tested(self) -> int:
         """Number of examples that an evaluation tests."""
-        return self.facts.tested or dataset_named(self.data).test_size
-
-    @property
-    def kind(self) -> str:
-        """What it is about: vision or language."""
-        return "vision" if self.module.endswith((".vision", ".imagenet")) else "language"
+        return (self.profile and self.profile.tested) or dataset_named(self.data).test_size
 
 
-_IMAGES = {"graded": 1000, "chunk": 50}
-_SEQUENCES = {"graded": 64, "chunk": 4, "tested": 128}
+def _entry(title: str, data: str, kind: str, module: str, **options: Any) -> Entry:
+    return Entry(title, data, kind, f"adasde.workloads.{module}", **options)
 
 
-def _classifier(classes):
-    """Facts of RoBERTa-large with that many outputs, on 128 tokens."""
-    outputs = {"parameters": 354_966_528 + 1025 * classes, "flops": 78.92e9, "activations": 227.8e6}
-    return CostProfile(**outputs, graded=64, chunk=4, resident=1032)
-
-
-WORKLOADS = {
-    "fashion-cnn": Entry(
-        "CNN on Fashion-MNIST",
-        "fashion-mnist",
-        "adasde.workloads.vision",
-        CostProfile(parameters=20_746, flops=639_744, activations=22_000, resident=784, **_IMAGES),
-    ),
-    "fashion-resnet": Entry(
-        "ResNet on Fashion-MNIST",
-        "fashion-mnist",
-        "adasde.workloads.vision",
-        CostProfile(parameters=18_626, flops=838_848, activations=41_780, resident=784, **_IMAGES),
-    ),
-    **{
-        f"{images}-{network}": Entry(f"{title} on {of}", data, "adasde.workloads.vision", facts)
-        for images, of, data in (
-            ("cifar10", "CIFAR-10", "cifar-10"),
-            ("fashion32", "framed Fashion-MNIST", "fashion-mnist"),
-        )
-        for network, title, facts in (
-            (
-                "vgg16",
-                "VGG-16",
-                CostProfile(parameters=14_728_266, flops=626.4e6, activations=2.599e6, resident=3072, **_IMAGES),
-            ),
-            (
-                "resnet56",
-                "ResNet-56",
-                CostProfile(parameters=853_018, flops=251.0e6, activations=4.272e6, resident=3072, **_IMAGES),
-            ),
-            (
-                "resnet50",
-                "ResNet-50",
-                CostProfile(parameters=23_520_842, flops=2.596e9, activations=25.51e6, resident=3072, **_IMAGES),
-            ),
-        )
-    },
-    "imagenet-resnet50": Entry(
-        "ResNet-50 on ImageNet",
-        "imagenet",
-        "adasde.workloads.imagenet",
-        CostProfile(parameters=25_557_032, flops=8.178e9, activations=85.91e6, **_IMAGES),
-        workers=16,
-    ),
-    "wiki-gpt2": Entry(
-        "GPT-2 on a Wikipedia extract",
-        "wiki-mini",
-        "adasde.workloads.language",
-        CostProfile(parameters=169_728, flops=23.07e6, activations=1.217e6, **_SEQUENCES),
-        16_268,
-    ),
-    "wiki-roberta": Entry(
-        "RoBERTa on a Wikipedia extract",
-        "wiki-mini",
-        "adasde.workloads.language",
-        CostProfile(parameters=125_376, flops=11.22e6, activations=441_600, **_SEQUENCES),
-        16_268,
-    ),
-    "wiki-articles": Entry(
-        "articles of paragraphs, RoBERTa",
-        "wiki-mini",
-        "adasde.workloads.glue",
-        CostProfile(
-            parameters=127_604, flops=7.618e6, activations=308_300, graded=64, chunk=4, tested=1053, resident=536
+def _entries() -> dict[str, Entry]:
+    """Return the workloads, without what they cost."""
+    small = {"cnn": "CNN", "resnet": "ResNet"}
+    paper = {"vgg16": "VGG-16", "resnet56": "ResNet-56", "resnet50": "ResNet-50"}
+    images = [
+        ("fashion", "Fashion-MNIST", "fashion-mnist", small),
+        ("cifar10", "CIFAR-10", "cifar-10", paper),
+        ("fashion32", "framed Fashion-MNIST", "fashion-mnist", paper),
+    ]
+    glue = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B"}
+    glue |= {"qqp": "QQP", "mnli": "MNLI", "qnli": "QNLI", "rte": "RTE"}
+    language = ("language", "language")
+    return {
+        **{
+            f"{prefix}-{network}": _entry(f"{title} on {what}", data, "vision", "vision")
+            for prefix, what, data, networks in images
+            for network, title in networks.items()
+        },
+        "imagenet-resnet50": _entry("ResNet-50 on ImageNet", "imagenet", "vision", "imagenet", workers=16),
+        "wiki-gpt2": _entry("GPT-2 on a Wikipedia extract", "wiki-mini", *language, examples=16_268),
+        "wiki-roberta": _entry("RoBERTa on a Wikipedia extract", "wiki-mini", *language, examples=16_268),
+        "wiki-articles": _entry(
+            "articles of paragraphs, RoBERTa",
+            "wiki-mini",
+            "language",
+            "glue",
+            examples=2_166,
+            pretrained="wiki-roberta",
         ),
-        2_166,
-        "wiki-roberta",
-    ),
-    "wikitext103-gpt2": Entry(
-        "GPT-2 on WikiText-103",
-        "wikitext-103",
-        "adasde.workloads.language",
-        # The logits of 50,257 tokens at 1,024 places, two and a half times in float32 (measured on an H100).
-        CostProfile(parameters=124_439_808, flops=291.6e9, activations=1.349e9, moment=0.515e9, **_SEQUENCES),
-        115_000,
-    ),
-    "wikibooks-roberta": Entry(
-        "RoBERTa on Wiki+Books",
-        "wiki-books",
-        "adasde.workloads.language",
-        CostProfile(parameters=355_018_841, flops=80.92e9, activations=232.4e6, **_SEQUENCES),
-        47_600_000,
-    ),
-} | {
-    f"glue-{name}": Entry(
-        f"GLUE {title}, RoBERTa",
-        f"glue-{name}",
-        "adasde.workloads.glue",
-        _classifier(classes),
-        pretrained="wikibooks-roberta",
-    )
-    for name, title, classes in (
-        ("cola", "CoLA", 2),
-        ("sst2", "SST-2", 2),
-        ("mrpc", "MRPC", 2),
-        ("stsb", "STS-B", 1),
-        ("qqp", "QQP", 2),
-        ("mnli", "MNLI", 3),
-        ("qnli", "QNLI", 2),
-        ("rte", "RTE", 2),
-    )
-}
+        "wikitext103-gpt2": _entry("GPT-2 on WikiText-103", "wikitext-103", *language, examples=115_000),
+        "wikibooks-roberta": _entry("RoBERTa on Wiki+Books", "wiki-books", *language, examples=47_600_000),
+        **{
+            f"glue-{name}": _entry(
+                f"GLUE {title}, RoBERTa", f"glue-{name}", "language", "glue", pretrained="wikibooks-roberta"
+            )
+            for name, title in glue.items()
+        },
+    }
+
+
+def _with_profiles(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    profiles = json.loads(files("adasde.workloads").joinpath("cost_profiles.json").read_text())
+    return {
+        name: replace(entry, profile=CostProfile(**profiles[name]) if name in profiles else None)
+        for name, entry in entries.items()
+    }
+
+
+WORKLOADS = _with_profiles(_entries())
 
 
 def workload_named(name: str) -> Entry:
     """Return the registry entry called ``name``; an unknown name is an InputError that lists the known ones."""
     if name not in WORKLOADS:
-        raise InputError(f"task = {name!r}: must be one of {', '.join(WORKLOADS)}")
+        raise InputError(f"workload = {name!r}: must be one of {', '.join(WORKLOADS)}")
     return WORKLOADS[name]
 
 
-def load_workload(name: str, root, pretrained=None, device="cpu"):
-    """Return the task called ``name`` on its prepared data under ``root``, computing on ``device``.
+def load_workload(name: str, root: str | Path, pretrained: Mapping[str, Any] | None = None, device="cpu") -> Workload:
+    """Return a workload on its prepared data.
 
-    ``pretrained`` are weights that its model starts from, by name. InputError if the data hold another number of
-    examples than the registry says.
+    Args:
+        name: Name in the registry.
+        root: Folder in which `prepare` made the folders of data sets.
+        pretrained: Weights that its model starts from, by name, for a workload that fine-tunes.
+        device: Device that it computes on.
+
+    Raises:
+        InputError: If the name is unknown, if the data are missing or altered, or if they hold another number of
+            examples than the registry states.
     """
     entry = workload_named(name)
     options = {"pretrained": pretrained} if pretrained is not None else {}
     if entry.workers:
         cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         options |= {"folder": Path(root, entry.data), "workers": max(0, min(cores - 1, entry.workers))}
-    task = import_module(entry.module).load(name, load_arrays(entry.data, root), device=device, **options)
-    about = isinstance(dataset_named(entry.data), Corpus)
-    if abs(task.size / entry.train_size - 1.0) > (GUESSED if about else TOLERANCE):
+    workload = import_module(entry.module).load(name, load_arrays(entry.data, root), device=device, **options)
+    if abs(workload.size / entry.train_size - 1.0) > dataset_named(entry.data).tolerance:
         raise InputError(
-            f"{name}: {task.size} training examples in {root}, but {entry.train_size} in the registry; "
+            f"{name}: {workload.size} training examples in {root}, but {entry.train_size} in the registry; "
             "the data were prepared by other versions of the libraries"
         )
-    return task
+    return workload

@@ -1,35 +1,45 @@
-"""Image classification: small networks of ours, and the paper's, on images that fit into memory."""
+"""Image classification on images that fit into memory, with small networks of ours and those of the paper."""
+
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adasde.workloads import networks
-from adasde.workloads.metrics import classification, loss_and_gradient, squared_norm
+from adasde.workloads.base import Workload
+from adasde.workloads.metrics import classification, evaluate
 
-# Mean and standard deviation of the training pixels, on the scale 0 to 1; of fashion32 those within its frame.
+# Mean and standard deviation of the training pixels on the scale 0 to 1; for fashion32, of those inside the frame.
 PIXELS = {
     "fashion": (0.2860, 0.3530),
     "fashion32": (0.2860, 0.3530),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
 
-CROP = 4  # pixels that the paper's recipes for CIFAR-10 shift images by
+CROP = 4  # pixels by which the paper's recipes for CIFAR-10 shift images
 
 CHUNK = 250  # images per evaluation batch: small enough to stay in cache
 SUBSET = 1000  # training images on which the train loss, its gradient and the gradient's noise are measured
-NOISE_CHUNK = 50  # images per gradient of these: twenty tell the noise, a sixth slower than four of 250
+NOISE_CHUNK = 50  # images per gradient of these: twenty gradients estimate the noise, a sixth slower than four of 250
 
 
-class ImageTask:
+class ImageWorkload(Workload):
     """Classification of uint8 images with cross-entropy.
 
-    ``tensors`` are train-images (n, channels, height, width), train-labels (n,), and the same for test; ``mean`` and
-    ``std`` are those of the pixels, from 0 to 1, or tuples with one of each channel. With ``crop``, training images are
-    mirrored at random and shifted by up to that many pixels, black ones moving in. Everything is on ``device``.
+    Args:
+        tensors: ``train-images`` (n, channels, height, width), ``train-labels`` (n,), and the same for ``test``.
+        build: Makes a new network.
+        mean: Mean of the pixels on the scale 0 to 1, or a tuple with one mean per channel.
+        std: Standard deviation of the pixels, in the same form.
+        crop: Pixels by which training images are shifted at random, black ones moving in, while half of them are
+            mirrored. 0 leaves images as they are.
+        device: Where everything is kept.
     """
 
-    def __init__(self, tensors, build, mean, std, crop=0, device="cpu"):
+    def __init__(
+        self, tensors: Mapping[str, Tensor], build: Callable[[], nn.Module], mean, std, crop: int = 0, device="cpu"
+    ):
         self.device, self.crop, self.build = torch.device(device), crop, build
         self.mean, self.std = (self._per_channel(values) for values in (mean, std))
         self.images, self.labels = tensors["train-images"].to(device), tensors["train-labels"].to(device).long()
@@ -45,14 +55,14 @@ class ImageTask:
         """Return a new network; channels-last weights make convolutions on a CPU up to a quarter faster."""
         return self.build().to(memory_format=torch.channels_last)
 
-    def noise(self, count, generator=None):
-        """Return who is mirrored, (count,), and where each is cropped, (count, 2); nothing where nothing is done."""
+    def noise(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """Sample flip flags (count,) and crop offsets (count, 2); empty if augmentation is off."""
         if not self.crop:
             return ()
         mirrored = torch.rand(count, generator=generator) < 0.5
         return mirrored, torch.randint(2 * self.crop + 1, (count, 2), generator=generator)
 
-    def gather(self, indices, *noise):
+    def gather(self, indices: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
         """Return normalised images (len(indices), channels, height, width) and labels (len(indices),)."""
         indices = indices.to(self.device)
         # index_select copies whole images; indexing copies single bytes, fifteen times as slowly.
@@ -61,35 +71,30 @@ class ImageTask:
             images = self._augmented(images, *(noise or self.noise(len(indices))))
         return self._normalised(images), self.labels[indices]
 
-    def loss(self, model, images, labels, weights=None):
-        """Mean cross-entropy in nats, or its weighted sum over the images; ``weights`` has shape (images,)."""
+    def loss(self, model: nn.Module, images: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the mean cross-entropy in nats, or its weighted sum over the images."""
         if weights is None:
             return F.cross_entropy(model(images), labels)
         losses = F.cross_entropy(model(images), labels, reduction="none")
         return losses @ weights.to(losses.dtype)
 
-    def measure(self, model, sigma, eps) -> dict[str, float]:
-        """Return the test functions, batch norm using its running statistics; see the glossary in measure.py."""
-        model.eval()
-        training = loss_and_gradient(model, self.loss, self.subset, sigma, eps)
-        test_loss, test_accuracy = classification(model, self.test)
-        model.train()
-        return {
-            **training,
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
-            "squared_norm": squared_norm(model),
-        }
+    def measure(self, model: nn.Module, sigma: float, eps: float) -> dict[str, float]:
+        """Return the metrics; metrics.py explains their names."""
+
+        def tested():
+            return dict(zip(("test_loss", "test_accuracy"), classification(model, self.test), strict=True))
+
+        return evaluate(model, self.loss, self.subset, sigma, eps, tested)
 
     def _augmented(self, images, mirrored, corners):
-        """Mirror some images and crop all at their corners within a black frame."""
+        """Mirror some images and crop each at its corner within a black frame."""
         mirrored, corners = mirrored.to(self.device), corners.to(self.device)
         height, width = images.shape[2:]
         framed = F.pad(images, (self.crop,) * 4)
         columns = torch.arange(width, device=self.device)
         columns = torch.where(mirrored[:, None], columns.flip(0), columns) + corners[:, 1:]
         rows = torch.arange(height, device=self.device) + corners[:, :1]
-        # Whole rows first, which are copied as such; then single pixels.
+        # Take rows first, which are copied whole, and then single pixels.
         places = rows[:, None, :, None].expand(-1, images.shape[1], -1, framed.shape[3])
         framed = framed.gather(2, places)
         return framed.gather(3, columns[:, None, None, :].expand(-1, images.shape[1], height, -1))
@@ -99,7 +104,7 @@ class ImageTask:
         return pixels.contiguous(memory_format=torch.channels_last)
 
     def _per_channel(self, values):
-        """A number as it is; one of each channel as a tensor that multiplies images."""
+        """Return a number as it is, and a tuple as a tensor that broadcasts over images."""
         if not isinstance(values, tuple):
             return values
         return torch.tensor(values, device=self.device).view(-1, 1, 1)
@@ -117,16 +122,16 @@ BUILDERS = {
 }
 
 
-def load(name: str, tensors, device="cpu") -> ImageTask:
-    """Return the image task called ``name``, images and network, on the arrays of its data set."""
+def load(name: str, tensors: Mapping[str, Tensor], device="cpu") -> ImageWorkload:
+    """Return the workload called ``name``, which is <images>-<network>, on the arrays of its data set."""
     images, _, network = name.partition("-")
     if images == "fashion32":
         tensors = {key: _as_cifar(value) if key.endswith("images") else value for key, value in tensors.items()}
-    # The paper's recipes flip and crop; Fashion-MNIST in its own form is taken as it is.
+    # The paper's recipes flip and crop; Fashion-MNIST in its own form is used as it is.
     crop = CROP if images != "fashion" else 0
-    return ImageTask(tensors, BUILDERS[network], *PIXELS[images], crop=crop, device=device)
+    return ImageWorkload(tensors, BUILDERS[network], *PIXELS[images], crop=crop, device=device)
 
 
 def _as_cifar(images):
-    """Fashion-MNIST in CIFAR-10's form: a black frame around the images, and three equal colours."""
+    """Bring Fashion-MNIST into CIFAR-10's form: a black frame around the images, and three equal colours."""
     return F.pad(images, (2, 2, 2, 2)).expand(-1, 3, -1, -1)

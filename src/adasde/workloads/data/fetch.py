@@ -1,7 +1,7 @@
-"""Where the files of a data set come from: tried in order, each verified by SHA-256, kept in a local cache.
+"""Sources of a data set's files: tried in order, each file verified by SHA-256 and kept in a local cache.
 
-A data set lives in one folder: ``sources/`` holds its verified files as they were fetched (the place to put a
-file by hand), beside it stand the prepared arrays, and ``manifest.json``, written last, says that all is there.
+A data set lives in one folder. ``sources/`` holds its verified files as they were fetched, and is the place to put a
+file by hand. Beside it are the prepared arrays and ``manifest.json``, which is written last and says that all is there.
 """
 
 import gzip
@@ -16,17 +16,23 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import numpy as np
 
 from adasde.common import InputError, atomic
+from adasde.workloads.base import Dataset
+from adasde.workloads.data.arrays import save_arrays
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class File:
-    """One file of a data set, with the hash of what it holds.
+    """One file of a data set and the SHA-256 of its content.
 
-    With ``decompressed`` the file is gzip and the hash is that of its content, since archives compress anew.
+    With ``decompressed`` the file is gzip and the hash is that of the decompressed content, since archives compress
+    files anew.
     """
 
     name: str
@@ -48,11 +54,8 @@ class File:
 
 
 @dataclass(frozen=True)
-class FileDataset:
-    """Registry entry: what a data set is, where it comes from, and how its arrays are made from its files.
-
-    Bytes are those of its files as they are fetched, and those of its arrays.
-    """
+class FileDataset(Dataset):
+    """Registry entry of a data set whose ``files`` fit into memory: ``arrays`` makes its arrays from their content."""
 
     name: str
     licence: str
@@ -61,28 +64,32 @@ class FileDataset:
     train_size: int
     test_size: int
     files: tuple[File, ...]
-    sources: tuple
-    arrays: Callable[[dict[str, bytes]], dict]
+    sources: tuple["FileSource", ...]
+    arrays: Callable[[dict[str, bytes]], dict[str, np.ndarray]]
     unit: str = "examples"
 
-    def facts(self, folder: Path) -> dict:
+    def facts(self, folder: Path) -> dict[str, Any]:
         """Return what the arrays are made from."""
         return {"files": {file.name: file.sha256 for file in self.files}}
 
     def make(self, folder: Path) -> list[str]:
-        """Write the arrays into ``folder``, each whole, as .npy files, and return their names."""
-        import numpy as np
+        """Write the arrays into ``folder`` as .npy files and return their names. InputError if a file is missing."""
+        return save_arrays(folder, self.arrays(fetch(self, folder)))
 
-        arrays = self.arrays(fetch(self, folder))
-        for name, content in arrays.items():
-            with atomic(folder / f"{name}.npy") as temporary:
-                np.save(temporary, content)
-        return list(arrays)
+
+class FileSource(Protocol):
+    """A place that may have the files of a data set; its string is its name in messages."""
+
+    def path(self, file: File, work: Path) -> Path:
+        """Return where the file is, fetched into the folder ``work`` if necessary. ValueError says why it is not."""
 
 
 @dataclass(frozen=True)
 class Debian:
-    """A Debian package: installed, or downloaded with apt and unpacked without being installed (no root needed)."""
+    """A Debian package with the files in ``folder``, relative to the root of the file system.
+
+    If it is not installed, apt downloads it and it is unpacked into a temporary folder, for which no root is needed.
+    """
 
     package: str
     folder: str
@@ -91,7 +98,7 @@ class Debian:
         return f"Debian package {self.package}"
 
     def path(self, file: File, work: Path) -> Path:
-        """Return where the file lies once the package is at hand; ValueError says why it is not."""
+        """Return where the file is, after fetching the package. ValueError says why that failed."""
         installed = Path("/", self.folder, file.name)
         if installed.exists():
             return installed
@@ -121,7 +128,7 @@ class Debian:
 
 @dataclass(frozen=True)
 class Package:
-    """An installed Python package that carries the file, in ``folder`` within it."""
+    """An installed Python package that holds the files in ``folder``, relative to the package."""
 
     package: str
     folder: str
@@ -130,7 +137,7 @@ class Package:
         return f"Python package {self.package}"
 
     def path(self, file: File, work: Path) -> Path:
-        """Return where the file lies; ValueError if the package is not installed."""
+        """Return where the file is. ValueError if the package is not installed."""
         found = find_spec(self.package)
         if found is None:
             raise ValueError(f"not installed; `pip install {self.package}` with the version of envs/requirements.lock")
@@ -139,7 +146,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Mirror:
-    """A web folder; the file's name is appended to ``url``."""
+    """A web folder: the file's name is appended to ``url``."""
 
     url: str
 
@@ -147,21 +154,15 @@ class Mirror:
         return self.url
 
     def path(self, file: File, work: Path) -> Path:
-        """Download the file and return its path; ValueError says why it could not be had."""
-        import pooch
-        import requests
+        """Download the file and return its path. ValueError says why that failed."""
+        import pooch  # needed only where something is downloaded
 
         pooch.get_logger().setLevel("WARNING")
         try:
-            # The hash of the content is checked by File.read: what mirrors compress anew has no hash of its own.
-            got = pooch.retrieve(
-                self.url + file.name,
-                None,
-                fname=file.name,
-                path=work,
-                downloader=pooch.HTTPDownloader(timeout=20),
-            )
-        except (requests.RequestException, OSError) as error:
+            # File.read checks the hash of the content: files that mirrors compress anew have no known hash.
+            downloader = pooch.HTTPDownloader(timeout=20)
+            got = pooch.retrieve(self.url + file.name, None, fname=file.name, path=work, downloader=downloader)
+        except OSError as error:  # all errors of requests are OSErrors
             raise ValueError(f"{type(error).__name__}, no download") from error
         return Path(got)
 
@@ -169,10 +170,10 @@ class Mirror:
 def fetch(dataset: FileDataset, folder: Path) -> dict[str, bytes]:
     """Return the verified content of every file, from the cache or else from the first source that has it.
 
-    What is fetched is kept in ``folder``/sources. InputError, in one line, if a file cannot be had.
+    Fetched files are kept in ``folder``/sources. InputError, in one line, if a file cannot be had.
     """
-    cache = folder / "sources"
-    contents, tried = {}, {}
+    cache, contents = folder / "sources", {}
+    tried = {file.name: [] for file in dataset.files}
 
     def accept(file, place, path):
         try:
@@ -180,9 +181,8 @@ def fetch(dataset: FileDataset, folder: Path) -> dict[str, bytes]:
                 raise ValueError(f"no {path.name}")
             contents[file.name] = file.read(path)
         except (OSError, ValueError) as error:
-            tried.setdefault(file.name, []).append(f"{place}: {error}")
-            return False
-        return True
+            tried[file.name].append(f"{place}: {error}")
+        return file.name in contents
 
     for file in dataset.files:
         if not accept(file, "cache", cache / file.name) and (cache / file.name).exists():
@@ -191,23 +191,20 @@ def fetch(dataset: FileDataset, folder: Path) -> dict[str, bytes]:
         for number, source in enumerate(dataset.sources):
             work = Path(name, str(number))
             work.mkdir()
-            for file in dataset.files:
-                if file.name in contents:
-                    continue
+            for file in (file for file in dataset.files if file.name not in contents):
                 try:
                     path = source.path(file, work)
                 except ValueError as error:
-                    tried.setdefault(file.name, []).append(f"{source}: {error}")
-                    break  # what one file met, the others would meet as well
+                    tried[file.name].append(f"{source}: {error}")
+                    break  # this source is unavailable; skip its other files
                 if accept(file, source, path):
                     with atomic(cache / file.name) as temporary:
                         shutil.copyfile(path, temporary)
                     log.info("%s: %s from %s", dataset.name, file.name, source)
     for file in dataset.files:
         if file.name not in contents:
-            reasons = "; ".join(tried.get(file.name, ["no source left to try"]))
             raise InputError(
-                f"{dataset.name}: cannot get {file.name} (tried {reasons}). "
+                f"{dataset.name}: cannot get {file.name} (tried {'; '.join(tried[file.name])}). "
                 f"Put it at {cache / file.name} by hand; SHA-256 {file.sha256}"
                 + (" once decompressed" if file.decompressed else "")
             )
@@ -215,7 +212,7 @@ def fetch(dataset: FileDataset, folder: Path) -> dict[str, bytes]:
 
 
 def _run(command, folder):
-    """Run a command; return None if it worked, otherwise the last line that it printed."""
+    """Run a command; return None if it succeeded, otherwise the last line that it printed."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode == 0:
         return None

@@ -1,13 +1,18 @@
-"""The GLUE benchmark: sentences or pairs of them to be classified, as token arrays with labels.
+"""The GLUE benchmark: sentences or pairs of sentences to be classified, as token arrays with labels.
 
-Wang et al. 2018. As the test labels are not public, models are tested on the validation split, as everybody does.
+Wang et al. 2018. The test labels are not public, so models are tested on the validation split, as is usual.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from adasde.common import InputError, atomic
-from adasde.workloads.data.hub import Source, pretrained_tokenizer
+import numpy as np
+
+from adasde.common import InputError
+from adasde.workloads.base import Dataset
+from adasde.workloads.data.arrays import back_to_back, save_arrays
+from adasde.workloads.data.hub import Source, facts_of, pretrained_tokenizer
 from adasde.workloads.data.text import encoded
 
 REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"  # of the data sets on the hub
@@ -15,8 +20,8 @@ SEPARATOR = "</s>"  # twice between the sentences of a pair, as RoBERTa has it
 
 
 @dataclass(frozen=True)
-class Glue:
-    """Registry entry of one task: its ``columns`` of text, and how many examples it has.
+class Glue(Dataset):
+    """Registry entry of one task: its ``columns`` of text, and its numbers of examples.
 
     The arrays are those that text.py describes for paragraphs, named ``glue-train`` and ``glue-test``. Labels are
     classes, or numbers for a regression.
@@ -40,25 +45,23 @@ class Glue:
 
     @property
     def prepared_bytes(self) -> int:
-        """Bytes of its arrays, about: tokens, at two bytes, take what compressed text does; place and label 16."""
+        """Approximate bytes of its arrays: tokens of two bytes take what compressed text does, place and label 16."""
         return self.download_bytes + 16 * (self.train_size + self.test_size)
 
     @property
     def sources(self) -> dict[str, Source]:
-        """Where the examples of every split come from."""
+        """The source of every split's examples."""
         return {
             split: Source(of, "nyu-mll/glue", self.config, REVISION, of)
             for split, of in (("train", "train"), ("test", self.validation))
         }
 
-    def facts(self, folder: Path) -> dict:
+    def facts(self, folder: Path) -> dict[str, Any]:
         """Return what the arrays in ``folder`` were made from."""
-        return {"files": {k: v for source in self.sources.values() for k, v in source.facts(folder).items()}}
+        return {"files": facts_of(self.sources.values(), folder)}
 
     def make(self, folder: Path) -> list[str]:
-        """Write the arrays, as .npy files, and return their names. InputError if the source is missing or not whole."""
-        import numpy as np
-
+        """Write the arrays as .npy files and return their names. InputError if a source is missing or not whole."""
         tokenizer = pretrained_tokenizer(self.name, folder, *self.tokenizer)
         arrays = {"tokenizer": np.frombuffer(tokenizer.to_str().encode(), np.uint8)}
         for (split, source), size in zip(self.sources.items(), (self.train_size, self.test_size), strict=True):
@@ -67,25 +70,19 @@ class Glue:
                 what = f"{self.name}: {len(rows)} rows in {source.name}, not {size}"
                 raise InputError(f"{what}; the files are not the right ones")
             arrays |= self._arrays(f"glue-{split}", rows, tokenizer)
-        for name, content in arrays.items():
-            with atomic(folder / f"{name}.npy") as temporary:
-                np.save(temporary, content)
-        return list(arrays)
+        return save_arrays(folder, arrays)
 
     def _arrays(self, name, rows, tokenizer):
-        import numpy as np
-
         end = tokenizer.token_to_id(SEPARATOR)
         parts = [encoded(tokenizer, [row[column] for row in rows]) for column in self.columns]
         texts = [
             [*first, *(token for more in rest for token in (end, end, *more)), end]
             for first, *rest in zip(*parts, strict=True)
         ]
-        index = np.cumsum([0, *map(len, texts)], dtype=np.int64)
         labels = np.array([row["label"] for row in rows], np.float32 if self.regression else np.int64)
         if not self.regression and labels.min() < 0:
             raise InputError(f"{self.name}: a row has no label; the split is the hidden one")
-        tokens = np.array([token for ids in texts for token in ids], np.uint16)
+        tokens, index = back_to_back(texts, np.uint16)
         return {name: tokens, f"{name}-index": index, f"{name}-labels": labels}
 
 

@@ -1,15 +1,16 @@
 """Texts and tokenizers from a hub, through the libraries ``datasets`` and ``tokenizers``, or from files put by hand.
 
-Such files lie in the data set's folder, under ``sources``.
+Files put by hand lie in the data set's folder, under ``sources``.
 """
 
 import hashlib
 import logging
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adasde.common import InputError
 
@@ -18,9 +19,9 @@ from adasde.common import InputError
 class Source:
     """Parquet files of documents: on a hub, at a revision, or put by hand into the folder ``name``.
 
-    A row's text is in the column ``text``; ``rows`` is how many there are, and ``sha256`` the hashes that are known of
-    the files, by name. With ``lines`` a row is a line, and a line `` = Title = `` starts a document. Otherwise
-    ``joined`` rows, one by one where each is a text of its own, make a document.
+    A row's text is in the column ``text``. ``rows`` is the number of rows if it is known, ``sha256`` the known hashes
+    of the files, by name. With ``lines`` a row is a line, and a line `` = Title = `` starts a document. Otherwise
+    ``joined`` rows make a document; 1 if each row is a text of its own.
     """
 
     name: str
@@ -34,9 +35,9 @@ class Source:
     joined: int = 1
 
     def documents(self, folder: Path, skip: int) -> Iterator[tuple[int, str]]:
-        """Yield (rows read so far, text) of every document that is not blank after ``skip`` rows, in constant memory.
+        """Yield (rows read so far, text) of every document after ``skip`` rows that is not blank, in constant memory.
 
-        ``skip`` is a number of rows that was yielded. InputError if no source has the files, or they are not whole.
+        ``skip`` is a number of rows that was yielded before. InputError if the files are missing or not whole.
         """
         count, lines, what = skip, [], self._called(folder)
         for row in (row["text"] for row in self.read(folder, skip)):
@@ -55,12 +56,14 @@ class Source:
         if self.rows is not None and count != self.rows:
             raise InputError(f"{what}: {count:,} rows, not {self.rows:,}; the files are cut or not the right ones")
 
-    def read(self, folder: Path, skip: int = 0, texts=("text",), numbers=()) -> Iterator[dict]:
-        """Yield the rows after ``skip``, with these columns of texts and of numbers at least.
+    def read(
+        self, folder: Path, skip: int = 0, texts: Sequence[str] = ("text",), numbers: Sequence[str] = ()
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows after ``skip``, which have at least these columns of texts and of numbers.
 
         InputError as for `documents`, and for a value of another kind.
         """
-        import datasets
+        import datasets  # imports pandas and pyarrow, which planning does without
 
         _hush()
         datasets.disable_progress_bars()
@@ -84,13 +87,13 @@ class Source:
                 yield row
         except InputError:
             raise
-        except Exception as error:  # what the hub's clients raise has no common ground
+        except Exception as error:  # the hub's clients raise errors of many kinds
             if (damaged := _damaged(here)) is not None:
                 raise InputError(f"{damaged}: damaged or no parquet file; fetch it again") from error
             raise self._unreadable(folder, self._place(folder) if here else self.repository, error) from error
 
     def facts(self, folder: Path) -> dict[str, str]:
-        """Return the SHA-256 of its files by name, or the commit on the hub. InputError if one is not what is known."""
+        """Return the SHA-256 of its files by name, or the commit on the hub. InputError if a known hash differs."""
         known, found = dict(self.sha256), {}
         for path in self._files(folder):
             with path.open("rb") as file:
@@ -101,10 +104,10 @@ class Source:
         return found or {self.name: f"{self.repository}@{self._commit(folder)}"}
 
     def _commit(self, folder):
-        """The revision, or the commit that a branch stands at."""
+        """Return the revision, or the commit at which a branch stands."""
         if re.fullmatch("[0-9a-f]{40}", self.revision):
             return self.revision
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi  # optional: comes with datasets
 
         _hush()
         try:
@@ -128,9 +131,14 @@ class Source:
         return f"{Path(folder).name}/{self.name}"
 
 
-def pretrained_tokenizer(name, folder: Path, repository: str, revision: str, size: int):
-    """Return the tokenizer of ``repository``, or sources/tokenizer.json in ``folder``, of ``size`` tokens."""
-    from tokenizers import Tokenizer
+def facts_of(sources: Iterable[Source], folder: Path) -> dict[str, str]:
+    """Return the facts of several sources in one dictionary."""
+    return {name: fact for source in sources for name, fact in source.facts(folder).items()}
+
+
+def pretrained_tokenizer(name: str, folder: Path, repository: str, revision: str, size: int) -> Any:
+    """Return the tokenizer of ``repository``, or sources/tokenizer.json in ``folder``; it must know ``size`` tokens."""
+    from tokenizers import Tokenizer  # optional: images do without it
 
     _hush()
     path = Path(folder, "sources/tokenizer.json")
@@ -150,14 +158,14 @@ def pretrained_tokenizer(name, folder: Path, repository: str, revision: str, siz
 
 
 def _hush():
-    """Keep the hub's clients from logging, line by line, what they raise in the end."""
+    """Keep the hub's clients from logging every failed attempt; they raise an error in the end."""
     for name in ("datasets", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _damaged(paths):
     """Return the first of the parquet files that cannot be read, None if all can."""
-    import pyarrow as pa
+    import pyarrow as pa  # needed only where reading has failed
     import pyarrow.parquet as pq
 
     for path in paths:

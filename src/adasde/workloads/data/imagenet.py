@@ -1,9 +1,9 @@
 """ImageNet (ILSVRC 2012): lists of JPEG files in folders by class, and on request all of them packed into one array.
 
 Per split there are ``<split>-names``, the files' paths back to back as bytes, and ``<split>-labels`` (images,), int64,
-with classes numbered in the order of their folders' names; the official validation images are the split ``test``. The
-packed form adds ``<split>-jpegs``, the files themselves back to back. Beside what lies back to back is
-``<split>-names-index`` or ``<split>-jpegs-index`` (images + 1,), int64: item i is bytes[index[i] : index[i + 1]].
+with classes numbered in the order of their folders' names. The official validation images are the split ``test``. The
+packed form adds ``<split>-jpegs``, the files themselves back to back. The indices of both, as arrays.py describes them,
+are ``<split>-names-index`` and ``<split>-jpegs-index``.
 """
 
 import hashlib
@@ -11,27 +11,36 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from adasde.common import InputError, atomic
-from adasde.workloads.data.corpora import HEADER, npy_header
+import numpy as np
+
+from adasde.common import InputError
+from adasde.workloads.base import Dataset
+from adasde.workloads.data.arrays import BlockWriter, back_to_back, save_arrays
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
 SPLITS = {"train": "train", "test": "val"}  # ours, and the official ones
-# Torchvision's names of what each folder is unpacked from; the smaller first, since whatever is wrong with it should be
-# known before hours of the larger.
+# Torchvision's names of what each folder is unpacked from. The smaller comes first, so that a fault in it is known
+# before hours are spent on the larger.
 ARCHIVES = {"val": ("devkit", "val"), "train": ("train",)}
 FOLDER = "ADASDE_IMAGENET"  # environment variable that names a folder of images
 BLOCK = 512  # files read and packed at once, about 60 MB
 SAID = 50  # blocks between two lines in the log
-READERS = 16  # threads that read them: on a cluster's file system each file is a wait
+READERS = 16  # threads that read files: on a cluster's file system each file is a wait
 
 
 @dataclass(frozen=True)
-class ImageNet:
+class ImageNet(Dataset):
     """Registry entry. The images are not free to download: the user puts them, or their archives, into ``sources``."""
 
     name: str = "imagenet"
@@ -44,20 +53,22 @@ class ImageNet:
     packed: bool = False
     unit: str = "images"
 
-    def facts(self, folder: Path) -> dict:
-        """Return what the images come from, by MD5."""
-        from torchvision.datasets.imagenet import ARCHIVE_META
+    def packed_form(self) -> Dataset:
+        """Return the entry whose arrays hold the files as well."""
+        return replace(self, packed=True)
 
-        return {"files": {name: f"MD5 {md5}" for name, md5 in ARCHIVE_META.values()}}
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """Return the archives that the images come from, by MD5."""
+        return {"files": {name: f"MD5 {md5}" for name, md5 in _official().ARCHIVE_META.values()}}
 
     def make(self, folder: Path) -> list[str]:
-        """Write the arrays, as .npy files, and return their names; what was packed once is packed again.
+        """Write the arrays as .npy files and return their names; an entry that was packed once is packed again.
 
-        InputError if there are no images, or not as many as there should be. What an interrupted call had packed is
-        kept; what it had unpacked of an archive is not, but never taken for the whole.
+        What an interrupted call had packed is kept. A folder that it had unpacked in part is unpacked anew.
+
+        Raises:
+            InputError: If there are no images, or another number of them than there should be.
         """
-        import numpy as np
-
         place = place_of(folder)
         if not os.environ.get(FOLDER):
             _unpack(place)
@@ -68,18 +79,13 @@ class ImageNet:
             raise InputError(f"{self.name}: {place}/train and {place}/val hold other classes ({other[0]}, for one)")
         arrays = {}
         for split, (_, paths, labels) in found.items():
-            names = [os.fsencode(path) for path in paths]
-            arrays |= {
-                f"{split}-names": np.frombuffer(b"".join(names), np.uint8),
-                f"{split}-names-index": np.cumsum([0, *map(len, names)], dtype=np.int64),
-                f"{split}-labels": np.array(labels, np.int64),
-            }
-        for name, content in arrays.items():
-            with atomic(folder / f"{name}.npy") as temporary:
-                np.save(temporary, content)
+            names = (np.frombuffer(os.fsencode(path), np.uint8) for path in paths)
+            arrays[f"{split}-names"], arrays[f"{split}-names-index"] = back_to_back(names, np.uint8)
+            arrays[f"{split}-labels"] = np.array(labels, np.int64)
+        made = save_arrays(folder, arrays)
         if self.packed or any(folder.glob("*-jpegs*")):
-            return [*arrays, *_pack(folder, place, {split: paths for split, (_, paths, _) in found.items()})]
-        return list(arrays)
+            made += _pack(folder, place, {split: paths for split, (_, paths, _) in found.items()})
+        return made
 
     def _listed(self, place, split):
         """Return the classes of a split, the paths of its images within ``place``, class by class, and their labels."""
@@ -100,12 +106,12 @@ class ImageNet:
 
 
 class Images:
-    """The images of one split, by number, as the bytes of their files: from the packed form where there is one.
+    """The images of one split, by number, as the bytes of their files, read from the packed form if there is one.
 
-    ``labels`` is a tensor (images,). Copies of it in other processes share the arrays, which are mapped into memory.
+    ``labels`` is a tensor (images,). Copies in other processes share the arrays, which are mapped into memory.
     """
 
-    def __init__(self, tensors, split: str, folder: Path):
+    def __init__(self, tensors: "Mapping[str, Tensor]", split: str, folder: Path):
         self.labels = tensors[f"{split}-labels"]
         self.names, self.names_index = (tensors[f"{split}-names{end}"].numpy() for end in ("", "-index"))
         self.jpegs, self.place = None, place_of(folder)
@@ -115,7 +121,7 @@ class Images:
         else:
             _check(self.place)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     def name(self, number: int) -> str:
@@ -131,7 +137,7 @@ class Images:
         return self.jpegs[start:end].tobytes()
 
     def where(self, number: int) -> str:
-        """Say where an image lies."""
+        """Return where an image lies, for messages."""
         if self.jpegs is None:
             return str(Path(self.place, self.name(number)))
         return f"{self.name(number)} (image {number} of {self.place})"
@@ -142,13 +148,17 @@ def place_of(folder: Path) -> Path:
     return Path(os.environ.get(FOLDER) or Path(folder, "sources")).absolute()
 
 
-def _check(place):
-    """InputError, in one line, if ``place`` does not hold the folders train/ and val/."""
-    from torchvision.datasets.imagenet import ARCHIVE_META
+def _official() -> ModuleType:
+    from torchvision.datasets import imagenet  # imports torch, which planning does without
 
+    return imagenet
+
+
+def _check(place):
+    """Raise an InputError, in one line, if ``place`` does not hold the folders train/ and val/."""
     missing = [of for of in SPLITS.values() if not (place / of).is_dir()]
     if missing:
-        named, archives = os.environ.get(FOLDER), ", ".join(name for name, _ in ARCHIVE_META.values())
+        named, archives = os.environ.get(FOLDER), ", ".join(name for name, _ in _official().ARCHIVE_META.values())
         raise InputError(
             f"{f'{FOLDER} =' if named else 'imagenet:'} {place}: holds no folder {missing[0]}; it must hold train/ and "
             "val/, each with 1000 folders n01440764, ... of .JPEG files"
@@ -157,10 +167,11 @@ def _check(place):
 
 
 def _unpack(place):
-    """Unpack the archives whose folders are not there; torchvision verifies their MD5."""
-    from torchvision.datasets import imagenet as official
-
+    """Unpack the archives whose folders are missing; torchvision verifies their MD5."""
     missing = [of for of in ARCHIVES if not (place / of).is_dir()]
+    if not missing:
+        return
+    official = _official()
     if not all((place / official.ARCHIVE_META[key][0]).exists() for of in missing for key in ARCHIVES[of]):
         _check(place)
     for of in missing:
@@ -175,75 +186,26 @@ def _unpack(place):
                 official.parse_train_archive(place, folder=part.name)
         except RuntimeError as error:
             raise InputError(f"imagenet: {error}") from error
-        os.sync()  # what is there by its name is whole
+        os.sync()  # a folder that has its name is whole
         part.rename(place / of)
 
 
 def _pack(folder, place, paths):
-    """Write <split>-jpegs and its index for the ``paths`` of every split, and return the arrays' names.
-
-    ``progress.json`` says what is being packed; how far it has got is what the index says. Who has made the manifest
-    deletes it.
-    """
-    made_from = hashlib.sha256("\n".join([str(place), *(path for of in paths.values() for path in of)]).encode())
-    progress = folder / "progress.json"
-    names = [f"{split}-{array}" for split in paths for array in ("jpegs", "jpegs-index")]
-    if not progress.exists() or progress.read_text() != made_from.hexdigest():
-        for path in folder.glob("*-jpegs*"):
-            path.unlink()
-        with atomic(progress) as temporary:
-            temporary.write_text(made_from.hexdigest())
-    for split, of in paths.items():
-        _append(folder, split, [place / path for path in of])
-    return names
-
-
-def _append(folder, split, paths):
-    """Append the files at ``paths`` to what is there of them, in constant memory, and give the two arrays their names.
-
-    A block's index is written behind its content: what the index knows of is whole, and the rest is cut off.
-    """
-    import numpy as np
-
-    parts = [folder / f"{split}-{array}.part" for array in ("jpegs", "jpegs-index")]
-    for part in parts:
-        if part.with_suffix(".npy").exists():  # the call was interrupted as it gave the files their names, or after
-            part.with_suffix(".npy").replace(part)
-    if not parts[1].exists() or parts[1].stat().st_size < HEADER + 8:
-        for part, size in zip(parts, (HEADER, HEADER + 8), strict=True):
-            part.write_bytes(bytes(size))
-    ends = np.fromfile(parts[1], np.int64, offset=HEADER)
-    whole = (np.diff(ends) > 0) & (ends[1:] <= parts[0].stat().st_size - HEADER)
-    done = int(np.logical_and.accumulate(whole).sum())
-    end = int(ends[done])
-    if done:
-        log.info("imagenet: going on after %s of %s %s images", f"{done:,}", f"{len(paths):,}", split)
-    with parts[0].open("r+b") as jpegs, parts[1].open("r+b") as index, ThreadPoolExecutor(READERS) as pool:
-        jpegs.truncate(HEADER + end)
-        index.truncate(HEADER + 8 * (done + 1))
-        for file in (jpegs, index):
-            file.seek(0, os.SEEK_END)
-        for start in range(done, len(paths), BLOCK):
-            block = paths[start : start + BLOCK]
-            contents = list(pool.map(Path.read_bytes, block))
-            if b"" in contents:
-                raise InputError(f"{block[contents.index(b'')]}: empty; unpack it again")
-            ends = end + np.cumsum([len(content) for content in contents], dtype=np.int64)
-            end = int(ends[-1])
-            jpegs.writelines(contents)
-            _sync(jpegs)
-            index.write(ends.tobytes())
-            _sync(index)
-            if start // BLOCK % SAID == SAID - 1:
-                log.info("imagenet: packed %s of %s %s images", f"{start:,}", f"{len(paths):,}", split)
-        for file, dtype, count in ((jpegs, np.uint8, end), (index, np.int64, len(paths) + 1)):
-            file.seek(0)
-            file.write(npy_header(np.dtype(dtype), count))
-            _sync(file)
-    for part in parts:
-        part.replace(part.with_suffix(".npy"))
-
-
-def _sync(file):
-    file.flush()
-    os.fsync(file.fileno())
+    """Write <split>-jpegs and its index for the ``paths`` of every split, in constant memory; return their names."""
+    listed = "\n".join([str(place), *(path for of in paths.values() for path in of)])
+    made_from = {"files": hashlib.sha256(listed.encode()).hexdigest()}
+    writer = BlockWriter(folder, paths, ("jpegs", "jpegs-index"), np.uint8, made_from)
+    with ThreadPoolExecutor(READERS) as pool:
+        for split, of in paths.items():
+            done, total = writer.lengths[split][1], f"{len(of):,}"
+            if done:
+                log.info("imagenet: going on after %s of %s %s images", f"{done:,}", total, split)
+            for start in range(done, len(of), BLOCK):
+                block = [place / path for path in of[start : start + BLOCK]]
+                contents = list(pool.map(Path.read_bytes, block))
+                if b"" in contents:
+                    raise InputError(f"{block[contents.index(b'')]}: empty; unpack it again")
+                writer.append({split: contents})
+                if start // BLOCK % SAID == SAID - 1:
+                    log.info("imagenet: packed %s of %s %s images", f"{start:,}", total, split)
+    return writer.finish()

@@ -3,10 +3,14 @@
 import io
 import pickle
 import tarfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 
-def fashion_mnist(files: dict[str, bytes]) -> dict:
-    """Arrays of Fashion-MNIST from its four idx files: 60,000 and 10,000 images of shape (1, 28, 28)."""
+def fashion_mnist(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+    """Return the arrays of Fashion-MNIST from its four idx files: 60,000 and 10,000 images of shape (1, 28, 28)."""
     return {
         f"{split}-{kind}": _idx(files[f"{prefix}-{kind}-idx{dims}-ubyte.gz"], dims)
         for split, prefix in (("train", "train"), ("test", "t10k"))
@@ -14,10 +18,8 @@ def fashion_mnist(files: dict[str, bytes]) -> dict:
     }
 
 
-def cifar10(files: dict[str, bytes]) -> dict:
-    """Arrays of CIFAR-10 from its official python archive: 50,000 and 10,000 images of shape (3, 32, 32)."""
-    import numpy as np
-
+def cifar10(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+    """Return the arrays of CIFAR-10 from its official python archive: 50,000 and 10,000 images of shape (3, 32, 32)."""
     batches = {}
     with tarfile.open(fileobj=io.BytesIO(files["cifar-10-python.tar.gz"]), mode="r:gz") as archive:
         for member in archive:
@@ -34,9 +36,7 @@ def cifar10(files: dict[str, bytes]) -> dict:
 
 
 def _idx(content, dims):
-    """Array of an idx file: a magic number that ends in the number of dimensions, their sizes, the bytes."""
-    import numpy as np
-
+    """Return the array of an idx file: a magic number with the number of dimensions, their sizes, the bytes."""
     header = np.frombuffer(content, ">i4", count=1 + dims)
     if header[0] != 0x0800 + dims:
         raise ValueError(f"not an idx file of {dims} dimensions")
@@ -45,9 +45,9 @@ def _idx(content, dims):
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads the archive's pickles, whose hash has been verified, and still builds nothing but numpy arrays."""
+    """Reads the archive's pickles, whose hash has been verified; even so it builds nothing but numpy arrays."""
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         allowed = {
             "_reconstruct": ("numpy.core.multiarray", "numpy._core.multiarray"),
             "ndarray": ("numpy",),

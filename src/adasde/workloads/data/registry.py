@@ -1,212 +1,183 @@
-"""Data sets: a registry of where they come from, and arrays prepared once and shared by every job."""
+"""Registry of the data sets. Their arrays are prepared once and shared by all jobs."""
 
-import fcntl
 import hashlib
 import json
 import warnings
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from adasde.common import InputError, atomic
+from adasde.workloads.base import Dataset
 from adasde.workloads.data import glue, images, text
 from adasde.workloads.data.corpora import Corpus
 from adasde.workloads.data.fetch import Debian, File, FileDataset, Mirror, Package
 from adasde.workloads.data.hub import Source
 from adasde.workloads.data.imagenet import ImageNet
 
-LARGE = 1 << 30  # bytes of an array beyond which it is verified in samples when it is loaded
-SAMPLES, SAMPLE = 64, 1 << 16  # how many, and bytes of each
+if TYPE_CHECKING:
+    from torch import Tensor
 
-DATASETS = {
-    d.name: d
-    for d in (
-        FileDataset(
-            name="fashion-mnist",
-            licence="MIT (Zalando SE)",
-            download_bytes=30_900_000,
-            prepared_bytes=54_950_000,
-            train_size=60_000,
-            test_size=10_000,
-            # Hashes of the decompressed idx files: Debian compresses them anew.
-            files=(
-                File(
-                    "train-images-idx3-ubyte.gz",
-                    "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-                    decompressed=True,
-                ),
-                File(
-                    "train-labels-idx1-ubyte.gz",
-                    "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-                    decompressed=True,
-                ),
-                File(
-                    "t10k-images-idx3-ubyte.gz",
-                    "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-                    decompressed=True,
-                ),
-                File(
-                    "t10k-labels-idx1-ubyte.gz",
-                    "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-                    decompressed=True,
-                ),
-            ),
-            sources=(
-                Debian("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"),
-                Mirror("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
-                Mirror("https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"),
-            ),
-            arrays=images.fashion_mnist,
+LARGE = 1 << 30  # bytes of an array beyond which only samples of it are verified when it is loaded
+SAMPLES, SAMPLE = 64, 1 << 16  # number of these samples, and bytes of each
+
+WIKIPEDIA = "CC BY-SA 3.0 and GFDL (Wikipedia)"
+
+FASHION_MNIST = FileDataset(
+    name="fashion-mnist",
+    licence="MIT (Zalando SE)",
+    download_bytes=30_900_000,
+    prepared_bytes=54_950_000,
+    train_size=60_000,
+    test_size=10_000,
+    # Hashes of the decompressed idx files, since Debian compresses them anew.
+    files=tuple(
+        File(f"{name}-ubyte.gz", sha256, decompressed=True)
+        for name, sha256 in {
+            "train-images-idx3": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images-idx3": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        }.items()
+    ),
+    sources=(
+        Debian("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"),
+        Mirror("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
+        Mirror("https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"),
+    ),
+    arrays=images.fashion_mnist,
+)
+
+CIFAR_10 = FileDataset(
+    name="cifar-10",
+    licence="none stated; cite Krizhevsky 2009",
+    download_bytes=170_498_071,
+    prepared_bytes=184_380_000,
+    train_size=50_000,
+    test_size=10_000,
+    files=(File("cifar-10-python.tar.gz", "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),),
+    sources=(Mirror("https://www.cs.toronto.edu/~kriz/"),),
+    arrays=images.cifar10,
+)
+
+WIKI_MINI = FileDataset(
+    name="wiki-mini",
+    licence=WIKIPEDIA,
+    download_bytes=1_725_000,
+    prepared_bytes=3_960_000,
+    train_size=1_041_211,
+    test_size=105_877,
+    files=(
+        File(
+            "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+            "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
         ),
-        FileDataset(
-            name="cifar-10",
-            licence="none stated; cite Krizhevsky 2009",
-            download_bytes=170_498_071,
-            prepared_bytes=184_380_000,
-            train_size=50_000,
-            test_size=10_000,
-            files=(
-                File(
-                    "cifar-10-python.tar.gz",
-                    "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-                ),
-            ),
-            sources=(Mirror("https://www.cs.toronto.edu/~kriz/"),),
-            arrays=images.cifar10,
-        ),
-        FileDataset(
-            name="wiki-mini",
-            licence="CC BY-SA 3.0 and GFDL (Wikipedia)",
-            download_bytes=1_725_000,
-            prepared_bytes=3_960_000,
-            train_size=1_041_211,  # tokens
-            test_size=105_877,
-            files=(
-                File(
-                    "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
-                    "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
-                ),
-            ),
-            sources=(Package("gensim", "test/test_data"),),
-            arrays=text.wiki_mini,
-            unit="tokens",
-        ),
-        Corpus(
-            name="wikitext-103",
-            licence="CC BY-SA 3.0 and GFDL (Wikipedia)",
-            download_bytes=315_500_000,
-            train_size=117_900_000,  # about; GPT-2's tokens
-            test_size=280_000,
-            tokenizer=("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e", 50_257),
-            sources={
-                split: (
-                    Source(
-                        name=split,
-                        repository="Salesforce/wikitext",
-                        config="wikitext-103-raw-v1",
-                        revision="b08601e04326c79dfdd32d625aee71d232d685c3",
-                        split=split,
-                        rows=rows,
-                        lines=True,
-                        sha256=hashes,
-                    ),
-                )
-                for split, rows, hashes in (
-                    (
-                        "train",
-                        1_801_350,
-                        (
-                            (
-                                "train-00000-of-00002.parquet",
-                                "74da360f23826045b3e6ac6375411fdb15f003030aa74f2596ed08b857cb9212",
-                            ),
-                            (
-                                "train-00001-of-00002.parquet",
-                                "ba090ac30dbf5461e8dcbdd1a1b8e6f3cf9c2c756d64f0c1220450acd514f720",
-                            ),
-                        ),
-                    ),
-                    (
-                        "validation",
-                        3_760,
-                        (
-                            (
-                                "validation-00000-of-00001.parquet",
-                                "204929b7ff9d6184953f867dedb860e40aa69c078fc1e54b3baaa8fb28511c4c",
-                            ),
-                        ),
-                    ),
-                    (
-                        "test",
-                        4_358,
-                        (
-                            (
-                                "test-00000-of-00001.parquet",
-                                "5f1bea067869d04849c0f975a2b29c4ff47d867f484f5010ea5e861eab246d91",
-                            ),
-                        ),
-                    ),
-                )
-            },
-        ),
-        Corpus(
-            name="wiki-books",
-            licence="CC BY-SA 3.0 and GFDL (Wikipedia); none stated (BookCorpus)",
-            download_bytes=14_500_000_000,
-            train_size=6_000_000_000,  # about; RoBERTa's tokens
-            test_size=6_000_000,
-            tokenizer=glue.ROBERTA,
-            sources={
-                "train": (
-                    Source(
-                        name="wikipedia",
-                        repository="wikimedia/wikipedia",
-                        config="20231101.en",
-                        revision="b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
-                        split="train",
-                        rows=6_407_814,
-                    ),
-                    Source(
-                        name="bookcorpus",
-                        repository="rojagtap/bookcorpus",
-                        config="default",
-                        revision="main",
-                        split="train",
-                        rows=74_004_228,
-                        joined=1000,  # a row is a sentence, and where a book ends is not said
-                    ),
-                )
-            },
-        ),
-        *glue.TASKS,
-        ImageNet(),
-    )
+    ),
+    sources=(Package("gensim", "test/test_data"),),
+    arrays=text.wiki_mini,
+    unit="tokens",
+)
+
+WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
+WIKITEXT_SHA256 = {
+    "train-00000-of-00002": "74da360f23826045b3e6ac6375411fdb15f003030aa74f2596ed08b857cb9212",
+    "train-00001-of-00002": "ba090ac30dbf5461e8dcbdd1a1b8e6f3cf9c2c756d64f0c1220450acd514f720",
+    "validation-00000-of-00001": "204929b7ff9d6184953f867dedb860e40aa69c078fc1e54b3baaa8fb28511c4c",
+    "test-00000-of-00001": "5f1bea067869d04849c0f975a2b29c4ff47d867f484f5010ea5e861eab246d91",
 }
 
 
-def dataset_named(name: str) -> FileDataset:
+def _wikitext(split: str, rows: int) -> tuple[Source, ...]:
+    """Return the source of one split of WikiText-103."""
+    known = tuple((f"{name}.parquet", sha256) for name, sha256 in WIKITEXT_SHA256.items() if name.startswith(split))
+    place = ("Salesforce/wikitext", "wikitext-103-raw-v1", WIKITEXT_REVISION)
+    return (Source(split, *place, split, rows=rows, lines=True, sha256=known),)
+
+
+WIKITEXT_103 = Corpus(
+    name="wikitext-103",
+    licence=WIKIPEDIA,
+    download_bytes=315_500_000,
+    train_size=117_900_000,  # approximate number of GPT-2's tokens
+    test_size=280_000,
+    tokenizer=("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e", 50_257),
+    sources={
+        split: _wikitext(split, rows)
+        for split, rows in {"train": 1_801_350, "validation": 3_760, "test": 4_358}.items()
+    },
+)
+
+WIKI_BOOKS = Corpus(
+    name="wiki-books",
+    licence=f"{WIKIPEDIA}; none stated (BookCorpus)",
+    download_bytes=14_500_000_000,
+    train_size=6_000_000_000,  # approximate number of RoBERTa's tokens
+    test_size=6_000_000,
+    tokenizer=glue.ROBERTA,
+    sources={
+        "train": (
+            Source(
+                name="wikipedia",
+                repository="wikimedia/wikipedia",
+                config="20231101.en",
+                revision="b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
+                split="train",
+                rows=6_407_814,
+            ),
+            Source(
+                name="bookcorpus",
+                repository="rojagtap/bookcorpus",
+                config="default",
+                revision="main",
+                split="train",
+                rows=74_004_228,
+                joined=1000,  # a row is a sentence, and nothing says where a book ends
+            ),
+        )
+    },
+)
+
+DATASETS: dict[str, Dataset] = {
+    dataset.name: dataset
+    for dataset in (FASHION_MNIST, CIFAR_10, WIKI_MINI, WIKITEXT_103, WIKI_BOOKS, *glue.TASKS, ImageNet())
+}
+
+
+def dataset_named(name: str) -> Dataset:
     """Return the registry entry called ``name``; an unknown name is an InputError that lists the known ones."""
     if name not in DATASETS:
         raise InputError(f"data = {name!r}: must be one of {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
-def prepare(name: str, root, packed: bool = False) -> Path:
-    """Return the folder of a data set under ``root`` with its arrays in place, fetching and preparing what is missing.
+def prepare(name: str, root: str | Path, packed: bool = False) -> Path:
+    """Fetch and prepare what is missing of a data set.
 
-    With ``packed``, its files as well, in one array per split: on a cluster's file system few large files are better
-    than many small ones. Each array and, last, the manifest appear whole. Of two processes that prepare at once, the
-    second waits and finds the work done.
+    Each array and, last, the manifest appear whole. If two processes prepare at once, the second waits and finds the
+    work done.
+
+    Args:
+        name: Name in the registry.
+        root: Folder in which the data set has its folder.
+        packed: Whether to prepare its files as well, in one array per split. A cluster's file system copes better with
+            few large files than with many small ones.
+
+    Returns:
+        The data set's folder, with all arrays in place.
+
+    Raises:
+        InputError: If the name is unknown, if a file cannot be had, or if there is no packed form.
     """
+    from filelock import FileLock  # needed only here; planning does without it
+
     dataset = dataset_named(name)
     if packed:
-        if not isinstance(dataset, ImageNet):
-            raise InputError(f"packed: {name} has no packed form; leave it out, or name imagenet")
-        dataset = replace(dataset, packed=True)
+        dataset = dataset.packed_form()
     folder = Path(root, name)
     if not _intact(folder, packed):
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it does
+        with FileLock(folder / "lock"):  # the system releases it when the process ends, however it does
             if not _intact(folder, packed):
                 _make(dataset, folder)
     return folder
@@ -214,8 +185,6 @@ def prepare(name: str, root, packed: bool = False) -> Path:
 
 def _make(dataset, folder):
     """Write the arrays of a data set and, when all are there, the manifest that names them."""
-    import numpy as np
-
     arrays = {}
     for array in dataset.make(folder):
         path = folder / f"{array}.npy"
@@ -226,19 +195,27 @@ def _make(dataset, folder):
     facts = {"name": dataset.name, "licence": dataset.licence, **dataset.facts(folder)}
     with atomic(folder / "manifest.json") as temporary:
         temporary.write_text(json.dumps({**facts, "arrays": arrays}, indent=1) + "\n")
-        # Before the manifest is there: what it says must not be believed of arrays that are altered later.
+        # Removed before the manifest appears: it must not be believed once arrays have been altered.
         (folder / "progress.json").unlink(missing_ok=True)
 
 
-def load_arrays(name: str, root) -> dict:
-    """Memory-mapped arrays of a prepared data set, as torch tensors that share their pages between processes.
+def load_arrays(name: str, root: str | Path) -> "dict[str, Tensor]":
+    """Map the arrays of a prepared data set into memory, which processes share.
 
-    Every array is verified, those larger than 1 GiB by their size and 64 samples of 64 KiB, since every job reads
-    them: `prepare` verifies all of them. InputError names one that is missing or altered, and the command that mends
-    it.
+    Every array is verified. Those larger than 1 GiB are verified by their size and 64 samples of 64 KiB, since every
+    job reads them; `prepare` verifies them whole.
+
+    Args:
+        name: Name in the registry.
+        root: Folder in which `prepare` made the data set's folder.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        InputError: If an array is missing or altered; it names the command that mends it.
     """
-    import numpy as np
-    import torch
+    import torch  # which planning does without
 
     folder = Path(root, dataset_named(name).name)
     mend = f"run `adasde data {name} --data {root}`"
@@ -252,15 +229,15 @@ def load_arrays(name: str, root) -> dict:
         large = "sampled" in facts
         if not path.exists() or (_sampled(path) != facts["sampled"] if large else _sha256(path) != facts["sha256"]):
             raise InputError(f"{path}: missing or altered; {mend}")
-        # Copy-on-write, so that torch gets a writable buffer; nobody writes, so the pages stay shared. Linux refuses
-        # that to an array larger than the memory.
+        # Copy-on-write gives torch a writable buffer. Nobody writes, so the pages stay shared. Linux refuses
+        # copy-on-write for an array larger than the memory.
         with warnings.catch_warnings(action="ignore", category=UserWarning):
             tensors[array] = torch.from_numpy(np.load(path, mmap_mode="r" if large else "c"))
     return tensors
 
 
 def _intact(folder, packed):
-    """Whether every array is there, byte by byte, and with ``packed`` also those of the files."""
+    """Whether every array is there and unaltered, and with ``packed`` also those of the files."""
     try:
         arrays = _arrays(folder)
         return (not packed or "train-jpegs" in arrays) and all(
@@ -271,7 +248,7 @@ def _intact(folder, packed):
 
 
 def _arrays(folder):
-    """What the manifest says of each array; ValueError if it is no manifest."""
+    """Return what the manifest says of each array. ValueError if it is not a manifest."""
     try:
         arrays = json.loads((folder / "manifest.json").read_text())["arrays"]
         if any("sha256" not in facts for facts in arrays.values()):
@@ -287,7 +264,7 @@ def _sha256(path):
 
 
 def _sampled(path):
-    """SHA-256 of a file's size and of evenly spread samples, the first and the last bytes among them."""
+    """Return the SHA-256 of a file's size and of evenly spread samples, with the first and the last bytes."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:

@@ -1,35 +1,41 @@
 """Text as arrays of tokens, one document after another, each ended by the tokenizer's end-of-text token.
 
-A text data set has, per split, ``<split>-tokens`` (tokens,) and ``<split>-index`` (documents + 1,), int64: document i
-is tokens[index[i] : index[i + 1]]. Beside them lies ``tokenizer``, the bytes of its JSON form.
+A text data set has, per split, ``<split>-tokens`` (tokens,) and their ``<split>-index`` (documents + 1,), as arrays.py
+describes it. Beside them lies ``tokenizer``, the bytes of its JSON form.
 """
 
 import bz2
 import io
 import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from adasde.common import InputError
+from adasde.workloads.data.arrays import back_to_back
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # RoBERTa's special tokens, at RoBERTa's places; GPT-2 models use </s> as their end of text.
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-END = ("</s>", "<|endoftext|>")  # the first that a tokenizer knows ends its documents
+END = ("</s>", "<|endoftext|>")  # the first of these that a tokenizer knows ends its documents
 
 WIKI_VOCABULARY = 1024
-WIKI_LENGTH = 2000  # characters of an article that counts as one: the others are redirects and lists of links
-PARAGRAPH = 200  # characters of a paragraph that says enough to be classified
-SECTIONS = 10  # sections with such paragraphs that an article needs to be one of the classes
+WIKI_LENGTH = 2000  # least characters of an article: shorter ones are redirects and lists of links
+PARAGRAPH = 200  # least characters of a paragraph that says enough to be classified
+SECTIONS = 10  # least sections with such paragraphs in an article that is one of the classes
 
 
-def wiki_mini(files: dict[str, bytes]) -> dict:
-    """Arrays of the Wikipedia extract that gensim carries, cleaned by gensim's own filter.
+def wiki_mini(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+    """Return the arrays of the Wikipedia extract that gensim carries, cleaned by gensim's own filter.
 
-    Every twentieth article is for validation, every twentieth for testing. Beside the tokens there are paragraphs to
-    be classified by the article that they come from: ``paragraphs-<split>``, (paragraphs,) token arrays back to back
-    with ``paragraphs-<split>-index``, and ``paragraphs-<split>-labels``. Their articles are training articles; whole
-    sections, every third, are kept for testing.
+    Every twentieth article is for validation, and another twentieth for testing. Beside the tokens there are paragraphs
+    to be classified by the article that they come from: ``paragraphs-<split>``, tokens with their
+    ``paragraphs-<split>-index``, and ``paragraphs-<split>-labels`` (paragraphs,). Their articles are training articles,
+    and every third section is kept for testing as a whole.
     """
-    import numpy as np
-
     (content,) = files.values()
     articles = [text for text in _articles(content) if len(text) >= WIKI_LENGTH]
     split = {7: "validation", 17: "test"}
@@ -39,31 +45,29 @@ def wiki_mini(files: dict[str, bytes]) -> dict:
     tokenizer = _trained(_prose(text) for text in parts["train"])
     arrays = {"tokenizer": np.frombuffer(tokenizer.to_str().encode(), np.uint8)}
     for name, texts in parts.items():
-        arrays |= _packed(name, encoded(tokenizer, [_prose(text) for text in texts]), tokenizer)
+        packed = _packed(name, encoded(tokenizer, [_prose(text) for text in texts]), tokenizer)
+        arrays[f"{name}-tokens"], arrays[f"{name}-index"] = packed
     for name, (texts, labels) in _paragraphs(parts["train"]).items():
-        arrays |= {
-            key.replace(f"{name}-tokens", name): value
-            for key, value in _packed(name, encoded(tokenizer, texts), tokenizer).items()
-        }
+        arrays[name], arrays[f"{name}-index"] = _packed(name, encoded(tokenizer, texts), tokenizer)
         arrays[f"{name}-labels"] = np.array(labels, np.uint8)
     return arrays
 
 
-def vocabulary(tensors) -> dict[str, int]:
-    """Return the tokenizer's vocabulary of a prepared text data set: token -> number."""
+def vocabulary(tensors: "Mapping[str, Tensor]") -> dict[str, int]:
+    """Return the vocabulary of a prepared text data set's tokenizer: token -> number."""
     return tokenizer_of(tensors["tokenizer"].numpy().tobytes().decode()).get_vocab()
 
 
-def tokenizer_of(text: str):
+def tokenizer_of(text: str) -> Any:
     """Return the tokenizer whose JSON form is ``text``."""
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer  # optional: images do without it
 
     return Tokenizer.from_str(text)
 
 
 def _articles(content):
     """Yield the articles' wiki text without templates, links and tables; headings are still marked."""
-    from gensim.corpora.wikicorpus import extract_pages, filter_wiki
+    from gensim.corpora.wikicorpus import extract_pages, filter_wiki  # optional, and slow to import
 
     dump = io.BytesIO(bz2.decompress(content))
     for _, text, _ in extract_pages(dump, filter_namespaces=("0",)):
@@ -71,7 +75,7 @@ def _articles(content):
 
 
 def _prose(text):
-    """Text without the marks of headings, bold and italics, and without empty lines."""
+    """Return the text without the marks of headings, bold and italics, and without empty lines."""
     lines = (line.strip().strip("=").strip() for line in re.sub("'{2,}", "", text).splitlines())
     return "\n".join(line for line in lines if line)
 
@@ -97,8 +101,8 @@ def _paragraphs(articles):
 
 
 def _trained(texts):
-    """Return a byte-level BPE tokenizer trained on ``texts``: no text has a token that it does not know."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """Return a byte-level BPE tokenizer trained on ``texts``, which can encode any text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # as above
 
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -113,24 +117,20 @@ def _trained(texts):
     return tokenizer
 
 
-def encoded(tokenizer, texts) -> list[list[int]]:
+def encoded(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Return the tokens of every text, without special ones."""
     return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
 def _packed(split, documents, tokenizer):
-    """Return the arrays <split>-tokens and <split>-index of documents given as lists of tokens."""
-    import numpy as np
-
+    """Return the tokens of documents, each with its end, and their index."""
     if not documents:
         raise InputError(f"the split {split} is empty")
     end = end_of(tokenizer)
-    index = np.concatenate([[0], np.cumsum([len(ids) + 1 for ids in documents])]).astype(np.int64)
-    tokens = np.array([token for ids in documents for token in (*ids, end)], np.uint16)
-    return {f"{split}-tokens": tokens, f"{split}-index": index}
+    return back_to_back(([*ids, end] for ids in documents), np.uint16)
 
 
-def end_of(tokenizer) -> int:
+def end_of(tokenizer: Any) -> int:
     """Return the number of the token that ends a document; InputError if the tokenizer has none."""
     for name in END:
         if (found := tokenizer.token_to_id(name)) is not None:

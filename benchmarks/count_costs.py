@@ -1,0 +1,131 @@
+"""Count what each workload costs into src/adasde/workloads/cost_profiles.json: `make cost-profiles`.
+
+`adasde plan` reads that file, so that planning needs no torch. FLOPs are those of torch's FlopCounterMode. Transformers
+are built without values of their weights, since the largest would take gigabytes.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from adasde.workloads import language
+from adasde.workloads.data.registry import load_arrays, prepare
+from adasde.workloads.data.text import SPECIAL
+from adasde.workloads.registry import WORKLOADS, CostProfile
+
+ROOT = Path(__file__).parents[1]
+PROFILES = ROOT / "src/adasde/workloads/cost_profiles.json"
+IMAGES = {"fashion-mnist": (1, 28, 28), "cifar-10": (3, 32, 32)}
+CLASSES = {"wiki-articles": 52, "glue-mnli": 3}  # of labels; 2 otherwise
+# Bytes per example of what a step holds for a moment, where they were measured: on an H100 the step of GPT-2 needs the
+# logits of 50,257 tokens at 1,024 places, in float32, two and a half times.
+MOMENT = {"wikitext103-gpt2": round(2.5 * 4 * 50_257 * 1024)}
+
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def made_up(name: str) -> dict[str, torch.Tensor]:
+    """Return arrays in the form that the workload needs: eight examples or more, with nothing in them."""
+    entry = WORKLOADS[name]
+    if entry.kind == "vision":
+        images = torch.zeros(8, *IMAGES[entry.data], dtype=torch.uint8)
+        labels = torch.arange(8).to(torch.uint8)
+        return {"train-images": images, "train-labels": labels, "test-images": images, "test-labels": labels}
+    count = 1024 if entry.data == "wiki-mini" else 50_257 if entry.data == "wikitext-103" else 50_265
+    words = [*SPECIAL, *(f"word{number}" for number in range(count - len(SPECIAL)))]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "<unk>")).to_str()
+    tokens, index = torch.full((8 * 1024 + 1,), 7), torch.arange(9) * 1024
+    labels = torch.full((8,), CLASSES.get(name, 2) - 1)
+    arrays = {"tokenizer": torch.from_numpy(np.frombuffer(tokenizer.encode(), np.uint8).copy())}
+    arrays |= {"train-tokens": tokens, "validation-tokens": tokens}
+    for part in ("paragraphs-train", "paragraphs-test", "glue-train", "glue-test"):
+        arrays |= {part: tokens, f"{part}-index": index}
+        arrays[f"{part}-labels"] = labels.float() if name == "glue-stsb" else labels
+    return arrays
+
+
+def workload_of(name: str):
+    """Return the workload on arrays that are made up; of ImageNet, whose files need not be read, a stand-in."""
+    module = import_module(WORKLOADS[name].module)
+    if WORKLOADS[name].data != "imagenet":
+        return module.load(name, made_up(name))
+    return SimpleNamespace(
+        model=module.BUILDERS[name],
+        gather=lambda indices: (torch.zeros(len(indices), 3, module.RESOLUTION, module.RESOLUTION), indices),
+        loss=lambda model, images, labels: F.cross_entropy(model(images), labels),
+    )
+
+
+def fused(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
+    """Attention that holds no matrix of tokens by tokens, as all devices have it."""
+    return FUSED(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
+def forward(workload, model, examples: int, device: str) -> tuple[int, int]:
+    """Return the FLOPs of a forward pass, and the bytes that it holds beside the weights."""
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    held = {}
+
+    def hold(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            held[storage._cdata] = storage
+        return tensor
+
+    batch = [tensor.to(device) for tensor in workload.gather(torch.arange(examples))]
+    counter = FlopCounterMode(display=False, custom_mapping={FUSED: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
+    with (
+        mock.patch.object(F, "scaled_dot_product_attention", fused),
+        mock.patch.object(torch.Tensor, "__bool__", return_value=True),  # without values: no padding, no packing
+        torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor),
+        counter,
+    ):
+        workload.loss(model, *batch)
+    return counter.get_total_flops(), sum(storage.nbytes() for storage in held.values())
+
+
+def counted(name: str, root: Path) -> CostProfile:
+    """Return the profile of a workload; ``root`` holds the prepared wiki-mini."""
+    entry, workload = WORKLOADS[name], workload_of(name)
+    module = import_module(entry.module)
+    device = "cpu" if entry.kind == "vision" else "meta"
+    with torch.device(device):
+        model = workload.model().train()
+    (flops, held), (_, more) = (forward(workload, model, examples, device) for examples in (2, 4))
+    kept = [getattr(workload, array) for array in ("images", "inputs") if hasattr(workload, array)]
+    kept += [workload.labels] if hasattr(workload, "inputs") else []
+    tested = language.VALIDATION if isinstance(workload, language.LanguageWorkload) else None
+    if name == "wiki-articles":
+        tested = len(load_arrays("wiki-mini", root)["paragraphs-test-labels"])
+    return CostProfile(
+        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        flops=flops // 2,
+        activations=(more - held) // 2,
+        graded=module.SUBSET,
+        chunk=module.NOISE_CHUNK,
+        tested=tested,
+        resident=sum(array[0].nbytes for array in kept),
+        moment=MOMENT.get(name, 0),
+    )
+
+
+def main():
+    """Write the file anew."""
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "results/data"
+    prepare("wiki-mini", root)
+    lines = [f" {json.dumps(name)}: {json.dumps(asdict(counted(name, root)))}" for name in WORKLOADS]
+    PROFILES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The two abstract classes of this package: `Workload`, what a run trains, and `Dataset`, what a workload learns."""
+
+from __future__ import (
+    annotations,
+)  # torch's types are named here, but torch is not imported: planning has no need of it
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adasde.common import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+class Workload(ABC):
+    """Data, model, loss and metrics under one name: all that training needs to know of what it trains.
+
+    A workload is made by the function ``load(name, tensors, device)`` of its module from the arrays of its data set. To
+    add one, write such a module and an entry of `registry.WORKLOADS`; training does not change.
+
+    Attributes:
+        device: Where its model and its batches are.
+        streamed: Whether examples take so long to make that training reads batches from `stream`, which makes them
+            ahead of time, and not from `gather`.
+    """
+
+    device: torch.device
+    streamed: bool = False
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number of training examples."""
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """Return a new model whose weights are drawn from torch's global generator."""
+
+    def noise(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """Draw the random numbers that change examples, such as masks or crops. By default nothing is changed.
+
+        Args:
+            count: Number of examples.
+            generator: Source of the random numbers; torch's global generator if None.
+
+        Returns:
+            Tensors whose first dimension is ``count``, to be given to `gather`.
+        """
+        return ()
+
+    @abstractmethod
+    def gather(self, indices: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
+        """Return the training examples at ``indices`` as a batch.
+
+        Args:
+            indices: Places of examples, int64, shape (examples,).
+            noise: What `noise` drew for these examples; drawn anew if left out.
+
+        Returns:
+            The arguments of `loss` after the model, tensors whose first dimension is ``examples``.
+        """
+
+    def stream(self, draws: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the batch of every item of ``draws``, which are arguments of `gather`; the iterator need not end.
+
+        The batches are those of `gather`. A ``streamed`` workload reads ahead in ``draws`` and makes batches early.
+        """
+        for indices, *noise in draws:
+            yield self.gather(indices, *noise)
+
+    @abstractmethod
+    def loss(self, model: nn.Module, *batch: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch.
+
+        Args:
+            model: The model, in training or evaluation mode.
+            batch: What `gather` returned.
+            weights: One number per example, as SVAG needs them; None for the mean.
+
+        Returns:
+            The mean of the examples' losses or, with weights, the sum of weights times losses: a scalar.
+        """
+
+    @abstractmethod
+    def measure(self, model: nn.Module, sigma: float, eps: float) -> dict[str, float]:
+        """Return the metrics of the current weights; metrics.py explains their names.
+
+        Args:
+            model: The model, which is in training mode before and after.
+            sigma: Noise scale of the run's gradients, ell / sqrt(batch size), for predictions from the noise.
+            eps: The optimizer's epsilon.
+        """
+
+
+class Dataset(ABC):
+    """A data set in the registry: what it is, and how its arrays are made. Entries are frozen dataclasses.
+
+    Attributes:
+        name: Name in the registry and of its folder.
+        licence: Terms of use.
+        download_bytes: Bytes of its files as they are fetched.
+        prepared_bytes: Bytes of its arrays.
+        train_size: Training examples, counted in ``unit``.
+        test_size: Test examples, counted in ``unit``.
+        unit: What sizes count, such as examples or tokens.
+        tolerance: Largest relative difference between the stated and the true number of examples. Arrays that are made
+            here differ only with other versions of the libraries.
+    """
+
+    name: str
+    licence: str
+    download_bytes: int
+    prepared_bytes: int
+    train_size: int
+    test_size: int
+    unit: str
+    tolerance = 0.02
+
+    @abstractmethod
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """Return what the arrays in ``folder`` are made from: a dictionary with ``files``, their hashes by name."""
+
+    @abstractmethod
+    def make(self, folder: Path) -> list[str]:
+        """Write the arrays into ``folder`` as .npy files and return their names. InputError if files are missing."""
+
+    def packed_form(self) -> Dataset:
+        """Return the entry whose arrays also hold the files themselves. InputError if there is no such form."""
+        raise InputError(f"packed: {self.name} has no packed form; leave it out, or name imagenet")
