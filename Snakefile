@@ -40,7 +40,8 @@ rule figures:
 rule all:
     default_target: True
     input:
-        expand("<results>/runs/{run}.parquet", run=PLAN.runs),
+        tables(PLAN.runs),
         rules.collect.output,
         rules.figures.input,
         rules.claims.output,
+        rules.report.output,

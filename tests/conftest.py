@@ -11,9 +11,11 @@ import torch
 import yaml
 
 from adasde.common import text_table
-from adasde.experiments import plan
+from adasde.experiments.artifacts import Result, read_results, write_results
+from adasde.experiments.plan import plan
+from adasde.experiments.specs import spec_of
 from adasde.workloads.data.registry import prepare
-from adasde.workloads.vision import BUILDERS, ImageTask
+from adasde.workloads.vision import BUILDERS, ImageWorkload
 
 ROOT = Path(__file__).parents[1]
 FAULTS = []  # (fault, times tried, outcome) of the tests that break something on purpose
@@ -49,7 +51,7 @@ def tensors():
 
 @pytest.fixture(params=["fashion-cnn", "fashion-resnet"])
 def task(request, tensors):
-    return ImageTask(tensors, BUILDERS[request.param.partition("-")[2]], 0.5, 0.3)
+    return ImageWorkload(tensors, BUILDERS[request.param.partition("-")[2]], 0.5, 0.3)
 
 
 @pytest.fixture
@@ -61,14 +63,30 @@ def config():
 @pytest.fixture
 def spec(config):
     """Spec of the smoke config's first run."""
-    return next(iter(plan.plan(config).runs.values()))
+    return next(iter(plan(config).runs.values()))
 
 
 @pytest.fixture
 def small_spec(spec):
     """The same, cut to the size of the synthetic task: 40 steps, three evaluations, with a schedule."""
     schedule = {"warmup": 0.1, "warmup_from": 0.01, "decays": [0.5], "decay_factor": 0.1}
-    return {**spec, "samples": 1280, "horizon": 2e-5, "evaluate": [320, 640, 1280], "schedule": schedule}
+    return changed(spec, samples=1280, horizon=2e-5, evaluate=[320, 640, 1280], schedule=schedule)
+
+
+def changed(spec, **changes):
+    """The spec with other values, checked like every spec."""
+    return spec_of({**spec.document, **changes})
+
+
+def save_run(path, rows, spec, **facts):
+    """Write a file with one finished run."""
+    write_results(path, [Result(spec, rows, facts)])
+
+
+def load_run(path):
+    """The only run in a file."""
+    (result,) = read_results(path)
+    return result
 
 
 @pytest.fixture

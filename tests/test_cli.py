@@ -12,9 +12,8 @@ import time
 import pytest
 import yaml
 
-from adasde.common import canonical
-from adasde.experiments.artifacts import read_run, rows_digest, write_run
-from conftest import ROOT
+from adasde.experiments.artifacts import rows_digest
+from conftest import ROOT, changed, load_run, save_run
 
 SMOKE = ROOT / "workflow/config/smoke.yaml"
 SCALE = [
@@ -163,11 +162,11 @@ def test_data_says_where_and_under_what_licence(adasde, data_root):
 @pytest.fixture
 def short(spec):
     """A real run of 480 steps, saved after each chunk of about 64."""
-    return {**spec, "samples": 15_360, "evaluate": [1536, 15_360], "horizon": 2.3e-4}
+    return changed(spec, samples=15_360, evaluate=[1536, 15_360], horizon=2.3e-4)
 
 
 def start(spec, folder, data_root):
-    command = [sys.executable, "-m", "adasde", "run", "--spec", json.dumps(spec), "--data", str(data_root)]
+    command = [sys.executable, "-m", "adasde", "run", "--spec", spec.canonical, "--data", str(data_root)]
     command += [
         "--out",
         str(folder / "run.parquet"),
@@ -192,7 +191,7 @@ def test_killed_three_times_and_resumed_is_bit_for_bit_the_uninterrupted_run(sho
         folder.mkdir()
     errors = finish(start(short, folders[0], data_root))
     assert errors == ""  # quiet in logs
-    whole, metadata = read_run(folders[0] / "run.parquet")
+    whole = load_run(folders[0] / "run.parquet")
     draw = random.Random(0)
     for _ in range(3):
         process = start(short, folders[1], data_root)
@@ -205,9 +204,9 @@ def test_killed_three_times_and_resumed_is_bit_for_bit_the_uninterrupted_run(sho
         assert process.returncode == -signal.SIGKILL
         assert not (folders[1] / "run.parquet").exists()
     finish(start(short, folders[1], data_root))
-    resumed, again = read_run(folders[1] / "run.parquet")
-    assert rows_digest(resumed) == rows_digest(whole)
-    assert again["rows_sha256"] == metadata["rows_sha256"]
+    resumed = load_run(folders[1] / "run.parquet")
+    assert rows_digest(resumed.rows) == rows_digest(whole.rows)
+    assert resumed.facts["rows_sha256"] == whole.facts["rows_sha256"]
     leftovers = {path.name for path in folders[1].iterdir()} - {"run.parquet"}
     assert all(name.startswith(".run.pt.") for name in leftovers)  # only what a kill left half-written
 
@@ -223,7 +222,7 @@ def test_the_same_spec_twice_is_the_same_table_and_another_checkpoint_is_refused
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         finish(start(short, tmp_path / name, data_root))
-        digests.append(read_run(tmp_path / name / "run.parquet")[1]["rows_sha256"])
+        digests.append(load_run(tmp_path / name / "run.parquet").facts["rows_sha256"])
     assert digests[0] == digests[1]
     (tmp_path / "c").mkdir()
     process = start(short, tmp_path / "c", data_root)
@@ -231,7 +230,7 @@ def test_the_same_spec_twice_is_the_same_table_and_another_checkpoint_is_refused
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    process = start({**short, "seed": 7}, tmp_path / "c", data_root)
+    process = start(changed(short, seed=7), tmp_path / "c", data_root)
     _, errors = process.communicate()
     assert process.returncode == 2
     assert "checkpoint of another spec (seed differ; seed is 0 there and 7 here)" in errors
@@ -239,9 +238,9 @@ def test_the_same_spec_twice_is_the_same_table_and_another_checkpoint_is_refused
 
 
 def test_outputs_are_checked_before_any_training(short, data_root, tmp_path, adasde):
-    arguments = ["run", "--spec", json.dumps(short), "--data", data_root]
+    arguments = ["run", "--spec", short.canonical, "--data", data_root]
     (tmp_path / "note.txt").write_text("mine")
-    write_run(tmp_path / "other.parquet", [], {**short, "seed": 5})
+    save_run(tmp_path / "other.parquet", [], changed(short, seed=5))
     begun = time.monotonic()
     for out, checkpoint, message in (
         ("/proc/nowhere/r.parquet", "c.pt", "out = /proc/nowhere/r.parquet: cannot be written"),
@@ -267,7 +266,7 @@ def test_outputs_are_checked_before_any_training(short, data_root, tmp_path, ada
 
 @pytest.mark.slow
 def test_an_interrupt_is_one_line(short, data_root, tmp_path):
-    long = {**short, "samples": 153_600, "evaluate": [153_600], "horizon": 2.3e-3}  # on a busy machine, too
+    long = changed(short, samples=153_600, evaluate=[153_600], horizon=2.3e-3)  # on a busy machine, too
     process = start(long, tmp_path, data_root)
     while not (tmp_path / "run.pt").exists():
         time.sleep(0.01)
@@ -282,8 +281,8 @@ def test_check_tells_missing_damaged_and_foreign_runs(adasde, config, spec, tmp_
     runs = tmp_path / "runs"
     names = [s["run"] for s in json.loads(adasde("plan", tmp_path / "c.yaml", "--json").stdout)]
     rows = [(names[0], 1, 0.1, "test_loss", 1.0)]
-    write_run(runs / f"{names[0]}.parquet", rows, spec)
-    write_run(runs / f"{names[1]}.parquet", rows, {**spec, "seed": 9})
+    save_run(runs / f"{names[0]}.parquet", rows, spec)
+    save_run(runs / f"{names[1]}.parquet", rows, changed(spec, seed=9))
     (runs / f"{names[2]}.parquet").write_bytes(b"PAR1")
     done = adasde("check", tmp_path / "c.yaml", "--results", tmp_path)
     assert done.returncode == 1
@@ -298,8 +297,8 @@ def test_a_terminal_sees_a_progress_bar(short, data_root, tmp_path):
     """Under a pseudo-terminal the run draws a bar with its id."""
     import pty
 
-    spec = {**short, "samples": 1536, "evaluate": [1536]}
-    command = [sys.executable, "-m", "adasde", "run", "--spec", json.dumps(spec), "--data", str(data_root)]
+    spec = changed(short, samples=1536, evaluate=[1536])
+    command = [sys.executable, "-m", "adasde", "run", "--spec", spec.canonical, "--data", str(data_root)]
     master, slave = pty.openpty()
     process = subprocess.Popen([*command, "--out", str(tmp_path / "a.parquet")], stderr=slave, stdout=slave)
     os.close(slave)
@@ -313,7 +312,7 @@ def test_a_terminal_sees_a_progress_bar(short, data_root, tmp_path):
             break
         written += part
     assert process.wait() == 0
-    assert spec["run"].encode() in written
+    assert spec.run.encode() in written
     assert b"48/48" in written
 
 
@@ -365,8 +364,8 @@ def test_a_mistake_in_a_recipe_is_one_line(adasde, tmp_path, change, words):
 
 
 def test_a_missing_extra_is_named(spec, data_root, tmp_path):
-    spec = {**spec, "task": "fashion32-vgg16"}
-    options = ["run", "--spec", canonical(spec), "--data", str(data_root), "--out", str(tmp_path / "run.parquet")]
+    spec = changed(spec, task="fashion32-vgg16")
+    options = ["run", "--spec", spec.canonical, "--data", str(data_root), "--out", str(tmp_path / "run.parquet")]
     code = f"import sys; sys.modules['torchvision'] = None; from adasde.cli import main; sys.exit(main({options!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2

@@ -1,30 +1,45 @@
-"""store.py: whole files or none, and tables that notice damage."""
+"""artifacts.py: whole files or none, and tables of runs that notice damage."""
 
 import math
 
 import pytest
 
-from adasde.common import InputError, atomic, spec_hash
-from adasde.experiments.artifacts import COLUMNS, provenance, read_run, rows_digest, write_run
+from adasde.common import InputError, atomic
+from adasde.experiments.artifacts import COLUMNS, Result, provenance, read_results, rows_digest, write_results
+from adasde.experiments.specs import spec_of
+from conftest import changed, load_run, save_run
 
 ROWS = [("a.k1.s0", 4, 1e-6, "test_loss", 0.1), ("a.k1.s0", 8, 2e-6, "test_loss", math.nan)]
 
 
-def test_a_table_comes_back_with_its_spec(tmp_path):
+def test_a_table_comes_back_with_its_spec(spec, tmp_path):
     path = tmp_path / "runs" / "a.parquet"
-    write_run(path, ROWS, {"lr": 0.1}, seconds=1.5)
-    rows, metadata = read_run(path)
-    assert rows_digest(rows) == rows_digest(ROWS)
-    assert rows[0] == ROWS[0]
-    assert metadata["spec"] == {"lr": 0.1}
-    assert metadata["seconds"] == 1.5
+    save_run(path, ROWS, spec, seconds=1.5)
+    result = load_run(path)
+    assert rows_digest(result.rows) == rows_digest(ROWS)
+    assert result.rows[0] == ROWS[0]
+    assert result.spec == spec
+    assert result.facts["seconds"] == 1.5
     assert [p.name for p in path.parent.iterdir()] == ["a.parquet"]
 
 
-def test_pandas_reads_it_too(tmp_path):
+def test_a_cell_is_one_file(spec, tmp_path):
+    seeds = [changed(spec, run=f"{spec.cell}.s{seed}", seed=seed) for seed in range(3)]
+    rows = [[(one.run, 4, 1e-6, "test_loss", 0.1 * one.seed)] * (1 + one.seed) for one in seeds]
+    results = [Result(one, part, {"seconds": float(one.seed)}) for one, part in zip(seeds, rows, strict=True)]
+    write_results(tmp_path / "cell.parquet", results)
+    found = read_results(tmp_path / "cell.parquet")
+    assert [(result.spec, result.rows, result.facts["seconds"]) for result in found] == [
+        (result.spec, result.rows, result.facts["seconds"]) for result in results
+    ]
+    write_results(tmp_path / "again.parquet", found)  # what was read can be written
+    assert read_results(tmp_path / "again.parquet") == found
+
+
+def test_pandas_reads_it_too(spec, tmp_path):
     import pandas as pd
 
-    write_run(tmp_path / "a.parquet", ROWS, {})
+    save_run(tmp_path / "a.parquet", ROWS, spec)
     frame = pd.read_parquet(tmp_path / "a.parquet")
     assert list(frame.columns) == list(COLUMNS)
     assert frame["value"].tolist()[0] == 0.1
@@ -36,9 +51,9 @@ def test_the_digest_sees_the_last_bit():
     assert rows_digest(other) != rows_digest(ROWS)
 
 
-def test_damage_is_noticed(tmp_path):
+def test_damage_is_noticed(spec, tmp_path):
     path = tmp_path / "a.parquet"
-    write_run(path, ROWS, {"lr": 0.1})
+    save_run(path, ROWS, spec)
     whole = path.read_bytes()
     unnoticed = 0
     for place in range(0, len(whole), 7):
@@ -46,21 +61,21 @@ def test_damage_is_noticed(tmp_path):
         spoiled[place] ^= 0x10
         path.write_bytes(spoiled)
         try:
-            rows, metadata = read_run(path)
+            result = load_run(path)
         except InputError as error:
             assert str(path) in str(error)
         else:  # a byte that carries no value, such as a statistic or a version
-            assert rows_digest(rows) == rows_digest(ROWS)
-            assert metadata["spec"] == {"lr": 0.1}
+            assert rows_digest(result.rows) == rows_digest(ROWS)
+            assert result.spec == spec
             unnoticed += 1
     assert unnoticed < len(whole) / 7 / 2
     for length in (0, 10, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(InputError, match="or a damaged one"):
-            read_run(path)
+            load_run(path)
     path.unlink()
     with pytest.raises(InputError, match="no such file"):
-        read_run(path)
+        load_run(path)
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -76,9 +91,10 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     assert path.read_text() == "new"
 
 
-def test_equal_specs_have_equal_hashes():
-    assert spec_hash({"a": 1, "b": [0.1]}) == spec_hash({"b": [0.1], "a": 1})
-    assert spec_hash({"a": 1}) != spec_hash({"a": 2})
+def test_equal_specs_have_equal_hashes(spec):
+    assert spec_of(dict(reversed(spec.document.items()))).hash == spec.hash
+    assert changed(spec, seed=5).hash != spec.hash
+    assert changed(spec, precision="float32").hash == spec.hash  # the default
 
 
 def test_provenance_names_versions_and_device_only():

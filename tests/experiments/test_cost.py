@@ -1,4 +1,4 @@
-"""cost.py and budget.py: what a plan costs, against sums by hand, finished runs and torch's own counts."""
+"""cost.py: what a plan costs, against sums by hand, finished runs and torch's own counts."""
 
 import csv
 import json
@@ -18,15 +18,13 @@ import yaml
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from adasde.analysis import tables
+from adasde.analysis.figures.registry import figure_runs
 from adasde.common import InputError
-from adasde.experiments import budget, cost, plan
-from adasde.experiments.artifacts import write_run
-from adasde.experiments.config import merged, read
-from adasde.experiments.cost import Cost
+from adasde.experiments import cost, plan
+from adasde.experiments.documents import merged, read
 from adasde.workloads.data.registry import dataset_named
 from adasde.workloads.registry import WORKLOADS, CostProfile, Entry, load_workload
-from conftest import ROOT
+from conftest import ROOT, changed, save_run
 
 SMOKE, MINI, PAPER = (ROOT / f"workflow/config/{name}.yaml" for name in ("smoke", "mini", "paper"))
 REFERENCE = ROOT / "results/reference/mini/runs.csv"
@@ -52,6 +50,11 @@ def rows(text):
     return {name: dict(zip(columns[1:], rest, strict=True)) for name, *rest in cells[1:]}
 
 
+def sized(batch_size):
+    """The fields of a spec with this batch size, and evaluations that go with it."""
+    return {"batch_size": batch_size, "samples": 100 * batch_size, "evaluate": [100 * batch_size]}
+
+
 def throughput(task, size=""):
     with (ROOT / "src/adasde/experiments/throughput.csv").open() as file:
         return next(float(row["examples_per_second"]) for row in csv.DictReader(file)
@@ -65,13 +68,15 @@ def test_seconds_by_hand(smoke):
     """13,824 images are drawn; four evaluations take the gradient of 1,000 and test 10,000, a third of the work."""
     plain, svag = smoke.runs["fashion-cnn-adam.sqrt.k4.s0"], smoke.runs["svag-fashion-cnn-adam.svag.l2.s0"]
     examples = 13_824 + 4 * (1000 + 10_000 / 3)
-    assert cost.seconds(plain) == pytest.approx(cost.START + examples / throughput("fashion-cnn", "128"))
-    assert cost.of(plain).samples == 13_824
-    assert cost.of(plain).steps == 13_824 / 128
+    seconds = examples / throughput("fashion-cnn", "128")
+    assert cost.cost_of(plain).seconds == pytest.approx(seconds)
+    assert cost.job_seconds([plain, plain]) == pytest.approx(cost.START["vision"] + 2 * seconds)
+    assert cost.cost_of(plain).samples == 13_824
+    assert cost.cost_of(plain).steps == 13_824 / 128
     # SVAG at ell draws 2 ell^2 times the samples, two minibatches of 32 in each step.
-    assert cost.of(svag).samples == 2 * 2**2 * svag["samples"]
-    examples = 8 * svag["samples"] + 4 * (1000 + 10_000 / 3)
-    assert cost.seconds(svag) == pytest.approx(cost.START + examples / throughput("fashion-cnn", "64"))
+    assert cost.cost_of(svag).samples == 2 * 2**2 * svag.samples
+    examples = 8 * svag.samples + 4 * (1000 + 10_000 / 3)
+    assert cost.cost_of(svag).seconds == pytest.approx(examples / throughput("fashion-cnn", "64"))
 
 
 def test_simulations_by_hand(smoke):
@@ -82,64 +87,64 @@ def test_simulations_by_hand(smoke):
     }
     for run, count in steps.items():
         spec = smoke.runs[run]
-        rate = throughput(f"{spec['study']}.{spec['oracle']}")
-        assert cost.seconds(spec) == pytest.approx(cost.START + count / rate)
-    unknown = cost.of({**smoke.runs["breakdown.linear.rmsprop"], "oracle": "hidden-layer"})
+        rate = throughput(f"{spec.study}.{spec.oracle}")
+        assert cost.cost_of(spec).seconds == pytest.approx(count / rate)
+    unknown = cost.cost_of(changed(smoke.runs["breakdown.linear.rmsprop"], oracle="hidden-layer", examples=100))
     assert "as slow as on the slowest oracle measured" in unknown.assumed
 
 
 def test_seconds_on_a_gpu_are_flops_over_a_share_of_the_peak(spec):
-    spec = {**spec, "task": "wikitext103-gpt2", "device": "cuda", "precision": "tf32", "samples": 2**20,
-            "evaluate": [2**19, 2**20], "batch_size": 512}  # fmt: skip
-    one = cost.of(spec)
+    spec = changed(spec, task="wikitext103-gpt2", device="cuda", precision="tf32", samples=2**20,
+                   evaluate=[2**19, 2**20], batch_size=512)  # fmt: skip
+    one = cost.cost_of(spec)
     rate = 494.5e12 * cost.UTILISATION["GPU", "language"]["tf32"] / (3 * 291.6e9)
     evaluating = 3 * (64 + 128 / 3) / rate
     assert one.device == "h100"
-    assert one.seconds == pytest.approx(cost.START + 2**20 / rate + evaluating)
+    assert one.seconds == pytest.approx(2**20 / rate + evaluating)
     assert "language in tf32" in one.assumed
     # Eight share the steps, at 0.9 of their speed, and wait for the one that evaluates.
-    eight = cost.of({**spec, "processes": 8})
-    assert eight.seconds == pytest.approx(cost.START + 2**20 / rate / 8 / 0.9 + evaluating)
+    eight = cost.cost_of(changed(spec, processes=8))
+    assert eight.seconds == pytest.approx(2**20 / rate / 8 / 0.9 + evaluating)
     assert eight.hours == pytest.approx(8 * eight.seconds / 3600)
-    assert cost.of(spec, "a100").seconds > 3 * one.seconds
+    assert cost.cost_of(spec, "a100").seconds > 3 * one.seconds
     # In bf16 an H100 has been measured.
-    measured = cost.of({**spec, "precision": "bf16"})
+    measured = cost.cost_of(changed(spec, precision="bf16"))
     assert (measured.assumed, "H100" in measured.source) == (None, True)
     assert measured.seconds == pytest.approx(one.seconds, rel=0.5)
-    assert cost.of({k: v for k, v in spec.items() if k != "precision"}, "cpu-core").seconds > 100 * one.seconds
+    assert cost.cost_of(changed(spec, precision="float32"), "cpu-core").seconds > 100 * one.seconds
     with pytest.raises(InputError, match="device = 'tpu': must be one of h100, h200, a100, cpu-core"):
-        cost.of(spec, "tpu")
+        cost.cost_of(spec, "tpu")
 
 
 def test_memory_by_hand_and_the_micro_batch_that_fits(spec):
-    spec = {**spec, "task": "wikitext103-gpt2", "device": "cuda", "precision": "bf16", "batch_size": 512}
-    large = cost.of(spec)
+    spec = changed(spec, task="wikitext103-gpt2", device="cuda", precision="bf16", **sized(512))
+    large = cost.cost_of(spec)
     weights, one = 16 * 124_439_808, 1.349e9 * 0.61 + 0.515e9
     assert large.memory == pytest.approx(weights + 512 * one)
     assert large.micro_batch == 32  # 45 GB; 64 would be 88
-    assert cost.of({**spec, "micro_batch": 32}).memory == pytest.approx(weights + 32 * one)
-    assert cost.of({**spec, "micro_batch": 32}).memory == pytest.approx(44.97e9, rel=0.01)  # as measured
-    assert cost.of({**spec, "micro_batch": 32}).micro_batch is None
-    assert cost.of({**spec, "precision": "tf32"}).micro_batch == 16
-    assert cost.of({**spec, "batch_size": 64 * 3}, "h200").micro_batch == 64
-    assert cost.of({**spec, "processes": 8}).memory == pytest.approx(weights + 64 * one)
-    assert cost.of({**spec, "ell": 2, "processes": 8}).memory == pytest.approx(weights + 128 * one)
-    assert cost.of(spec, "cpu-core").micro_batch is None  # who knows how much there is
+    assert cost.cost_of(changed(spec, micro_batch=32)).memory == pytest.approx(weights + 32 * one)
+    assert cost.cost_of(changed(spec, micro_batch=32)).memory == pytest.approx(44.97e9, rel=0.01)  # as measured
+    assert cost.cost_of(changed(spec, micro_batch=32)).micro_batch is None
+    assert cost.cost_of(changed(spec, precision="tf32")).micro_batch == 16
+    assert cost.cost_of(changed(spec, **sized(64 * 3)), "h200").micro_batch == 64
+    assert cost.cost_of(changed(spec, processes=8)).memory == pytest.approx(weights + 64 * one)
+    assert cost.cost_of(changed(spec, rule="svag", ell=2, processes=8)).memory == pytest.approx(weights + 128 * one)
+    assert cost.cost_of(spec, "cpu-core").micro_batch is None  # who knows how much there is
     # Of a large model with a small batch the measurement of the noise takes most: 36 bytes per weight.
-    small = cost.of({**spec, "task": "wikibooks-roberta", "batch_size": 1})
+    small = cost.cost_of(changed(spec, task="wikibooks-roberta", batch_size=1))
     assert small.memory == pytest.approx(36 * 355_018_841 + 4 * 232.4e6)
     # Images stay on a GPU.
-    images = cost.of({**spec, "task": "fashion-cnn", "batch_size": 512})
+    images = cost.cost_of(changed(spec, task="fashion-cnn"))
     assert images.memory == pytest.approx(16 * 20_746 + 512 * 22_000 / 2 + 60_000 * 784)
 
 
 def test_no_micro_batch_helps_where_one_example_is_too_large(spec, monkeypatch):
     huge = CostProfile(parameters=1, flops=1.0, activations=1e12, graded=1, chunk=0, tested=1)
     monkeypatch.setitem(WORKLOADS, "huge", Entry("huge", "wiki-mini", "adasde.workloads.language", huge, 1000))
-    assert cost.of({**spec, "task": "huge", "device": "cuda"}).micro_batch == 0
+    assert cost.cost_of(changed(spec, task="huge", device="cuda")).micro_batch == 0
     monkeypatch.setitem(WORKLOADS, "new", Entry("new", "wiki-mini", "adasde.workloads.language"))
-    with pytest.raises(InputError, match="task = 'new': its entry in tasks has no facts"):
-        cost.of({**spec, "task": "new"})
+    with pytest.raises(InputError, match="workload = 'new': its entry has no cost profile"):
+        cost.cost_of(changed(spec, task="new"))
 
 
 def test_finished_runs_took_what_is_said_of_them():
@@ -150,69 +155,75 @@ def test_finished_runs_took_what_is_said_of_them():
     assert len(runs.keys() & done.keys()) > 150
     told = took = 0.0
     for run in runs.keys() & done.keys():
-        one = cost.of(runs[run])
+        one = cost.cost_of(runs[run])
         if one.steps == float(done[run]["steps"] or 0):
-            told += one.seconds - cost.START
+            told += one.seconds
             took += float(done[run]["seconds"])
-        assert cost.memory(runs[run]) > float(done[run]["peak_bytes"]) / 1e6
+        assert cost.job_memory([runs[run]]) > float(done[run]["peak_bytes"]) / 1e6
     assert told == pytest.approx(took, rel=0.1)
 
 
 def test_host_memory_beside_a_gpu_has_room_for_a_checkpoint(spec):
-    spec = {**spec, "task": "wikibooks-roberta", "device": "cuda", "precision": "bf16", "batch_size": 256}
+    spec = changed(spec, task="wikibooks-roberta", device="cuda", precision="bf16", **sized(256))
     parameters = 355_018_841
-    assert cost.memory(spec) > 24 * parameters / 1e6
-    more = cost.memory({**spec, "processes": 8}) - cost.memory(spec)
+    assert cost.job_memory([spec]) > 24 * parameters / 1e6
+    more = cost.job_memory([changed(spec, processes=8)]) - cost.job_memory([spec])
     assert more == pytest.approx(7 * 1.5 * (6e9 + 4 * parameters) / 1e6, abs=2)
-    assert isinstance(cost.memory(spec), int)
-    images = {**spec, "task": "imagenet-resnet50"}  # which 16 processes decode
-    assert cost.memory(images) > 1.5 * (6e9 + 16 * cost.WORKER) / 1e6
+    assert isinstance(cost.job_memory([spec]), int)
+    images = changed(spec, task="imagenet-resnet50")  # which 16 processes decode
+    assert cost.job_cores(images) == 17
+    assert (cost.job_gpus(images), cost.job_gpus(changed(images, processes=8))) == (1, 8)
+    assert cost.job_memory([images]) > 1.5 * (6e9 + 16 * cost.WORKER) / 1e6
 
 
 # A plan
 
 
 def test_runs_that_figures_share_are_counted_once(smoke):
-    found = rows(budget.report(smoke))
+    found = rows(cost.report(smoke, figure_runs(smoke)))
     whole = found["whole, each run once"]
     assert whole["runs"] == str(len(smoke.runs)) == "22"
     assert sum(int(found[f]["runs"]) for f in smoke.figures) > 22
-    hours = sum(cost.of(spec).hours for spec in smoke.runs.values())
+    hours = sum(cost.job_seconds(cell.specs) for cell in smoke.cells.values()) / 3600
     assert float(whole["core-hours"]) == pytest.approx(hours, rel=0.01)
     assert found["rules-fashion-cnn"]["samples"] == f"{6 * 13_824:,}"
     assert found["scaling-fashion-cnn-adam"] == found["rules-fashion-cnn"]
 
 
 def test_a_figure_of_fine_tuning_needs_the_pre_training_first(smoke):
-    runs = budget.needed(smoke, "finetune")
-    assert [run for run in runs if run.startswith("roberta-adam")] == smoke.parents != []
-    assert set(smoke.shown("finetune")) < set(runs)
-    costs = [cost.of(smoke.runs[run]) for run in runs]
-    chains = [c.seconds + cost.seconds(smoke.runs[c.parent]) for c in costs if c.parent]
-    assert budget.makespan(costs, 100) == pytest.approx(max(chains))
-    assert budget.makespan(costs, 1) == pytest.approx(sum(c.seconds for c in costs))
+    shown = figure_runs(smoke)
+    runs = cost.needed(smoke, shown, "finetune")
+    assert {run for run in runs if run.startswith("roberta-adam")} == smoke.parents != set()
+    assert set(shown["finetune"]) < set(runs)
+    jobs = {job.name: job for job in cost.jobs(smoke, runs)["core"]}
+    chains = [job.seconds + jobs[parent].seconds for job in jobs.values() for parent in job.after]
+    assert len(chains) == 2
+    assert cost.makespan(list(jobs.values()), 100) == pytest.approx(max(chains))
+    assert cost.makespan(list(jobs.values()), 1) == pytest.approx(sum(job.seconds for job in jobs.values()))
 
 
 def test_makespan_by_hand():
-    def job(run, seconds, parent=None, processes=1):
-        return Cost(run, "h100", seconds, 0.0, processes=processes, parent=parent)
+    def job(name, seconds, *after, processes=1):
+        return cost.Job(name, seconds, processes, frozenset(after))
 
     jobs = [job("a", 2), job("b", 3), job("c", 4), job("after a", 6, "a")]
     # a has the longest way to the end, then c: [a 0-2, after a 2-8], [c 0-4, b 4-7].
-    assert budget.makespan(jobs, 2) == 8
-    assert budget.makespan(jobs, 1) == 15
-    assert budget.makespan(jobs, 9) == 8
-    assert budget.makespan([*jobs, job("wide", 5, processes=2)], 2) == 13  # [b 4-7], then both for wide, 8-13
-    assert budget.makespan([job("wide", 5, processes=8)], 2) == 20
-    assert budget.makespan([job("child", 6, "elsewhere")], 1) == 6
+    assert cost.makespan(jobs, 2) == 8
+    assert cost.makespan(jobs, 1) == 15
+    assert cost.makespan(jobs, 9) == 8
+    assert cost.makespan([*jobs, job("wide", 5, processes=2)], 2) == 13  # [b 4-7], then both for wide, 8-13
+    assert cost.makespan([job("wide", 5, processes=8)], 2) == 20
+    assert cost.makespan([job("child", 6, "elsewhere")], 1) == 6
+    assert cost.makespan([job("a", 2), job("b", 3), job("after both", 1, "a", "b")], 2) == 4
 
 
 def test_a_report_marks_what_is_measured_estimated_and_too_large(smoke):
-    here = budget.report(smoke)
+    shown = figure_runs(smoke)
+    here = cost.report(smoke, shown)
     assert {row["speed"] for row in rows(here).values()} == {"measured"}
     assert "estimated" not in here
     assert "measured: examples per second of finished runs on Intel(R) Xeon(R) Processor" in here
-    there = budget.report(smoke, device="h100")
+    there = cost.report(smoke, shown, device="h100")
     assert rows(there)["finetune"]["speed"] == "estimated"
     assert rows(there)["weak-order"]["speed"] == "measured"  # on the CPU
     assert rows(there)["breakdown"]["speed"] == "measured and estimated"
@@ -220,9 +231,9 @@ def test_a_report_marks_what_is_measured_estimated_and_too_large(smoke):
     assert "!" not in here + there
     paper = planned(PAPER)
     for run, spec in paper.runs.items():  # whatever the config says, here each run is on one GPU, a batch in one pass
-        rest = {k: v for k, v in spec.items() if k not in ("processes", "micro_batch")}
-        paper.runs[run] = {**rest, "device": "cuda", "precision": "bf16"}
-    text = budget.report(paper)
+        rest = {k: v for k, v in spec.document.items() if k not in ("processes", "micro_batch")}
+        paper.runs[run] = spec_of({**rest, "device": "cuda", "precision": "bf16"})
+    text = cost.report(paper, figure_runs(paper))
     assert rows(text)["scaling-gpt2-adam"]["memory"].endswith("TB!")
     assert "gpt2-adam: up to 11 TB, which should be below 60 GB of the NVIDIA H100's 80 GB; micro_batch: 32" in text
     assert "estimated: language in bf16: 0.12 of the 989 TFLOP/s of one h100" in text
@@ -245,7 +256,7 @@ def test_one_figure_alone(adasde, smoke):
     assert "time with 2 cores: " in done.stdout
     assert "8 cores" not in done.stdout
     specs = json.loads(adasde("plan", SMOKE, "--figure", "finetune", "--json").stdout)
-    assert [spec["run"] for spec in specs] == budget.needed(smoke, "finetune")
+    assert [spec["run"] for spec in specs] == cost.needed(smoke, figure_runs(smoke), "finetune")
     assert "time with 1 core: " in adasde("plan", SMOKE).stdout
 
 
@@ -325,23 +336,23 @@ def test_steps_measured_on_a_gpu_are_throughput(adasde, tmp_path):
 
 def test_throughput_is_work_over_seconds(adasde, spec, small_spec, tmp_path):
     facts = {"threads": 1, "device": "AMD EPYC", "torch": "2.0"}
-    done = [(spec["run"], 432, 0.1, "test_loss", 1.0)]
+    done = [(spec.run, 432, 0.1, "test_loss", 1.0)]
     paths = []
 
     def run(rows, spec, **changes):
         paths.append(tmp_path / f"{len(paths)}.parquet")
-        write_run(paths[-1], rows, spec, **{**facts, "seconds": 2.0, **changes})
+        save_run(paths[-1], rows, spec, **{**facts, "seconds": 2.0, **changes})
 
     run(done, spec)
     run(done, spec, seconds=4.0)
-    run([(spec["run"], 100, 0.1, "diverged", 1.0)], spec, seconds=0.1)  # what did not come to its end says nothing
-    run(done, {**spec, "rule": "svag", "ell": 2}, seconds=0.1)
+    run([(spec.run, 100, 0.1, "diverged", 1.0)], spec, seconds=0.1)  # what did not come to its end says nothing
+    run(done, changed(spec, rule="svag", ell=2), seconds=0.1)
     run(done, spec, threads=2, seconds=0.1)
-    gpu = {**spec, "device": "cuda", "precision": "bf16"}
+    gpu = changed(spec, device="cuda", precision="bf16")
     run(done, gpu, device="NVIDIA H100 80GB HBM3", seconds=1.0)
     out = tmp_path / "throughput.csv"
     out.write_text(
-        ",".join(tables.THROUGHPUT) + "\nfashion-cnn,cpu-core,float32,32,1.0,1,old\nother,h100,bf16,,2.0,1,x\n"
+        ",".join(cost.THROUGHPUT) + "\nfashion-cnn,cpu-core,float32,32,1.0,1,old\nother,h100,bf16,,2.0,1,x\n"
     )
     assert adasde("throughput", *paths, "--out", out).returncode == 0
     examples = 13_824 + 4 * (1000 + 10_000 / 3)

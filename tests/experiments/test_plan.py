@@ -1,4 +1,4 @@
-"""plan.py and the schemas: configs multiplied out, and every mistake refused in one line."""
+"""Configs, specs and plan: configs multiplied out, and every mistake refused in one line."""
 
 import math
 import subprocess
@@ -7,14 +7,15 @@ import sys
 import pytest
 import yaml
 
-from adasde.analysis.figures.registry import plot_named
+from adasde.analysis.figures.registry import figure_runs, plot_named
 from adasde.common import InputError
 from adasde.experiments import plan
-from adasde.experiments.config import merged, read
+from adasde.experiments.documents import merged, read
+from adasde.experiments.specs import Simulation, Trained, spec_of
 from adasde.scaling.hyperparameters import AdamHyperparameters
 from adasde.scaling.rules import RULES
 from adasde.workloads.registry import WORKLOADS
-from conftest import ROOT
+from conftest import ROOT, changed
 
 CONFIGS = sorted(path for path in (ROOT / "workflow/config").glob("*.yaml") if path.stem not in ("fashion", "quarter"))
 
@@ -25,7 +26,7 @@ def test_fashion_mnist_can_be_laid_over_the_gpu_scale():
     plain = plan.plan(read(ROOT / "workflow/config/gpu.yaml"))
     assert (laid.scale, laid.figures) == ("gpu-fashion", plain.figures)
     assert list(laid.runs) == list(plain.runs)
-    assert all(spec["task"].startswith("fashion32-") for spec in laid.runs.values())
+    assert all(spec.workload.startswith("fashion32-") for spec in laid.runs.values())
 
 
 @pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")
@@ -33,7 +34,7 @@ def test_an_experiment_that_is_null_is_left_out(config):
     names = [ROOT / f"workflow/config/{name}.yaml" for name in ("gpu", "fashion", "quarter")]
     quarter = plan.plan(merged(names))
     assert quarter.scale == "gpu-quarter"
-    assert {spec["experiment"] for spec in quarter.runs.values()} == {
+    assert {spec.experiment for spec in quarter.runs.values()} == {
         "vgg16-adam", "vgg16-rmsprop", "resnet56-adam", "resnet56-rmsprop", "svag-vgg16-adam",
     }  # fmt: skip
     whole = plan.plan(config)
@@ -48,36 +49,37 @@ def test_every_config_plans(path):
     assert planned.scale == path.stem
     assert planned.runs
     for run, spec in planned.runs.items():
-        assert spec["run"] == run
-        if "study" in spec:
+        assert spec.run == run
+        if isinstance(spec, Simulation):
             continue
-        assert spec["samples"] == spec["evaluate"][-1]
-        assert spec["evaluate"] == sorted(set(spec["evaluate"]))
-        assert all(samples % spec["batch_size"] == 0 for samples in spec["evaluate"])
+        assert spec.samples == spec.evaluate[-1]
+        assert list(spec.evaluate) == sorted(set(spec.evaluate))
+        assert all(samples % spec.batch_size == 0 for samples in spec.evaluate)
     for figure in planned.figures:
         assert plot_named(figure)
 
 
 def test_runs_of_an_experiment_share_times_and_samples_and_initial_weights(config):
-    specs = [spec for spec in plan.plan(config).runs.values() if "task" in spec]
-    assert len({(s["experiment"], str(s["evaluate"]), s["horizon"], s["init_seed"]) for s in specs}) == len(
+    specs = [spec for spec in plan.plan(config).runs.values() if isinstance(spec, Trained)]
+    assert len({(s.experiment, s.evaluate, s.horizon, s.init_seed) for s in specs}) == len(
         config["experiments"] | config["finetunings"]
     )
 
 
 def test_a_spec_by_hand(config):
     spec = plan.plan(config).runs["fashion-cnn-adam.sqrt.k4.s1"]
-    assert spec["batch_size"] == 128
-    assert spec["seed"] == 1
+    assert spec.batch_size == 128
+    assert spec.seed == 1
     base = {k: v["value"] for k, v in config["experiments"]["fashion-cnn-adam"]["optimizer"].items() if k != "name"}
     wanted = AdamHyperparameters(**base).scaled(4)
-    assert spec["optimizer"] == {"name": "adam", "variant": "paper", **vars(wanted)}
-    assert spec["horizon"] == pytest.approx(base["lr"] ** 2 * spec["samples"] / 32)
+    assert spec.document["optimizer"] == {"name": "adam", "variant": "paper", **vars(wanted)}
+    assert spec.optimizer.hyperparameters == wanted
+    assert spec.horizon == pytest.approx(base["lr"] ** 2 * spec.samples / 32)
 
 
 def test_a_spec_of_svag_by_hand(config):
     planned = plan.plan(config)
-    plain, spec = (planned.runs[f"svag-fashion-cnn-adam.{name}.s1"] for name in ("sqrt.k1", "svag.l2"))
+    plain, spec = (planned.runs[f"svag-fashion-cnn-adam.{name}.s1"].document for name in ("sqrt.k1", "svag.l2"))
     differing = {key for key in spec if spec[key] != plain[key]}
     assert differing == {"run", "optimizer", "rule", "ell"}
     assert (spec["rule"], spec["kappa"], spec["ell"], plain["ell"]) == ("svag", 1, 2, 1)
@@ -122,8 +124,8 @@ SVAG = "experiments/svag-fashion-cnn-adam"
     ("change", "message"),
     [
         (edit("colour", "blue"), "unknown key 'colour'; must be one of scale"),
-        (edit(f"{EXPERIMENT}/kapas", [1]), "fashion-cnn-adam: unknown key 'kapas'; must be one of task"),
-        (edit(f"{EXPERIMENT}/task", "fashion-cmm"), "task = 'fashion-cmm': must be one of fashion-cnn"),
+        (edit(f"{EXPERIMENT}/kapas", [1]), "fashion-cnn-adam: unknown key 'kapas'; must be one of workload"),
+        (edit(f"{EXPERIMENT}/workload", "fashion-cmm"), "workload = 'fashion-cmm': must be one of fashion-cnn"),
         (
             edit(f"{EXPERIMENT}/rules/sqr", {"value": [4], "source": "ours"}),
             "rule = 'sqr': must be one of sqrt",
@@ -205,7 +207,7 @@ SVAG = "experiments/svag-fashion-cnn-adam"
 def test_mistakes_are_refused_in_one_line(change, message, config):
     change(config)
     with pytest.raises(InputError, match=message) as caught:
-        plan.plan(config)
+        figure_runs(plan.plan(config))
     assert "\n" not in str(caught.value)
 
 
@@ -231,7 +233,7 @@ def test_a_config_that_is_no_mapping_is_refused_shortly(document):
     [
         ({"recipe": 99}, "recipe = 99: this version runs recipe 4"),
         ({"rule": "bogus"}, "rule = 'bogus': must be one of"),
-        ({"task": "bogus"}, "task = 'bogus': must be one of"),
+        ({"task": "bogus"}, "workload = 'bogus': must be one of"),
         ({"run": "../../evil"}, "run: '../../evil' must be lower-case"),
         ({"horizon": math.inf}, "horizon = inf: must be a finite number"),
         ({"batch_size": 32.0}, "batch_size: 32.0 is not of type 'integer'"),
@@ -248,9 +250,9 @@ def test_a_config_that_is_no_mapping_is_refused_shortly(document):
     ],
 )
 def test_a_spec_made_by_hand_is_checked_too(change, message, spec):
-    plan.check(spec)
+    assert spec_of(spec.document) == spec
     with pytest.raises(InputError, match=message):
-        plan.check({**spec, **change})
+        changed(spec, **change)
 
 
 def test_planning_imports_neither_torch_nor_snakemake():

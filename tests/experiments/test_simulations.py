@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from adasde.analysis import statistics, tables, weak_error
+from adasde.analysis import statistics, weak_error
 from adasde.common import InputError
 from adasde.experiments import plan
+from adasde.experiments.artifacts import SIMULATED
 from adasde.experiments.simulations import PROBLEMS, run_simulation
-from adasde.experiments.studies import hyperparameters_of
-from adasde.scaling.hyperparameters import SDEConstants
+from adasde.experiments.specs import Simulation, spec_of
 from adasde.sde.oracles import Linear
+from conftest import changed
 
 
 def ours(value):
@@ -61,7 +62,7 @@ BREAKDOWN = DATA | {"study": "breakdown", "oracles": ["linear", "softmax"], "kap
 def planned(config):
     def make(**simulations):
         config["simulations"], config["figures"] = copy.deepcopy(simulations), []
-        return {run: spec for run, spec in plan.plan(config).runs.items() if "study" in spec}
+        return {run: spec for run, spec in plan.plan(config).runs.items() if isinstance(spec, Simulation)}
 
     return make
 
@@ -71,8 +72,8 @@ def table(specs, root=None):
     parts = []
     for spec in specs:
         rows, _ = run_simulation(spec, root)
-        what = {"simulation": spec["simulation"], "study": spec["study"], "oracle": spec["oracle"]}
-        parts.append(pd.DataFrame(rows, columns=tables.SIMULATED).assign(**what, optimizer=spec["optimizer"]["name"]))
+        what = {"simulation": spec.simulation, "study": spec.study, "oracle": spec.oracle}
+        parts.append(pd.DataFrame(rows, columns=SIMULATED).assign(**what, optimizer=spec.optimizer.name))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -82,9 +83,9 @@ def test_a_simulation_is_one_run_per_oracle_and_optimizer(planned):
         "weak.quadratic.sgd", "weak.quadratic.rmsprop", "weak.quadratic.adam",
         "breakdown.linear.rmsprop", "breakdown.softmax.rmsprop",
     ]  # fmt: skip
-    assert runs["weak.quadratic.sgd"]["constants"] == {"sigma0": 1.0}
+    assert runs["weak.quadratic.sgd"].document["constants"] == {"sigma0": 1.0}
     for spec in runs.values():
-        plan.check(json.loads(json.dumps(spec)))
+        assert spec_of(json.loads(spec.canonical)) == spec
 
 
 @pytest.mark.parametrize("name", ["sgd", "rmsprop", "adam"])
@@ -110,9 +111,9 @@ def test_all_variants_of_rmsprop_share_the_limit(planned):
         assert errors.error[0] < errors.error[-1] / 4, variant
 
 
-def test_hyperparameters_have_the_constants():
-    for constants in (SDEConstants(1.0, 0.1, 2.0), SDEConstants(1.0, 0.1, 2.0, 1.0), SDEConstants(1.0)):
-        h = hyperparameters_of(constants, 1 / 64)
+def test_hyperparameters_have_the_constants(planned):
+    for spec in planned(weak=WEAK).values():
+        constants, h = spec.sde_constants, spec.hyperparameters(1 / 64)
         found = h.sde_constants(1.0 / (1 / 64) ** 0.5)
         assert h.time_step == pytest.approx(1 / 64)
         for name in ("sigma0", "eps0", "c1", "c2"):
@@ -122,12 +123,12 @@ def test_hyperparameters_have_the_constants():
 def test_convergence_on_real_data(planned, data_root):
     spec = planned(sde=CONVERGENCE)["sde.softmax.rmsprop"]
     rows, facts = run_simulation(spec, data_root)
-    frame = pd.DataFrame(rows, columns=tables.SIMULATED)
+    frame = pd.DataFrame(rows, columns=SIMULATED)
     assert frame.groupby(["process", "level"]).ngroups == 4
     assert sorted(frame["time"].unique()) == pytest.approx([0.005, 0.01, 0.015])
     starts = frame[(frame["time"] == frame["time"].min()) & (frame["metric"] == "loss")]
     assert np.ptp(starts["value"]) < 1e-5  # all processes start at one point
-    errors = weak_error.convergence(table([spec], data_root), spec["run"])
+    errors = weak_error.convergence(table([spec], data_root), spec.run)
     assert errors.levels.tolist() == [1, 2]
     assert errors.gaps.shape == (3, 2, 6)  # batches, ells, three test functions at two times after the start
     assert facts["peak_bytes"] > 0
@@ -137,13 +138,13 @@ def test_integrations_share_their_paths_and_are_extrapolated(planned, data_root)
     """An error of order 1 in the step is gone; the coupling leaves a fraction of the noise of independent paths."""
     spec = planned(sde=CONVERGENCE | {"parts": ours([8, 16])})["sde.softmax.rmsprop"]
     simulations = table([spec], data_root)
-    integrations = weak_error.convergence(simulations, spec["run"], "sde")
+    integrations = weak_error.convergence(simulations, spec.run, "sde")
     assert integrations.levels.tolist() == [8, 16]
     assert np.allclose(integrations.gaps[:, 0], 2 * integrations.gaps[:, 1], rtol=1e-6)
-    apart = (2 / (spec["sde_paths"] * spec["batches"])) ** 0.5  # noise of the difference of independent paths
+    apart = (2 / (spec.sde_paths * spec.batches)) ** 0.5  # noise of the difference of independent paths
     assert integrations.noise[1] < apart / 2
     single = simulations[(simulations["process"] != "sde") | (simulations["level"] == 16)]
-    assert weak_error.convergence(single, spec["run"], "sde").error.tolist() == [0.0]
+    assert weak_error.convergence(single, spec.run, "sde").error.tolist() == [0.0]
 
 
 def test_breakdown_predicts_the_linear_problem_in_closed_form(planned):
@@ -174,7 +175,7 @@ def test_an_interrupted_simulation_goes_on_with_the_next_batch(planned, tmp_path
     assert calls == [3, 4, 5, 6]
     assert resumed == whole
     with pytest.raises(InputError, match="checkpoint of another spec"):
-        run_simulation(spec | {"batches": 7}, checkpoint=tmp_path / "c")
+        run_simulation(changed(spec, batches=7), checkpoint=tmp_path / "c")
     (tmp_path / "d").write_text("{")
     with pytest.raises(InputError, match="holds something else"):
         run_simulation(spec, checkpoint=tmp_path / "d")

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from adasde.analysis import tables
 from adasde.analysis.claims.report import write_claims
-from adasde.common import InputError, canonical, spec_hash
-from adasde.experiments import cost
-from adasde.experiments.artifacts import provenance, read_run, rows_digest, write_run
+from adasde.common import InputError
+from adasde.experiments.artifacts import provenance, rows_digest
+from adasde.experiments.cost import cost_of
 from adasde.experiments.plan import Plan, plan
 from adasde.scaling.rules import ScalingWarning
 from adasde.training.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
 from adasde.training.loop import train
 from adasde.workloads.data.registry import load_arrays, prepare
-from adasde.workloads.vision import BUILDERS, ImageTask
-from conftest import ROOT
+from adasde.workloads.vision import BUILDERS, ImageWorkload
+from conftest import ROOT, changed, load_run, save_run
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +100,7 @@ def test_a_random_config_is_planned_or_refused_in_one_line(changes):
         try:
             found = plan(config)
             for spec in found.runs.values():
-                cost.of(spec)
+                cost_of(spec)
         except InputError as error:
             assert "\n" not in str(error)
             assert 0 < len(str(error)) < 1000
@@ -114,7 +114,7 @@ def test_a_random_config_is_planned_or_refused_in_one_line(changes):
 @pytest.fixture
 def task(tensors):
     """One network is enough here."""
-    return ImageTask(tensors, BUILDERS["cnn"], 0.5, 0.3)
+    return ImageWorkload(tensors, BUILDERS["cnn"], 0.5, 0.3)
 
 
 def damages(content, count, seed=0):
@@ -149,16 +149,16 @@ def noticed(path, read, same, count):
 def test_a_damaged_run_is_noticed(small_spec, task, tmp_path, broken):
     rows, facts = train(small_spec, task)
     path = tmp_path / "run.parquet"
-    write_run(path, rows, small_spec, **facts)
+    save_run(path, rows, small_spec, **facts)
     digest = rows_digest(rows)
-    refused = noticed(path, lambda: read_run(path), lambda found: rows_digest(found[0]) == digest, 100)
+    refused = noticed(path, lambda: load_run(path), lambda found: rows_digest(found.rows) == digest, 100)
     assert refused > 50  # some bytes of a parquet file carry nothing
     broken("bit flipped in, or end cut from, a run's table", 100, f"{refused} refused by name, others harmless")
 
 
 def test_a_damaged_table_is_noticed(small_spec, task, tmp_path, broken):
     rows, facts = train(small_spec, task)
-    write_run(tmp_path / "run.parquet", rows, small_spec, **facts, **provenance())
+    save_run(tmp_path / "run.parquet", rows, small_spec, **facts, **provenance())
     tables.write(tmp_path, *tables.collect([tmp_path / "run.parquet"]))
     whole, path = tables.read(tmp_path), tmp_path / "trajectories.parquet"
     refused = noticed(path, lambda: tables.read(tmp_path), whole.equals, 100)
@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_is_noticed(small_spec, task, tmp_path, broken):
 def test_damaged_weights_are_noticed(small_spec, task, tmp_path, broken):
     path = tmp_path / "weights.safetensors"
     train(small_spec, task, weights=path)
-    wanted = spec_hash(small_spec)
+    wanted = small_spec.hash
     whole = read_weights(path, wanted)
 
     def same(found):
@@ -239,7 +239,7 @@ def test_a_full_disk_while_a_table_is_written(mounted, small_spec, task, spare, 
     rows = [("run", n, draw.random(), "train_loss", draw.random()) for n in range(2000)]
     table = pd.DataFrame({"id": range(1000), "text": "x" * 50})
     writers = {
-        "run.parquet": lambda path: write_run(path, rows, small_spec),
+        "run.parquet": lambda path: save_run(path, rows, small_spec),
         "claims.csv": lambda path: write_claims(table, path),
         "weights.safetensors": lambda path: write_weights(path, task.model().state_dict(), small_spec),
         "checkpoint": lambda path: write_checkpoint(path, {"x": "y" * 50_000}),
@@ -255,8 +255,8 @@ def test_a_full_disk_while_a_table_is_written(mounted, small_spec, task, spare, 
 
 def test_a_full_disk_while_a_run_saves_itself(mounted, adasde, small_spec, spec, data_root, tmp_path, broken):
     """The first checkpoint fits, the second, which has to be whole before the first goes, does not."""
-    spec = {**spec, "samples": 6400, "evaluate": [3200, 6400]}
-    options = ("run", "--spec", canonical(spec), "--data", data_root, "--checkpoint-every", 0)
+    spec = changed(spec, samples=6400, evaluate=[3200, 6400])
+    options = ("run", "--spec", spec.canonical, "--data", data_root, "--checkpoint-every", 0)
     folder = mounted(440)  # a checkpoint of the network takes about 260 kB
     done = adasde(*options, "--checkpoint", folder / "checkpoint", "--out", tmp_path / "run.parquet")
     assert done.returncode == 2
@@ -269,7 +269,7 @@ def test_a_full_disk_while_a_run_saves_itself(mounted, adasde, small_spec, spec,
     assert "resumed at step" in done.stderr
     alone = adasde(*options, "--out", tmp_path / "alone.parquet")
     assert alone.returncode == 0
-    found, wanted = (read_run(tmp_path / f"{name}.parquet")[0] for name in ("run", "alone"))
+    found, wanted = (load_run(tmp_path / f"{name}.parquet").rows for name in ("run", "alone"))
     assert rows_digest(found) == rows_digest(wanted)
     broken("disk full while a run saves itself", 1, "named; goes on from the last checkpoint, bit for bit")
 
@@ -278,7 +278,7 @@ def test_a_folder_that_cannot_be_written(mounted, adasde, spec, tmp_path, broken
     folder = mounted(64)
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     tries = {
-        "run": ("--spec", canonical(spec), "--out", folder / "run.parquet"),
+        "run": ("--spec", spec.canonical, "--out", folder / "run.parquet"),
         "collect": (ROOT / "README.md", "--out", folder),
         "data": ("fashion-mnist", "--data", folder),
     }

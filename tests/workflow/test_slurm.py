@@ -9,8 +9,7 @@ import time
 import pytest
 import yaml
 
-from adasde.common import canonical, spec_hash
-from adasde.experiments.artifacts import read_run
+from adasde.experiments.artifacts import read_results
 from adasde.experiments.plan import plan
 from conftest import ROOT
 
@@ -79,10 +78,10 @@ def test_the_smoke_graph_finishes_though_a_job_is_cancelled(cluster, profile, co
     (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "results").mkdir()
     shutil.copytree(data_root, tmp_path / "results/data")
-    specs = plan(config).runs
-    run = "fashion-cnn-adam.sqrt.k1.s0"
+    cells = plan(config).cells
+    run = "fashion-cnn-adam.sqrt.k1"
     table = tmp_path / f"results/smoke/runs/{run}.parquet"
-    saved = table.with_name(f"{table.name}.{spec_hash(specs[run])[:12]}.checkpoint")
+    saved = table.with_name(f"{table.name}.{cells[run].hash[:12]}.checkpoint")
 
     def job():
         found = subprocess.run(
@@ -104,12 +103,12 @@ def test_the_smoke_graph_finishes_though_a_job_is_cancelled(cluster, profile, co
         process.kill()
     assert process.returncode == 0, output
     assert "Trying to restart job" in output
-    assert {path.stem for path in table.parent.iterdir()} == set(specs)
+    assert {path.stem for path in table.parent.iterdir()} == set(cells)
     assert (tmp_path / "results/smoke/claims.csv").exists()
     options = ("--data", data_root, "--out", tmp_path / "whole.parquet")
-    done = adasde("run", "--spec", canonical(specs[run]), *options)
+    done = adasde("run", "--spec", cells[run].document, *options)
     assert done.returncode == 0, done.stderr
-    digests = [read_run(path)[1]["rows_sha256"] for path in (table, tmp_path / "whole.parquet")]
+    digests = [read_results(path)[0].facts["rows_sha256"] for path in (table, tmp_path / "whole.parquet")]
     assert digests[0] == digests[1]
 
 

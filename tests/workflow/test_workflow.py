@@ -16,7 +16,7 @@ import yaml
 
 import browser
 from adasde.analysis import tables
-from adasde.experiments.artifacts import read_run
+from adasde.experiments.artifacts import read_results
 from adasde.experiments.plan import plan
 from conftest import ROOT
 
@@ -34,6 +34,11 @@ def jobs(output):
     """Count of each rule in the job table of a dry run."""
     table = output.partition("job ")[2].partition("total")[0]
     return {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+
+
+def digests(path):
+    """Digests of the rows of a cell's runs, by run."""
+    return {result.spec.run: result.facts["rows_sha256"] for result in read_results(path)}
 
 
 SMOKE = ("--configfile", str(ROOT / "workflow/config/smoke.yaml"))
@@ -75,7 +80,8 @@ def test_every_figure_and_the_claims_are_there(built):
     runs = pd.read_csv(built / "results/smoke/runs.csv")
     assert len(runs) == 22
     assert runs["device"].notna().all()
-    assert not list((built / "results").rglob("*.checkpoint"))
+    assert not list((built / "results").rglob("*.checkpoint*"))
+    assert (built / "results/smoke/report.html").stat().st_size > 100_000
 
 
 def test_nothing_is_left_to_do(built):
@@ -99,13 +105,13 @@ def test_a_figure_that_is_not_in_the_config_is_refused_before_any_job(built):
 
 
 def test_a_damaged_run_file_can_be_deleted_and_comes_back(built, adasde):
-    path = built / "results/smoke/runs/fashion-cnn-adam.sqrt.k4.s0.parquet"
+    path = built / "results/smoke/runs/fashion-cnn-adam.sqrt.k4.parquet"
     content = bytearray(path.read_bytes())
     third = len(content) // 3
     content[third : 2 * third] = bytes(third)  # some single bytes of a parquet file carry nothing
     path.write_bytes(content)
     check = ("check", ROOT / "workflow/config/smoke.yaml", "--results", built / "results/smoke")
-    assert "21 of 22 runs are there" in adasde(*check).stdout
+    assert "20 of 22 runs are there" in adasde(*check).stdout
     path.unlink()
     status, output = snakemake(built, *SMOKE)
     assert status == 0, output
@@ -115,7 +121,7 @@ def test_a_damaged_run_file_can_be_deleted_and_comes_back(built, adasde):
 def test_a_killed_graph_is_taken_up_again(built):
     """SIGKILL to Snakemake and its jobs; then what `make figures` calls finishes the rest."""
     runs = sorted((built / "results/smoke/runs").glob("*.parquet"))
-    before = {path.name: read_run(path)[1]["rows_sha256"] for path in runs}
+    before = {path.name: digests(path) for path in runs}
     for path in runs[:4]:
         path.unlink()
     command = [sys.executable, "-m", "snakemake", "-c2", "--snakefile", str(ROOT / "Snakefile"), *SMOKE]
@@ -129,7 +135,7 @@ def test_a_killed_graph_is_taken_up_again(built):
     status, output = snakemake(built, "--nolock", "--rerun-incomplete", *SMOKE)
     assert status == 0, output
     snakemake(built, "--unlock", *SMOKE)  # the lock that the kill left, for the tests that follow
-    assert {path.name: read_run(path)[1]["rows_sha256"] for path in runs} == before
+    assert {path.name: digests(path) for path in runs} == before
 
 
 def test_twenty_kills_cost_nothing(built, data_root, tmp_path, broken):
@@ -145,7 +151,7 @@ def test_twenty_kills_cost_nothing(built, data_root, tmp_path, broken):
         )
         with contextlib.suppress(subprocess.TimeoutExpired):
             assert process.wait(draw.uniform(1, 6)) == 0
-            for path in draw.sample(sorted(runs.glob("*.parquet")), 8):  # it came to its end: there is more to do
+            for path in draw.sample(sorted(runs.glob("*.parquet")), 6):  # it came to its end: there is more to do
                 path.unlink()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -153,7 +159,7 @@ def test_twenty_kills_cost_nothing(built, data_root, tmp_path, broken):
     status, output = snakemake(tmp_path, *options)
     assert status == 0, output
     for path in (built / "results/smoke/runs").glob("*.parquet"):
-        assert read_run(runs / path.name)[1]["rows_sha256"] == read_run(path)[1]["rows_sha256"]
+        assert digests(runs / path.name) == digests(path)
     for name in ("trajectories", "simulations"):
         ours, undisturbed = (tables.read(folder / "results/smoke", name) for folder in (tmp_path, built))
         pd.testing.assert_frame_equal(ours, undisturbed, check_exact=True)
@@ -169,7 +175,7 @@ def test_twenty_kills_cost_nothing(built, data_root, tmp_path, broken):
 def test_two_graphs_in_one_folder(built, broken):
     """The second is refused, in one line, and the first does not notice; a kill lets go of the folder."""
     runs = sorted((built / "results/smoke/runs").glob("*.parquet"))
-    before = {path.name: read_run(path)[1]["rows_sha256"] for path in runs}
+    before = {path.name: digests(path) for path in runs}
     for path in runs[:6]:
         path.unlink()
     options = ("--nolock", "--rerun-incomplete", *SMOKE)
@@ -189,7 +195,7 @@ def test_two_graphs_in_one_folder(built, broken):
         if ending == "killed":
             os.killpg(first.pid, signal.SIGKILL)
         assert first.wait(120) == (-signal.SIGKILL if ending == "killed" else 0)
-    assert {path.name: read_run(path)[1]["rows_sha256"] for path in runs} == before
+    assert {path.name: digests(path) for path in runs} == before
     broken("two graphs of one scale at once in one folder", 2, "the second refused in one line")
 
 
@@ -198,14 +204,14 @@ def test_a_deleted_figure_is_one_job(built):
     _, output = snakemake(built, "-n", "figures/smoke/rules-fashion-cnn.png", *SMOKE)
     assert jobs(output) == {"figure": 1}
     _, output = snakemake(built, "-n", *SMOKE)
-    assert jobs(output) == {"figure": 1, "all": 1}
+    assert jobs(output) == {"figure": 1, "report": 1, "all": 1}
     status, output = snakemake(built, "figures/smoke/rules-fashion-cnn.png", *SMOKE)
     assert status == 0, output
 
 
 def test_a_figure_needs_only_the_runs_that_it_shows(built, tmp_path):
     _, output = snakemake(tmp_path, "-n", "figures/smoke/scaling-fashion-resnet-rmsprop.png", *SMOKE)
-    assert jobs(output) == {"data": 1, "run": 4, "figure": 1}
+    assert jobs(output) == {"data": 1, "run": 2, "figure": 1}
     _, output = snakemake(tmp_path, "-n", "figures/smoke/weak-order.png", *SMOKE)
     assert jobs(output) == {"simulate": 1, "figure": 1}
 
@@ -216,7 +222,7 @@ def test_a_changed_kappa_reruns_only_the_runs_it_touches(built, tmp_path):
     config["experiments"]["fashion-cnn-adam"]["rules"]["linear"]["value"] = [8]
     (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config))
     _, output = snakemake(built, "-n", "--configfile", str(tmp_path / "changed.yaml"))
-    assert jobs(output) == {"run": 4, "collect": 1, "claims": 1, "figure": 4, "all": 1}
+    assert jobs(output) == {"run": 2, "collect": 1, "claims": 1, "figure": 4, "report": 1, "all": 1}
 
 
 def test_a_changed_learning_rate_reruns_its_experiment(built, tmp_path):
@@ -224,14 +230,14 @@ def test_a_changed_learning_rate_reruns_its_experiment(built, tmp_path):
     config["experiments"]["fashion-resnet-rmsprop"]["optimizer"]["lr"]["value"] = 3e-3
     (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config))
     _, output = snakemake(built, "-n", "--configfile", str(tmp_path / "changed.yaml"))
-    assert jobs(output)["run"] == 4
+    assert jobs(output)["run"] == 2
 
 
 @pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")
 def test_the_profile_and_the_default_config(built):
     status, output = snakemake(built, "-n", "--profile", str(ROOT / "workflow/profiles/local"))
     assert status == 0, output
-    wanted = len(plan(yaml.safe_load((ROOT / "workflow/config/mini.yaml").read_text())).runs)
+    wanted = len(plan(yaml.safe_load((ROOT / "workflow/config/mini.yaml").read_text())).cells)
     assert sum(jobs(output)[rule] for rule in ("run", "pretrain", "simulate")) == wanted
     _, output = snakemake(built, "-n")
     assert sum(jobs(output)[rule] for rule in ("run", "pretrain", "simulate")) == wanted
@@ -246,7 +252,7 @@ def test_a_mistake_in_the_config_is_one_line_before_any_job(built, tmp_path):
     lines = [line for line in output.splitlines() if "adasde: error: " in line]
     assert lines == [
         "adasde: error: experiments.fashion-cnn-adam: unknown key 'kapas'; must be one of "
-        "task, optimizer, batch_size, epochs, sampling, schedule, clip, precision, processes, micro_batch, frozen, "
+        "workload, optimizer, batch_size, epochs, sampling, schedule, clip, precision, processes, micro_batch, frozen, "
         "rules, ell, seeds, evaluate"
     ]
     assert "Traceback" not in output

@@ -1,6 +1,6 @@
 rule collect:
     input:
-        expand("<results>/runs/{run}.parquet", run=PLAN.runs),
+        tables(PLAN.runs),
     output:
         trajectories="<results>/trajectories.parquet",
         simulations="<results>/simulations.parquet",
@@ -14,7 +14,7 @@ rule collect:
     params:
         folder=subpath(output.runs, parent=True),
     shell:
-        "adasde collect {input} --out {params.folder} > {log} 2>&1"
+        "adasde collect {input:q} --out {params.folder:q} > {log:q} 2>&1"
 
 
 rule claims:
@@ -37,4 +37,24 @@ rule claims:
     params:
         tables=subpath(input[0], parent=True),
     shell:
-        "adasde claims {params.tables} --out {output} > {log} 2>&1"
+        "adasde claims {params.tables:q} --out {output:q} > {log:q} 2>&1"
+
+
+# Figures with captions and settings, and every claim, as one file to open or to send.
+rule report:
+    input:
+        "<results>/runs.csv",
+        "<results>/claims.csv",
+        figures=expand("<figures>/{figure}.png", figure=PLAN.figures),
+    output:
+        "<results>/report.html",
+    log:
+        "<results>/logs/report.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        configs=[str(path) for path in workflow.configfiles],
+        results=subpath(output[0], parent=True),
+        figures=subpath(input.figures[0], parent=True),
+    shell:
+        "adasde report {params.configs:q} --results {params.results:q} --figures {params.figures:q} --out {output:q} > {log:q} 2>&1"

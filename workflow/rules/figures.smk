@@ -1,20 +1,13 @@
 # A figure needs the runs that it shows, and no others: it can be rebuilt alone.
 rule figure:
     input:
-        lambda wildcards: expand(
-            "<results>/runs/{run}.parquet", run=SHOWN[wildcards.figure]
-        ),
+        lambda wildcards: tables(SHOWN[wildcards.figure]),
     output:
         png=report(
             "<figures>/{figure}.png",
             caption="../report/figure.rst",
             category="Figures",
-            # One label alone: of several, Snakemake makes switches where two values are equally frequent.
-            labels=lambda wildcards: {
-                "figure": captions.label(
-                    PLAN, SHOWN[wildcards.figure], wildcards.figure
-                )
-            },
+            labels={"figure": "{figure}"},
         ),
         pdf="<figures>/{figure}.pdf",
     log:
@@ -24,7 +17,7 @@ rule figure:
     conda:
         "../../envs/environment.yaml"
     shell:
-        "adasde figure {wildcards.figure} --runs {input} --out {output} > {log} 2>&1"
+        "adasde figure {wildcards.figure} --runs {input:q} --out {output:q} > {log:q} 2>&1"
 
 
 # Parts of the paper, each on its own.

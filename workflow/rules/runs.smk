@@ -4,6 +4,7 @@ localrules:
     collect,
     claims,
     figure,
+    report,
 
 
 rule data:
@@ -16,75 +17,76 @@ rule data:
     params:
         root=subpath(output[0], ancestor=2),
     shell:
-        "adasde data {wildcards.data} --data {params.root} > {log} 2>&1"
+        "adasde data {wildcards.data} --data {params.root:q} > {log:q} 2>&1"
 
 
-# Of a benchmark only the seconds are of use, since a job may be a fork; a run's table holds its own peak of memory.
-# The checkpoint is no declared output, because Snakemake deletes those when a job fails; its name carries the spec's
-# hash, so that a changed config starts anew. Data are verified by hash when loaded: their dates say nothing.
+# A job is a cell: the runs of an experiment at one rule and level, one after another. A changed seed count keeps what is
+# finished, so the file is updated. The checkpoint is no declared output, because Snakemake deletes those when a job fails;
+# its name has a hash of the specs, so that a changed config starts anew. Data are verified by hash when they are loaded:
+# their dates say nothing.
 rule run:
     input:
         data=lambda wildcards: [
             ancient(f"<data>/{name}/manifest.json")
-            for name in PLAN.datasets(wildcards.run)
+            for name in {spec.data for spec in specs(wildcards.cell)} - {None}
         ],
-        pretrained=lambda wildcards: [
-            f"<results>/weights/{PLAN.runs[wildcards.run][key]['run']}.safetensors"
-            for key in PLAN.runs[wildcards.run]
-            if key == "parent"
-        ],
+        pretrained=lambda wildcards: parents(wildcards.cell),
     output:
-        table="<results>/runs/{run}.parquet",
+        table=update("<results>/runs/{cell}.parquet"),
     log:
-        "<results>/logs/runs/{run}.log",
+        "<results>/logs/runs/{cell}.log",
     benchmark:
-        "<results>/benchmarks/runs/{run}.tsv"
+        "<results>/benchmarks/runs/{cell}.tsv"
+    priority: lambda wildcards: estimated(cost.job_seconds, specs(wildcards.cell))  # long ones first, so that cores end together
     conda:
         "../../envs/environment.yaml"
-    threads: lambda wildcards: cores(wildcards.run)
+    threads: lambda wildcards: cost.job_cores(specs(wildcards.cell)[0])
     resources:
-        gpu=lambda wildcards: gpus(wildcards.run),
-        mem_mb=lambda wildcards: memory(wildcards.run),
-        runtime=lambda wildcards: minutes(wildcards.run),
+        gpu=lambda wildcards: cost.job_gpus(specs(wildcards.cell)[0]),
+        mem_mb=lambda wildcards: estimated(cost.job_memory, specs(wildcards.cell)),
+        runtime=lambda wildcards: estimated(cost.job_minutes, specs(wildcards.cell)),
     params:
-        data=lambda wildcards, input: (
-            f"--data {dirname(dirname(input.data[0]))}" if input.data else ""
-        ),
-        pretrained=lambda wildcards, input: (
-            f"--pretrained {input.pretrained[0]}" if input.pretrained else ""
-        ),
-        weights="",
-        adasde=lambda wildcards: launcher(wildcards.run),
-        spec=lambda wildcards: canonical(PLAN.runs[wildcards.run]),
-        checkpoint=lambda wildcards: spec_hash(PLAN.runs[wildcards.run])[:12],
+        options=lambda wildcards, input: [
+            *(["--data", dirname(dirname(input.data[0]))] if input.data else []),
+            *(["--pretrained", *input.pretrained] if input.pretrained else []),
+        ],
+        adasde=lambda wildcards: launcher(wildcards.cell),
+        spec=lambda wildcards: PLAN.cells[wildcards.cell].document,
+        checkpoint=lambda wildcards: PLAN.cells[wildcards.cell].hash[:12],
     # exec, so that a signal to the job reaches the run, which saves itself, and not a shell that would leave it behind.
     shell:
-        "exec {params.adasde} run --spec {params.spec:q} {params.data} {params.pretrained} {params.weights} --out {output.table} "
-        "--checkpoint {output.table}.{params.checkpoint}.checkpoint > {log} 2>&1"
+        "exec {params.adasde} run --spec {params.spec:q} {params.options:q} --out {output.table:q} --overwrite "
+        "--checkpoint {output.table:q}.{params.checkpoint}.checkpoint > {log:q} 2>&1"
 
 
-# A run from whose final weights others start.
+# A cell from whose final weights others start.
 use rule run as pretrain with:
     output:
-        table="<results>/runs/{run}.parquet",
-        weights="<results>/weights/{run}.safetensors",
+        table=update("<results>/runs/{cell}.parquet"),
+        weights=update(directory("<results>/weights/{cell}")),
     wildcard_constraints:
-        run="|".join(map(re.escape, PLAN.parents)) or "(?!)",
+        cell="|".join(re.escape(PLAN.cell_of[run]) for run in sorted(PLAN.parents))
+        or "(?!)",
     params:
-        data=lambda wildcards, input: (
-            f"--data {dirname(dirname(input.data[0]))}" if input.data else ""
-        ),
-        pretrained="",
-        weights=lambda wildcards, output: f"--weights {output.weights}",
-        adasde=lambda wildcards: launcher(wildcards.run),
-        spec=lambda wildcards: canonical(PLAN.runs[wildcards.run]),
-        checkpoint=lambda wildcards: spec_hash(PLAN.runs[wildcards.run])[:12],
+        options=lambda wildcards, input, output: [
+            *(["--data", dirname(dirname(input.data[0]))] if input.data else []),
+            "--weights",
+            output.weights,
+        ],
+        adasde=lambda wildcards: launcher(wildcards.cell),
+        spec=lambda wildcards: PLAN.cells[wildcards.cell].document,
+        checkpoint=lambda wildcards: PLAN.cells[wildcards.cell].hash[:12],
 
 
 # What needs no GPU at any scale.
 use rule run as simulate with:
     wildcard_constraints:
-        run="|".join(map(re.escape, PLAN.simulations)) or "(?!)",
+        cell="|".join(
+            re.escape(cell.name)
+            for cell in PLAN.cells.values()
+            if cell.specs[0].kind == "theory"
+        )
+        or "(?!)",
 
 
 ruleorder: simulate > pretrain > run

@@ -6,7 +6,7 @@ values only.
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import AfterValidator, Field, PlainSerializer, TypeAdapter
 from pydantic_core import PydanticCustomError
 
 from adasde.common import InputError
@@ -38,7 +38,7 @@ class Given:
     """``Given[kind]``: in YAML a `Sourced` value, once validated the value itself."""
 
     def __class_getitem__(cls, kind: Any) -> Any:
-        return Annotated[Sourced[kind], AfterValidator(_value)]
+        return Annotated[Sourced[kind], AfterValidator(_value), PlainSerializer(lambda value: value)]
 
 
 Value = Annotated[Number, Field(ge=-1e9, le=1e9)]

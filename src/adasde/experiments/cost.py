@@ -168,6 +168,21 @@ def job_memory(specs: Sequence[AnySpec]) -> int:
     return math.ceil(1.5 * (cost.processes * each + cost.checkpoint) / 1e6)
 
 
+def job_minutes(specs: Sequence[AnySpec]) -> int:
+    """Minutes after which a cluster may end a job, and send it again: twice what it should take, and ten."""
+    return math.ceil(10 + 2 * job_seconds(specs) / 60)
+
+
+def job_cores(spec: AnySpec) -> int:
+    """Cores that a job of runs like ``spec`` takes: one per process, and those that decode its examples."""
+    return spec.processes * (1 + workload_named(spec.workload).workers) if isinstance(spec, Trained) else 1
+
+
+def job_gpus(spec: AnySpec) -> int:
+    """GPUs that a job of runs like ``spec`` takes."""
+    return spec.processes if isinstance(spec, Trained) and spec.device == "cuda" else 0
+
+
 def _examples_per_pass(spec: Trained) -> int:
     """Examples whose activations a process holds at once; without micro-batches a step of SVAG is one pass."""
     return spec.micro_batch or spec.batch_size // spec.processes * spec.minibatches

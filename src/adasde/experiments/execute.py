@@ -104,7 +104,9 @@ class Job:
         keep_memory()
         torch.set_num_threads(self.threads)
         torch.set_flush_denormal(True)  # the averages of inactive units decay into numbers that are slow to add
-        with distributed.process_group(self.specs[0]) as device:
+        first = self.specs[0]
+        shared = (first.processes, first.device) if isinstance(first, Trained) else (1, "cpu")
+        with distributed.process_group(*shared) as device:
             for spec in self.specs:
                 if spec.hash not in results:
                     results[spec.hash] = self._run_one(spec, device)
@@ -115,12 +117,12 @@ class Job:
         return new
 
     def _run_one(self, spec: AnySpec, device: torch.device) -> Result:
-        prepare_torch(device, spec)
         first = distributed.rank() == 0
         with self.progress(spec.run) if first else nullcontext() as report:
             if isinstance(spec, Simulation):
                 rows, facts = run_simulation(spec, self.root, self.checkpoint, report)
             else:
+                prepare_torch(device, spec.precision)
                 weights = self.weights and (self.waiting or self.weights) / f"{spec.run}.safetensors"
                 with signals.stopping() as stop:
                     rows, facts = train(

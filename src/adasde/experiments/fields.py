@@ -122,7 +122,8 @@ def _line(path: list[str], error: ErrorDetails, root: str) -> str:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     place = ".".join(path) or root
     if kind == "value_error":  # raised by a check of ours, which names the field
-        return ".".join([*path, str(context["error"])])
+        owner = 2 if root == "config" else 0  # such as experiments.fashion-cnn-adam
+        return ": ".join([*filter(None, [".".join(path[:owner])]), ".".join([*path[owner:], str(context["error"])])])
     if kind == "not_finite":
         return f"{place} = {value}: must be a finite number"
     if kind == "union_tag_invalid":

@@ -1,5 +1,6 @@
 """From a config to the table of runs: pure, and without torch, so that a workflow can be planned in a second."""
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,6 +23,16 @@ class Cell:
 
     name: str
     specs: tuple[AnySpec, ...]
+
+    @property
+    def document(self) -> str:
+        """The specs as a JSON list, which a job takes."""
+        return f"[{','.join(spec.canonical for spec in self.specs)}]"
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all specs, in hexadecimal."""
+        return hashlib.sha256(self.document.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
