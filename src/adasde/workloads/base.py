@@ -1,8 +1,6 @@
 """The two abstract classes of this package: `Workload`, what a run trains, and `Dataset`, what a workload learns."""
 
-from __future__ import (
-    annotations,
-)  # torch's types are named here, but torch is not imported: planning has no need of it
+from __future__ import annotations  # names torch's types without importing torch, which planning does without
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -18,9 +16,6 @@ if TYPE_CHECKING:
 
 class Workload(ABC):
     """Data, model, loss and metrics under one name: all that training needs to know of what it trains.
-
-    A workload is made by the function ``load(name, tensors, device)`` of its module from the arrays of its data set. To
-    add one, write such a module and an entry of `registry.WORKLOADS`; training does not change.
 
     Attributes:
         device: Where its model and its batches are.
@@ -41,23 +36,19 @@ class Workload(ABC):
         """Return a new model whose weights are drawn from torch's global generator."""
 
     def noise(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
-        """Draw the random numbers that change examples, such as masks or crops. By default nothing is changed.
-
-        Args:
-            count: Number of examples.
-            generator: Source of the random numbers; torch's global generator if None.
+        """Draw the random numbers that change ``count`` examples, such as masks or crops. By default there are none.
 
         Returns:
-            Tensors whose first dimension is ``count``, to be given to `gather`.
+            Tensors whose first dimension is ``count``, from ``generator`` or torch's global one.
         """
         return ()
 
     @abstractmethod
     def gather(self, indices: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
-        """Return the training examples at ``indices`` as a batch.
+        """Return the training examples at ``indices`` (examples,) as a batch.
 
         Args:
-            indices: Places of examples, int64, shape (examples,).
+            indices: Places of examples, int64.
             noise: What `noise` drew for these examples; drawn anew if left out.
 
         Returns:
@@ -65,24 +56,15 @@ class Workload(ABC):
         """
 
     def stream(self, draws: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the batch of every item of ``draws``, which are arguments of `gather`; the iterator need not end.
-
-        The batches are those of `gather`. A ``streamed`` workload reads ahead in ``draws`` and makes batches early.
-        """
+        """Yield the batch of every item of ``draws``, which are arguments of `gather`; the iterator need not end."""
         for indices, *noise in draws:
             yield self.gather(indices, *noise)
 
     @abstractmethod
     def loss(self, model: nn.Module, *batch: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return the loss of a batch.
+        """Return the mean loss of a batch, a scalar.
 
-        Args:
-            model: The model, in training or evaluation mode.
-            batch: What `gather` returned.
-            weights: One number per example, as SVAG needs them; None for the mean.
-
-        Returns:
-            The mean of the examples' losses or, with weights, the sum of weights times losses: a scalar.
+        With ``weights``, one number per example, return the sum of weights times losses, as SVAG needs it.
         """
 
     @abstractmethod
@@ -107,8 +89,7 @@ class Dataset(ABC):
         train_size: Training examples, counted in ``unit``.
         test_size: Test examples, counted in ``unit``.
         unit: What sizes count, such as examples or tokens.
-        tolerance: Largest relative difference between the stated and the true number of examples. Arrays that are made
-            here differ only with other versions of the libraries.
+        tolerance: Largest relative error of a stated number of examples; other versions of libraries change it a bit.
     """
 
     name: str

@@ -43,13 +43,9 @@ SCORES = {"test_accuracy": accuracy, "f1": f1, "matthews": pearson, "pearson": p
 class ClassificationWorkload(Workload):
     """Classification of texts with a RoBERTa whose encoder has been pre-trained; all weights are trained.
 
-    Args:
-        tensors: The arrays that data/text.py or data/glue.py describes. Labels that are numbers make it a regression.
-        size: The model's size.
-        name: Name of the arrays before ``-train`` and ``-test``.
-        scores: The metrics beside the loss, names of SCORES.
-        pretrained: Weights of a `language.MaskedLanguageWorkload`'s model, by name; the encoder is new if None.
-        device: Where models and batches are.
+    ``name`` is that of the arrays before -train and -test. Labels that are numbers make it a regression. ``scores`` are
+    the metrics beside the loss, names of SCORES. ``pretrained`` are the weights of a masked language model, by name;
+    without them the encoder is new.
     """
 
     def __init__(
@@ -109,7 +105,7 @@ class ClassificationWorkload(Workload):
             scores = {score: SCORES[score](predicted, labels) for score in self.scores}
             return {"test_loss": self._losses(outputs, labels).mean().item(), **scores}
 
-        return evaluate(model, self.loss, self.subset, sigma, eps, tested)
+        return evaluate(self, model, sigma, eps, tested)
 
     def _losses(self, outputs, labels):
         if self.regression:

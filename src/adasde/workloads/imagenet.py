@@ -29,16 +29,9 @@ AHEAD = 4  # pieces per worker that are decoded or in work before they are asked
 class ImageNetWorkload(ImageWorkload):
     """Classification of JPEG files with cross-entropy, as torchvision's reference trains and tests it.
 
-    Training images are random crops of any size and shape, resized and flipped by chance; measured images are centre
-    crops. A batch depends only on the draws, not on the number of workers.
-
-    Args:
-        tensors: The arrays that data/imagenet.py describes.
-        folder: Where they lie.
-        build: Makes a new network.
-        device: Where networks and batches are.
-        workers: Number of processes that decode images; with 0 this process does.
-        resolution: Side of the images that the network sees, in pixels.
+    ``tensors`` are the arrays that data/imagenet.py describes, and ``folder`` is theirs. Training images are random
+    crops of any size and shape, resized and flipped by chance; measured images are centre crops. A batch depends only
+    on the draws, not on ``workers``, the number of processes that decode it (0: this one does).
     """
 
     streamed = True
@@ -136,10 +129,8 @@ class Crops:
 
     def __init__(self, images: Images, resolution: int):
         self.images = images
-        self.random = transforms.Compose(
-            [transforms.RandomResizedCrop(resolution), transforms.RandomHorizontalFlip()],
-        )
         resized = round(resolution * RESIZED / RESOLUTION)
+        self.random = transforms.Compose([transforms.RandomResizedCrop(resolution), transforms.RandomHorizontalFlip()])
         self.centre = transforms.Compose([transforms.Resize(resized), transforms.CenterCrop(resolution)])
 
     def __getitem__(self, pairs: list[tuple[int, int | None]]) -> Tensor | InputError:

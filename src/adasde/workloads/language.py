@@ -117,13 +117,8 @@ def fitting_vocabulary(
 class LanguageWorkload(Workload):
     """What both language models share: sequences of a text data set's tokens, and the metrics.
 
-    Subclasses define `model`, `batch`, `losses` and the ``special`` tokens that they need.
-
-    Args:
-        tensors: The arrays that data/text.py describes.
-        size: The model's size.
-        kind: The model's name in messages.
-        device: Where models and batches are.
+    Subclasses define `model`, `batch`, `losses` and the ``special`` tokens that they need. ``kind`` is the model's name
+    in messages.
     """
 
     special: tuple[str, ...] = ()
@@ -170,7 +165,7 @@ class LanguageWorkload(Workload):
                 held = torch.cat([self.losses(model, *chunk) for chunk in self.validation])
             return {"log_perplexity": held.mean().item()}
 
-        return evaluate(model, self.loss, self.subset, sigma, eps, tested)
+        return evaluate(self, model, sigma, eps, tested)
 
     def _cut(self, tokens, split):
         """Return a view (sequences, length + 1) of the tokens; the last of a row is the first of the next."""

@@ -30,14 +30,14 @@ Chunks = Iterable[tuple[Tensor, ...]]
 
 
 def evaluate(
-    model: nn.Module, loss: Callable[..., Tensor], subset: Chunks, sigma: float, eps: float, tested: Callable[[], Any]
+    workload: Any, model: nn.Module, sigma: float, eps: float, tested: Callable[[], dict[str, float]]
 ) -> dict[str, float]:
-    """Return the metrics of a workload in evaluation mode: no dropout, and batch norm with its running statistics.
+    """Return the metrics on the workload's ``subset`` of the training set, those that ``tested`` returns, and the norm.
 
-    Those on the training ``subset`` come first, then what ``tested`` returns of other examples, then the weights' norm.
+    The model is in evaluation mode: no dropout, and batch norm with its running statistics.
     """
     model.eval()
-    metrics = loss_and_gradient(model, loss, subset, sigma, eps) | tested()
+    metrics = loss_and_gradient(model, workload.loss, workload.subset, sigma, eps) | tested()
     model.train()
     return {**metrics, "squared_norm": squared_norm(model)}
 
@@ -67,8 +67,8 @@ def speed(kappa: float) -> str:
 
 
 @torch.inference_mode()
-def classification(model: nn.Module, chunks: Chunks) -> tuple[float, float]:
-    """Return mean cross-entropy and accuracy over chunks of (inputs, labels)."""
+def classification(model: nn.Module, chunks: Chunks) -> dict[str, float]:
+    """Return test loss and test accuracy over chunks of (inputs, labels)."""
     found, total = [], 0
     for inputs, labels in chunks:
         logits = model(inputs)
@@ -76,7 +76,7 @@ def classification(model: nn.Module, chunks: Chunks) -> tuple[float, float]:
         found.append(torch.stack([F.cross_entropy(logits, labels, reduction="sum").double(), correct.double()]))
         total += len(labels)
     loss, correct = map(sum, zip(*torch.stack(found).tolist(), strict=True))  # one wait for a GPU, not one per chunk
-    return loss / total, correct / total
+    return {"test_loss": loss / total, "test_accuracy": correct / total}
 
 
 @torch.inference_mode()

@@ -20,54 +20,30 @@ from adasde.workloads.data.registry import dataset_named, load_arrays
 
 @dataclass(frozen=True)
 class CostProfile:
-    """What a workload costs, known without torch. `make cost-profiles` counts it into cost_profiles.json.
+    """What a workload costs, known without torch. `make cost-profiles` counts it into cost_profiles.json."""
 
-    Attributes:
-        parameters: Number of trained weights.
-        flops: FLOPs of one example's forward pass, two per multiply-add.
-        activations: float32 bytes that this pass holds for the backward pass, with fused attention.
-        graded: Number of training examples whose gradient an evaluation takes.
-        chunk: Examples per gradient of these.
-        tested: Number of other examples that an evaluation tests; all test examples of the data set if None.
-        resident: Bytes of an example that stay in a GPU's memory during the whole run.
-        moment: Bytes per example that a step holds for a moment beside the activations, where they matter.
-    """
-
-    parameters: int
-    flops: float
-    activations: float
-    graded: int
-    chunk: int
-    tested: int | None = None
-    resident: int = 0
-    moment: float = 0.0
+    parameters: int  # number of trained weights
+    flops: float  # of one example's forward pass, two per multiply-add
+    activations: float  # float32 bytes that this pass holds for the backward pass, with fused attention
+    graded: int  # training examples whose gradient an evaluation takes
+    chunk: int  # examples per gradient of these
+    tested: int | None = None  # other examples that an evaluation tests; all test examples of the data set if None
+    resident: int = 0  # bytes of an example that stay in a GPU's memory during the whole run
+    moment: float = 0.0  # bytes per example that a step holds for a moment beside the activations, where they matter
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered workload.
+    """A registered workload: where it is made, and what can be known of it without torch."""
 
-    Attributes:
-        title: Name in figures.
-        data: Name of its data set.
-        kind: ``vision`` or ``language``.
-        module: Module whose ``load`` makes it, imported when it is needed.
-        profile: What it costs; None if that was not counted.
-        examples: Number of training examples where that is not the data set's own, such as sequences of tokens. It is
-            approximate for data sets that are too large to be prepared here.
-        pretrained: The workload whose models it fine-tunes.
-        workers: Largest number of processes that decode its examples, if these are files. ``load`` is then given
-            ``workers``, as many as this machine has cores for, and the data set's ``folder``.
-    """
-
-    title: str
-    data: str
-    kind: str
-    module: str
-    profile: CostProfile | None = None
-    examples: int | None = None
-    pretrained: str | None = None
-    workers: int = 0
+    title: str  # its name in figures
+    data: str  # name of its data set
+    kind: str  # vision or language
+    module: str  # whose `load` makes it
+    profile: CostProfile | None = None  # None if it was not counted
+    examples: int | None = None  # training examples if the data set counts something else, such as tokens
+    pretrained: str | None = None  # the workload whose models it fine-tunes
+    workers: int = 0  # most processes that decode its examples; `load` is then given `workers` and the data's `folder`
 
     @property
     def train_size(self) -> int:
@@ -95,7 +71,7 @@ def _entries() -> dict[str, Entry]:
     ]
     glue = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B"}
     glue |= {"qqp": "QQP", "mnli": "MNLI", "qnli": "QNLI", "rte": "RTE"}
-    language = ("language", "language")
+    language, classified = ("language", "language"), ("language", "glue")
     return {
         **{
             f"{prefix}-{network}": _entry(f"{title} on {what}", data, "vision", "vision")
@@ -106,18 +82,13 @@ def _entries() -> dict[str, Entry]:
         "wiki-gpt2": _entry("GPT-2 on a Wikipedia extract", "wiki-mini", *language, examples=16_268),
         "wiki-roberta": _entry("RoBERTa on a Wikipedia extract", "wiki-mini", *language, examples=16_268),
         "wiki-articles": _entry(
-            "articles of paragraphs, RoBERTa",
-            "wiki-mini",
-            "language",
-            "glue",
-            examples=2_166,
-            pretrained="wiki-roberta",
+            "articles of paragraphs, RoBERTa", "wiki-mini", *classified, examples=2_166, pretrained="wiki-roberta"
         ),
         "wikitext103-gpt2": _entry("GPT-2 on WikiText-103", "wikitext-103", *language, examples=115_000),
         "wikibooks-roberta": _entry("RoBERTa on Wiki+Books", "wiki-books", *language, examples=47_600_000),
         **{
             f"glue-{name}": _entry(
-                f"GLUE {title}, RoBERTa", f"glue-{name}", "language", "glue", pretrained="wikibooks-roberta"
+                f"GLUE {title}, RoBERTa", f"glue-{name}", *classified, pretrained="wikibooks-roberta"
             )
             for name, title in glue.items()
         },

@@ -27,14 +27,9 @@ NOISE_CHUNK = 50  # images per gradient of these: twenty gradients estimate the 
 class ImageWorkload(Workload):
     """Classification of uint8 images with cross-entropy.
 
-    Args:
-        tensors: ``train-images`` (n, channels, height, width), ``train-labels`` (n,), and the same for ``test``.
-        build: Makes a new network.
-        mean: Mean of the pixels on the scale 0 to 1, or a tuple with one mean per channel.
-        std: Standard deviation of the pixels, in the same form.
-        crop: Pixels by which training images are shifted at random, black ones moving in, while half of them are
-            mirrored. 0 leaves images as they are.
-        device: Where everything is kept.
+    ``tensors`` are train-images (n, channels, height, width), train-labels (n,), and the same for test. ``mean`` and
+    ``std`` are those of the pixels on the scale 0 to 1, or tuples with one number per channel. With ``crop``, training
+    images are mirrored at random and shifted by up to that many pixels, black ones moving in.
     """
 
     def __init__(
@@ -80,11 +75,7 @@ class ImageWorkload(Workload):
 
     def measure(self, model: nn.Module, sigma: float, eps: float) -> dict[str, float]:
         """Return the metrics; metrics.py explains their names."""
-
-        def tested():
-            return dict(zip(("test_loss", "test_accuracy"), classification(model, self.test), strict=True))
-
-        return evaluate(model, self.loss, self.subset, sigma, eps, tested)
+        return evaluate(self, model, sigma, eps, lambda: classification(model, self.test))
 
     def _augmented(self, images, mirrored, corners):
         """Mirror some images and crop each at its corner within a black frame."""

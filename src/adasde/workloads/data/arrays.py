@@ -48,19 +48,12 @@ class BlockWriter:
     """Appends items to pairs of .npy files, values and index, block by block.
 
     After every block ``progress.json`` says how long each file is and how far the caller has read its sources. A new
-    writer cuts off what lies beyond, which an interrupted call left, and continues there. If what the arrays are made
-    from has changed, it begins anew.
+    writer cuts off what lies beyond, which an interrupted call left, and continues there. If ``made_from``, such as
+    hashes of sources, has changed, it begins anew.
 
-    Args:
-        folder: Where the files are.
-        splits: Names of the pairs.
-        kinds: Names of a pair's two files after the split's, as in ``train-tokens`` and ``train-index``.
-        dtype: Type of the values.
-        made_from: What decides the content of the arrays, such as hashes of sources; goes into ``progress.json``.
-
-    Attributes:
-        rows: How much of each source has been read, as the caller said with the last block.
-        lengths: Values and items written of each split.
+    ``kinds`` are the names of a pair's two files after the split's, as in train-tokens and train-index, and ``dtype``
+    is the type of the values. ``rows`` says how much of each source has been read, as the caller gave it with the last
+    block, and ``lengths`` how many values and items of each split are written.
     """
 
     def __init__(

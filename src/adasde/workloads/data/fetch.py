@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class FileDataset(Dataset):
     train_size: int
     test_size: int
     files: tuple[File, ...]
-    sources: tuple["FileSource", ...]
+    sources: tuple["Debian | Package | Mirror", ...]
     arrays: Callable[[dict[str, bytes]], dict[str, np.ndarray]]
     unit: str = "examples"
 
@@ -75,13 +75,6 @@ class FileDataset(Dataset):
     def make(self, folder: Path) -> list[str]:
         """Write the arrays into ``folder`` as .npy files and return their names. InputError if a file is missing."""
         return save_arrays(folder, self.arrays(fetch(self, folder)))
-
-
-class FileSource(Protocol):
-    """A place that may have the files of a data set; its string is its name in messages."""
-
-    def path(self, file: File, work: Path) -> Path:
-        """Return where the file is, fetched into the folder ``work`` if necessary. ValueError says why it is not."""
 
 
 @dataclass(frozen=True)

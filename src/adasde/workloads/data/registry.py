@@ -152,22 +152,11 @@ def dataset_named(name: str) -> Dataset:
 
 
 def prepare(name: str, root: str | Path, packed: bool = False) -> Path:
-    """Fetch and prepare what is missing of a data set.
+    """Fetch and prepare what is missing of a data set; return its folder under ``root``, with all arrays in place.
 
-    Each array and, last, the manifest appear whole. If two processes prepare at once, the second waits and finds the
-    work done.
-
-    Args:
-        name: Name in the registry.
-        root: Folder in which the data set has its folder.
-        packed: Whether to prepare its files as well, in one array per split. A cluster's file system copes better with
-            few large files than with many small ones.
-
-    Returns:
-        The data set's folder, with all arrays in place.
-
-    Raises:
-        InputError: If the name is unknown, if a file cannot be had, or if there is no packed form.
+    With ``packed``, its files go into one array per split as well: a cluster's file system copes better with few large
+    files than with many small ones. Each array and, last, the manifest appear whole. If two processes prepare at once,
+    the second waits and finds the work done. InputError if a file cannot be had.
     """
     from filelock import FileLock  # needed only here; planning does without it
 
@@ -200,20 +189,11 @@ def _make(dataset, folder):
 
 
 def load_arrays(name: str, root: str | Path) -> "dict[str, Tensor]":
-    """Map the arrays of a prepared data set into memory, which processes share.
+    """Map the arrays of a prepared data set into memory, which processes share; return them by name.
 
     Every array is verified. Those larger than 1 GiB are verified by their size and 64 samples of 64 KiB, since every
-    job reads them; `prepare` verifies them whole.
-
-    Args:
-        name: Name in the registry.
-        root: Folder in which `prepare` made the data set's folder.
-
-    Returns:
-        The arrays by name.
-
-    Raises:
-        InputError: If an array is missing or altered; it names the command that mends it.
+    job reads them; `prepare` verifies them whole. InputError names one that is missing or altered, and the command that
+    mends it.
     """
     import torch  # which planning does without
 
