@@ -12,6 +12,7 @@ from adasde.common import hold
 from adasde.experiments import cost
 from adasde.experiments.documents import read
 from adasde.experiments.plan import plan
+from snakemake.logging import logger
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ScalingWarning)  # `adasde plan` prints them
@@ -46,6 +47,13 @@ def begin():
         hold(f".snakemake/adasde.{PLAN.scale}", f"results/{PLAN.scale}")
     except InputError as error:
         sys.exit(f"adasde: error: {error}")
+    # `--logger adasde` estimates from it how long the graph will take.
+    planned = {
+        cell: estimated(cost.job_seconds, specs(cell))
+        for cell in PLAN.cells
+        if not Path(f"results/{PLAN.scale}/runs/{cell}.parquet").exists()
+    }
+    logger.info(None, extra={"planned_seconds": planned})
 
 
 def specs(cell):
