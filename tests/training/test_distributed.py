@@ -1,4 +1,4 @@
-"""processes.py and what train.py does with micro-batches, precision, signals and too little memory."""
+"""Several processes that share a run, and options that do not fit together."""
 
 import json
 import os
@@ -10,130 +10,16 @@ import time
 
 import pytest
 import torch
-from torch import nn
 
 from adasde.common import InputError
-from adasde.experiments import plan
-from adasde.experiments.artifacts import read_run, rows_digest
+from adasde.experiments.artifacts import rows_digest
+from adasde.experiments.plan import plan
 from adasde.training import distributed
 from adasde.training.loop import train
-from adasde.training.run import Run
-from adasde.workloads.vision import BUILDERS, ImageTask
+from adasde.workloads.vision import BUILDERS, ImageWorkload
+from conftest import changed, load_run
 
 CLOSE = 1e-5  # between sums in another order, relative to the weights' scale
-
-
-def weights(run):
-    return torch.cat([p.detach().flatten() for p in run.model.parameters()])
-
-
-@pytest.fixture
-def resnet(tensors):
-    """The network with batch norm, its images mirrored and cropped."""
-    return ImageTask(tensors, BUILDERS["resnet"], 0.5, 0.3, crop=2)
-
-
-@pytest.fixture
-def at_ell(config, small_spec):
-    def make(ell):
-        run = plan.plan(config).runs[f"svag-fashion-cnn-adam.{'sqrt.k1' if ell == 1 else f'svag.l{ell}'}.s0"]
-        return {**run, **{key: small_spec[key] for key in ("samples", "horizon", "evaluate", "schedule")}}
-
-    return make
-
-
-@pytest.mark.parametrize("ell", [1, 2])
-@pytest.mark.parametrize("micro", [4, 16, 32])
-def test_micro_batches_add_up_to_the_batch(ell, micro, at_ell, tensors):
-    """Without batch norm, whose statistics are those of a pass, a step is the same however it is cut."""
-    task = ImageTask(tensors, BUILDERS["cnn"], 0.5, 0.3)
-    whole, cut = Run(at_ell(ell), task), Run({**at_ell(ell), "micro_batch": micro}, task)
-    for run in (whole, cut):
-        run.advance(20)
-    assert torch.allclose(weights(whole), weights(cut), rtol=0, atol=CLOSE)
-    assert not torch.equal(weights(whole), weights(Run(at_ell(ell), task)))
-
-
-def test_batch_norm_sees_a_micro_batch_or_the_whole(small_spec, resnet):
-    seen = {}
-    for micro in (None, 8):
-        run = Run({**small_spec, **({"micro_batch": micro} if micro else {})}, resnet)
-        sizes = seen[micro] = []
-        norm = next(m for m in run.model.modules() if isinstance(m, nn.BatchNorm2d))
-        norm.register_forward_hook(lambda module, args, out, sizes=sizes: sizes.append(len(args[0])))
-        run.advance(2)
-    assert seen == {None: [32, 32], 8: [8] * 8}
-
-
-def test_svag_passes_micro_batches_of_one_minibatch_each(at_ell, resnet):
-    """Whole minibatches as micro-batches are the two passes of the definition."""
-    one, two = Run(at_ell(2), resnet), Run({**at_ell(2), "micro_batch": 32}, resnet)
-    for run in (one, two):
-        run.advance(10)
-    assert torch.allclose(weights(one), weights(two), rtol=0, atol=10 * CLOSE)
-
-
-def test_interrupted_with_micro_batches_is_uninterrupted(small_spec, resnet, tmp_path):
-    spec = {**small_spec, "micro_batch": 8}
-    whole, _ = train(spec, resnet)
-
-    def stop(now, steps):
-        if now == 20:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        train(spec, resnet, tmp_path / "c", every=0, report=stop)
-    assert rows_digest(train(spec, resnet, tmp_path / "c")[0]) == rows_digest(whole)
-
-
-def test_bf16_is_close_and_not_the_same(small_spec, task):
-    exact, _ = train(small_spec, task)
-    rough, _ = train({**small_spec, "precision": "bf16"}, task)
-    assert rows_digest(exact) != rows_digest(rough)
-    last = {row[3]: row[4] for row in exact}
-    assert {row[3]: row[4] for row in rough}["train_loss"] == pytest.approx(last["train_loss"], rel=0.2)
-
-
-def test_a_frozen_layer_keeps_its_weights_and_is_not_counted(small_spec, task):
-    run = Run({**small_spec, "frozen": "last-layer"}, task)
-    before, free = run.model[-1].weight.clone(), run.model[0].weight.clone()
-    run.advance(5)
-    assert torch.equal(run.model[-1].weight, before)
-    assert not torch.equal(run.model[0].weight, free)
-    run.measure()
-    norms = {row[3]: row[4] for row in run.rows}
-    assert norms["squared_norm"] == pytest.approx(
-        sum(p.square().sum().item() for p in run.model.parameters() if p is not run.model[-1].weight)
-        - run.model[-1].bias.square().sum().item(),
-        rel=1e-6,
-    )
-
-
-def test_too_little_memory_names_the_micro_batch_that_would_fit(small_spec, task, monkeypatch):
-    plain = type(task).loss
-
-    def limited(self, model, images, labels, weights=None):
-        if len(images) > 9 and model.training:
-            raise torch.OutOfMemoryError("no")
-        return plain(self, model, images, labels, weights)
-
-    monkeypatch.setattr(type(task), "loss", limited)
-    with pytest.raises(InputError, match=r"micro_batch = None: .*too small for 32; micro_batch = 8 would fit"):
-        train(small_spec, task)
-    with pytest.raises(InputError, match=r"micro_batch = 16: .*too small for 16; micro_batch = 8 would fit"):
-        train({**small_spec, "micro_batch": 16}, task)
-    train({**small_spec, "micro_batch": 8}, task)
-
-
-def test_where_nothing_fits_that_is_said(small_spec, task, monkeypatch):
-    def none(self, model, images, labels, weights=None):
-        raise torch.OutOfMemoryError("no")
-
-    run = Run(small_spec, task)
-    monkeypatch.setattr(type(task), "loss", none)
-    run.objective.loss = run.task.loss
-    with pytest.raises(InputError, match="not even one fits"):
-        run.advance(1)
 
 
 BAD = [
@@ -150,25 +36,25 @@ def test_options_that_do_not_fit_are_named(options, message, config):
         key: {"value": value, "source": "ours"} for key, value in options.items()
     }
     with pytest.raises(InputError, match=f"experiments.fashion-cnn-adam: {message}"):
-        plan.plan(config)
+        plan(config)
 
 
-def test_a_gpu_that_is_not_here_and_a_wrong_number_of_processes_are_refused(spec, monkeypatch):
+def test_a_gpu_that_is_not_here_and_a_wrong_number_of_processes_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with (
         pytest.raises(
             InputError, match="device = 'cuda': torch finds no GPU here; the scales smoke and mini need none"
         ),
-        distributed.process_group({**spec, "device": "cuda"}),
+        distributed.process_group(device="cuda"),
     ):
         pass
     with (
         pytest.raises(InputError, match="processes = 2: torchrun started 1; start it by"),
-        distributed.process_group({**spec, "processes": 2}),
+        distributed.process_group(2),
     ):
         pass
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="processes = 1: torchrun started 2"), distributed.process_group(spec):
+    with pytest.raises(InputError, match="processes = 1: torchrun started 2"), distributed.process_group(1):
         pass
 
 
@@ -181,23 +67,30 @@ def _torchrun(arguments, **options):
     return subprocess.Popen([*command, *place, *map(str, arguments)], text=True, **options)
 
 
+def test_micro_batches_of_several_processes_go_without_batch_norm(small_spec, resnet, monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(InputError, match=r"micro_batch = 8, processes = 2: batch norm .*; drop one of them"):
+        train(changed(small_spec, micro_batch=8, processes=2), resnet)
+
+
 TOGETHER = """
 import json, sys, torch
-from adasde import processes
-from adasde.tasks.vision import BUILDERS, ImageTask
-from adasde.train import Run, train
+from adasde.experiments.specs import spec_of
+from adasde.training import distributed
+from adasde.training.loop import train
+from adasde.workloads.vision import BUILDERS, ImageWorkload
 torch.set_num_threads(1)
 tensors = torch.load(sys.argv[1], weights_only=True)
 specs, found = json.loads(sys.argv[2]), {}
-with processes.joined({"processes": 2}):  # once: torch's groups cannot be left and joined again
+with distributed.process_group(2):  # once: torch's groups cannot be left and joined again
     for name, (network, spec) in specs.items():
-        task = ImageTask(tensors, BUILDERS[network], 0.5, 0.3, crop=2)
+        workload = ImageWorkload(tensors, BUILDERS[network], 0.5, 0.3, crop=2)
         checkpoint = sys.argv[3] + name if name.endswith("saved") else None
-        rows, _ = train(spec, task, checkpoint, every=0)
+        rows, _ = train(spec_of(spec), workload, checkpoint, every=0)
         if checkpoint:  # again, from the checkpoint at the end
-            again, _ = train(spec, task, checkpoint)
+            again, _ = train(spec_of(spec), workload, checkpoint)
             assert again == rows
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             found[name] = rows
 if found:
     print("ROWS", json.dumps(found))
@@ -206,19 +99,19 @@ if found:
 
 @pytest.mark.slow
 def test_two_processes_are_one(at_ell, small_spec, tensors, tmp_path):
-    """Plain and SVAG, whole batches and micro-batches, with batch norm and augmentation; checkpoints, too."""
+    """Plain and SVAG, whole batches with batch norm and micro-batches without, augmentation; checkpoints, too."""
     # Few steps: Adam divides by the gradient's size, and what rounding differs by grows tenfold in ten steps.
-    few = {**small_spec, "evaluate": [160, 320], "samples": 320}
-    svag = {**at_ell(2), "evaluate": [64], "samples": 64}
+    few = changed(small_spec, evaluate=[160, 320], samples=320)
+    svag = changed(at_ell(2), evaluate=[64], samples=64)
     specs = {
         "plain": ("cnn", few),
-        "whole-saved": ("resnet", {**few, "clip": 1.0}),
-        "micro": ("resnet", {**few, "micro_batch": 8}),
+        "whole-saved": ("resnet", changed(few, clip=1.0)),
+        "micro": ("cnn", changed(few, micro_batch=8)),
         "svag": ("resnet", svag),
-        "svag-micro-saved": ("resnet", {**svag, "micro_batch": 8}),
+        "svag-micro-saved": ("cnn", changed(svag, micro_batch=8)),
     }
     torch.save(tensors, tmp_path / "tensors")
-    both = {name: (network, {**spec, "processes": 2}) for name, (network, spec) in specs.items()}
+    both = {name: (network, changed(spec, processes=2).document) for name, (network, spec) in specs.items()}
     (tmp_path / "together.py").write_text(TOGETHER)
     job = _torchrun(
         [tmp_path / "together.py", tmp_path / "tensors", json.dumps(both), tmp_path / "checkpoint-"],
@@ -230,9 +123,10 @@ def test_two_processes_are_one(at_ell, small_spec, tensors, tmp_path):
     finally:
         job.kill()
     assert job.returncode == 0, errors[:3000]
+    assert "FutureWarning" not in errors
     found = json.loads(output.partition("ROWS ")[2])
     for name, (network, spec) in specs.items():
-        alone, _ = train(spec, ImageTask(tensors, BUILDERS[network], 0.5, 0.3, crop=2))
+        alone, _ = train(spec, ImageWorkload(tensors, BUILDERS[network], 0.5, 0.3, crop=2))
         assert len(alone) == len(found[name])
         for (*place, value), (*other, shared) in zip(alone, found[name], strict=True):
             assert place == other
@@ -244,19 +138,19 @@ def test_two_processes_are_one(at_ell, small_spec, tensors, tmp_path):
 @pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on(adasde, data_root, config, tmp_path):
     """Alone and with torchrun; what goes on from there equals an undisturbed run."""
-    spec = plan.plan(config).runs["fashion-cnn-adam.sqrt.k1.s0"]
-    spec |= {"samples": 32 * 3000, "evaluate": [32 * 1500, 32 * 3000]}
+    spec = plan(config).runs["fashion-cnn-adam.sqrt.k1.s0"]
+    spec = changed(spec, samples=32 * 3000, evaluate=[32 * 1500, 32 * 3000])
 
     def arguments(name):
         paths = ("--out", tmp_path / f"{name}.parquet", "--checkpoint", tmp_path / f"{name}.checkpoint")
         return [*paths, "--data", data_root, "--checkpoint-every", "0.2"]
 
-    done = adasde("run", "--spec", json.dumps(spec), *arguments("whole"))
+    done = adasde("run", "--spec", spec.canonical, *arguments("whole"))
     assert done.returncode == 0, done.stderr
-    whole = read_run(tmp_path / "whole.parquet")[0]
+    whole = load_run(tmp_path / "whole.parquet").rows
     for name, count in (("alone", 1), ("shared", 2)):
-        own = {**spec, "processes": 2} if count == 2 else spec
-        run = ["-m", "adasde", "run", "--spec", json.dumps(own), *arguments(name)]
+        own = changed(spec, processes=2) if count == 2 else spec
+        run = ["-m", "adasde", "run", "--spec", own.canonical, *arguments(name)]
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}
         options = {"stderr": subprocess.PIPE, "env": environment}
 
@@ -280,7 +174,7 @@ def test_sigterm_saves_and_the_run_goes_on(adasde, data_root, config, tmp_path):
         _, errors = job.communicate(timeout=120)
         assert job.returncode == 0, errors[:3000]
         assert "resumed at step" in errors
-        rows = read_run(tmp_path / f"{name}.parquet")[0]
+        rows = load_run(tmp_path / f"{name}.parquet").rows
         if count == 1:
             assert rows_digest(rows) == rows_digest(whole)
         else:

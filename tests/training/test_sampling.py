@@ -1,0 +1,66 @@
+"""Which examples are drawn, batches made ahead of time, and the seeds of random streams."""
+
+import math
+
+import pytest
+import torch
+
+from adasde.common import Stopped
+from adasde.experiments.artifacts import rows_digest
+from adasde.training.loop import train
+from adasde.training.sampling import Sampler
+from adasde.training.seeding import derive_seed
+from conftest import changed
+
+
+def test_draws_with_replacement_are_uniform_and_independent():
+    draws = Sampler(10, "replacement", 0).draw(100_000)
+    # Each count is binomial with standard deviation sqrt(n p q) = 95; five of them over ten counts.
+    assert (draws.bincount(minlength=10) - 10_000).abs().max() < 5 * 95
+    repeats = (draws[1:] == draws[:-1]).float().mean()
+    assert abs(repeats - 0.1) < 5 * math.sqrt(0.09 / 1e5)
+
+
+def test_epochs_are_permutations_without_a_gap():
+    sampler = Sampler(10, "epoch", 0)
+    draws = torch.cat([sampler.draw(n) for n in (7, 7, 16)])
+    epochs = draws.view(3, 10)
+    assert torch.equal(epochs.sort(dim=1).values, torch.arange(10).expand(3, 10))
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+@pytest.mark.parametrize("sampling", ["replacement", "epoch"])
+@pytest.mark.parametrize("before", [0, 3, 10, 13])
+def test_a_sampler_goes_on_where_it_was(sampling, before):
+    sampler, other = Sampler(10, sampling, 0), Sampler(10, sampling, 99)
+    if before:
+        sampler.draw(before)
+    other.restore(sampler.state())
+    assert torch.equal(sampler.draw(25), other.draw(25))
+
+
+def test_streams_differ_by_purpose_and_number():
+    seeds = {derive_seed(p, *n) for p in ("data order", "initial weights") for n in ((0,), (1,), (0, 1), (1, 0))}
+    assert len(seeds) == 8
+    assert derive_seed("data order", 0) == derive_seed("data order", 0)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("options", [{}, {"micro_batch": 8}, {"sampling": "epoch"}])
+def test_batches_made_ahead_of_time_are_the_same(options, small_spec, task, tmp_path):
+    """Also when the run is stopped, and batches that were made ahead are lost."""
+    spec = changed(small_spec, **options)
+    whole, _ = train(spec, task)
+    task.streamed = True
+    assert rows_digest(train(spec, task)[0]) == rows_digest(whole)
+
+    def stream(draws):  # two batches ahead
+        batches = task.gather(*next(draws)), task.gather(*next(draws))
+        for draw in draws:
+            yield batches[0]
+            batches = batches[1], task.gather(*draw)
+
+    task.stream = stream
+    with pytest.raises(Stopped):
+        train(spec, task, tmp_path / "c", stopping=lambda: True)
+    assert rows_digest(train(spec, task, tmp_path / "c")[0]) == rows_digest(whole)

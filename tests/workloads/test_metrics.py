@@ -1,0 +1,51 @@
+"""What is measured of the current weights."""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from adasde.workloads.metrics import classification, loss_and_gradient, squared_norm
+
+
+def test_loss_and_gradient_are_those_of_the_whole_set(task):
+    model = task.model()
+    model.eval()
+    images, labels = (torch.cat(parts) for parts in zip(*task.subset, strict=True))
+    loss = F.cross_entropy(model(images), labels)
+    grads = torch.autograd.grad(loss, list(model.parameters()))
+    chunks = list(zip(images.split(130), labels.split(130), strict=True))  # unequal chunks must not matter
+    found = loss_and_gradient(model, task.loss, chunks, 0.1, 0.0)
+    assert math.isclose(found["train_loss"], loss.item(), rel_tol=1e-5)
+    assert math.isclose(found["gradient_norm"], sum(g.square().sum().item() for g in grads) ** 0.5, rel_tol=1e-4)
+    assert 1 > found["speed_k2"] > found["speed_k256"] > 0
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_accuracy_and_norm_by_hand(task):
+    model = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(2))
+        model.bias.fill_(2.0)
+    inputs, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 0.0]]), torch.tensor([0, 1, 1])
+    loss, accuracy = classification(model, [(inputs[:2], labels[:2]), (inputs[2:], labels[2:])])
+    assert math.isclose(accuracy, 2 / 3)
+    assert math.isclose(loss, F.cross_entropy(model(inputs), labels).item(), rel_tol=1e-6)
+    assert squared_norm(model) == 2 + 8
+    model.bias.requires_grad_(False)
+    assert squared_norm(model) == 2
+
+
+def test_measuring_changes_nothing(task):
+    model = task.model().train()
+    before = [t.clone() for t in model.state_dict().values()]
+    first, second = task.measure(model, 0.1, 0.0), task.measure(model, 0.1, 0.0)
+    assert first == second
+    assert model.training
+    assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
+
+
+def test_an_untrained_network_knows_nothing(task):
+    metrics = task.measure(task.model(), 0.1, 0.0)
+    assert abs(metrics["test_loss"] - math.log(10)) < 0.5
+    assert metrics["test_accuracy"] < 0.3
