@@ -2,8 +2,11 @@
 
 import pandas as pd
 
-# A module registers its claims when it is imported: this order is that of the table.
-from adasde.analysis.claims import accuracy, perplexity, trajectory, finetuning, lag, closeness, weak_error  # noqa: F401, I001
+# isort: off
+# A module registers its claims when it is imported. This order is that of the table.
+from adasde.analysis.claims import accuracy, perplexity, trajectory, finetuning, lag, closeness, weak_error  # noqa: F401
+
+# isort: on
 from adasde.analysis import tables
 from adasde.analysis.claims.base import CLAIMS, COLUMNS, SIMULATION_CLAIMS, is_ablation
 

@@ -5,7 +5,7 @@ import pandas as pd
 
 from adasde.analysis import statistics, weak_error
 from adasde.analysis.claims.base import row, simulation_claim
-from adasde.experiments.studies import ORACLES
+from adasde.experiments.oracles import ORACLES
 
 ORDER_TOLERANCE = 0.25
 APPROACH = 0.5

@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from adasde.analysis.figures.registry import OPTIMIZERS, PLOTS, plot_named
-from adasde.experiments.studies import oracle_named
+from adasde.experiments.oracles import oracle_named
 from adasde.workloads.registry import workload_named
 
 

@@ -1,28 +1,45 @@
 """Figures by name: a plot, and what it shows after a dash. The registry imports no plotting library.
 
-A plot is a function ``draw(*tables, subject)`` that returns a matplotlib Figure, in a module of this package; its
-subject is an experiment or a task, or nothing where one figure shows the whole scale; plots of simulations are given
-these instead. An experiment made for a plot can bear its name, which is then not said twice: svag-fashion-cnn-adam
-shows the experiment of that name. A new plot is one entry here and one function.
+A plot is a function ``plot(*tables, subject)`` that returns a matplotlib Figure, in a module of this package. Its
+tables hold only the experiments and simulations that it shows. Its subject is an experiment, a workload, or nothing
+where one figure shows the whole scale. An experiment made for a plot can bear its name, which is then not said twice:
+svag-fashion-cnn-adam shows the experiment of that name. A new plot is one entry here, one function, and its caption in
+a Markdown file of the module's name.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from adasde.common import InputError
+from adasde.experiments.plan import Plan
+from adasde.experiments.specs import Simulation
 from adasde.scaling.rules import ABLATIONS, RULES
 
-OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop"}  # as people write them
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from adasde.analysis.tables import Tables
+
 COMPARED = frozenset(RULES) - {"sqrt", *ABLATIONS}
+_APART = frozenset({"svag", *ABLATIONS})  # experiments for other questions than how large a batch can be
+
+Row = tuple[str, str, str]  # experiment, workload and rule of a training run
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Where a plot is drawn, and what it can show.
+    """The module of a plot, and what it can show.
 
-    Its ``subject`` is an experiment, a task or, if None, the scale. It shows the experiments of which some runs follow
-    one of ``rules`` and none follows one of ``without``, those on the same task of which some follow one of ``beside``,
-    and the simulations of a ``study``, which is all where there are no rules.
+    Args:
+        module: name of the module that holds the function ``plot``.
+        subject: what a figure shows: ``experiment``, ``task`` or, if None, the scale.
+        rules: it shows the experiments with runs that follow one of these, and no training if there are none.
+        without: of those, it shows only the experiments with no runs that follow one of these.
+        beside: it also shows the experiments on the same workload with runs that follow one of these.
+        study: the study whose simulations it shows; by default none.
     """
 
     module: str
@@ -32,13 +49,26 @@ class Plot:
     beside: frozenset[str] = frozenset()
     study: str | None = None
 
-    @property
-    def reads(self) -> list[str]:
-        """The tables that it is drawn from."""
-        return ["trajectories"] * bool(self.rules) + ["simulations"] * bool(self.study)
+    def subject_of(self, row: Row) -> str:
+        """What the figure that shows a run is about."""
+        return {"experiment": row[0], "task": row[1], None: ""}[self.subject]
 
+    def experiments(self, subject: str, rows: Iterable[Row]) -> set[str]:
+        """Names of the experiments that the figure of a subject shows."""
+        rules, workloads = {}, {}
+        for experiment, workload, rule in rows:
+            rules.setdefault(experiment, set()).add(rule)
+            workloads[experiment] = workload
+        wanted = {
+            name
+            for name, followed in rules.items()
+            if followed & self.rules
+            and not followed & self.without
+            and subject == self.subject_of((name, workloads[name], ""))
+        }
+        beside = {workloads[name] for name in wanted} if self.beside else set()
+        return wanted | {name for name in rules if rules[name] & self.beside and workloads[name] in beside}
 
-_APART = frozenset({"svag", *ABLATIONS})  # experiments for other questions than how large a batch can be
 
 PLOTS = {
     "scaling": Plot("adasde.analysis.figures.scaling", "experiment"),
@@ -54,7 +84,7 @@ PLOTS = {
 
 
 def plot_named(figure: str) -> tuple[str, str]:
-    """Split a figure's name into plot and subject; an unknown plot is an InputError that lists the known ones."""
+    """Split a figure's name into plot and subject. An unknown plot is an InputError that lists the known ones."""
     for name, plot in PLOTS.items():
         if plot.subject is None and figure == name:
             return name, ""
@@ -64,25 +94,22 @@ def plot_named(figure: str) -> tuple[str, str]:
     raise InputError(f"figure = {figure!r}: must be one of {', '.join(known)}")
 
 
-def possible_figures(rows, studied) -> dict[str, str]:
+def possible_figures(rows: Iterable[Row], studied: set[str]) -> dict[str, str]:
     """Return the figures that the runs of a scale can show, with the subject of each.
 
-    ``rows`` are the (experiment, task, rule) of the training runs, ``studied`` the studies of the simulations.
+    ``rows`` describe the training runs, ``studied`` are the studies of the simulations.
     """
-    found = {}
-    rows = list(rows)
+    found, rows = {}, list(rows)
     for name, plot in PLOTS.items():
         if not plot.rules and plot.study in studied:
             found[name] = ""
-        for experiment, task, rule in rows:
-            if rule in plot.rules:
-                who = {"experiment": experiment, "task": task, None: ""}[plot.subject]
-                found[f"{name}-{who.removeprefix(f'{name}-')}" if who else name] = who
+        for subject in (plot.subject_of(row) for row in rows if row[2] in plot.rules):
+            found[f"{name}-{subject.removeprefix(f'{name}-')}" if subject else name] = subject
     return found
 
 
-def check_figure(figure: str, rows, studied) -> str:
-    """Return the subject that ``figure`` shows; InputError unless the runs of a scale, as in `possible`, have one."""
+def check_figure(figure: str, rows: Iterable[Row], studied: set[str]) -> str:
+    """Return the subject of ``figure``. InputError unless it is one of the `possible_figures`."""
     name, subject = plot_named(figure)
     plot = PLOTS[name]
     subjects = possible_figures(rows, studied)
@@ -97,55 +124,51 @@ def check_figure(figure: str, rows, studied) -> str:
     raise InputError(f"figure = {figure!r}: {subject!r} is no {plot.subject} that it can show; possible: {others}")
 
 
-def runs_shown(figure: str, specs: dict[str, dict]) -> list[str]:
-    """Return the runs that ``figure`` is drawn from, of ``specs`` by run; the figure has passed `check`."""
-    name, subject = plot_named(figure)
-    plot = PLOTS[name]
-    trained = {run: spec for run, spec in specs.items() if "task" in spec}
-    subject = check_figure(
-        figure, {(s["experiment"], s["task"], s["rule"]): None for s in trained.values()}, {plot.study}
-    )
-    rules, tasks = {}, {}
-    for spec in trained.values():
-        rules.setdefault(spec["experiment"], set()).add(spec["rule"])
-        tasks[spec["experiment"]] = spec["task"]
-    wanted = {
-        experiment
-        for experiment, followed in rules.items()
-        if followed & plot.rules
-        and not followed & plot.without
-        and subject in {"experiment": (experiment,), "task": (tasks[experiment],), None: ("",)}[plot.subject]
-    }
-    wanted |= {e for e in rules if rules[e] & plot.beside and tasks[e] in {tasks[other] for other in wanted}}
-    return [
-        run
-        for run, spec in specs.items()
-        if (spec["experiment"] in wanted if "task" in spec else spec["study"] == plot.study)
-    ]
-
-
-def figure_runs(plan) -> dict[str, list[str]]:
-    """Return the runs that each figure of a plan is drawn from; InputError names a figure that has none."""
-    trained = {(s["experiment"], s["task"], s["rule"]): None for s in plan.runs.values() if "task" in s}
-    studied = {s["study"] for s in plan.runs.values() if "study" in s}
+def figure_runs(plan: Plan) -> dict[str, list[str]]:
+    """Return the ids of the runs that each figure of a plan is drawn from. InputError names a figure that has none."""
+    simulations = {run: spec for run, spec in plan.runs.items() if isinstance(spec, Simulation)}
+    trained = {run: spec for run, spec in plan.runs.items() if run not in simulations}
+    rows = list(dict.fromkeys((spec.experiment, spec.workload, spec.rule) for spec in trained.values()))
+    shown = {}
     for figure in plan.figures:
-        check_figure(figure, trained, studied)
-    return {figure: runs_shown(figure, plan.runs) for figure in plan.figures}
+        subject = check_figure(figure, rows, {spec.study for spec in simulations.values()})
+        plot = PLOTS[plot_named(figure)[0]]
+        experiments = plot.experiments(subject, rows)
+        own = {run for run, spec in trained.items() if spec.experiment in experiments}
+        own |= {run for run, spec in simulations.items() if spec.study == plot.study}
+        shown[figure] = [run for run in plan.runs if run in own]
+    return shown
 
 
-def draw_figure(figure: str, trajectories, simulations=None, reference=None):
-    """Return the matplotlib Figure called ``figure``, drawn from the tables of a scale.
+def plot_figure(
+    figure: str,
+    trajectories: "pd.DataFrame",
+    simulations: "pd.DataFrame | None" = None,
+    reference: "Tables | None" = None,
+) -> "Figure":
+    """Plot a figure from the tables of a scale.
 
-    With ``reference``, the same two tables of other runs, what these give is drawn behind, broad and grey. InputError
-    if that has other panels.
+    Args:
+        figure: name of the figure.
+        trajectories: the table of training runs.
+        simulations: the table of simulations, by default an empty one.
+        reference: the same two tables of other runs; what these give is drawn behind, broad and grey.
+
+    Returns:
+        The matplotlib Figure.
+
+    Raises:
+        InputError: the tables cannot show the figure, or the reference has other panels.
     """
-    rows = trajectories[["experiment", "task", "rule"]].drop_duplicates().itertuples(index=False)
-    if simulations is None:
-        simulations = import_module("adasde.analysis.tables").NO_SIMULATIONS
+    from adasde.analysis import tables  # with pandas, which planning does not need
+
+    simulations = tables.NO_SIMULATIONS if simulations is None else simulations
+    rows = list(trajectories[["experiment", "task", "rule"]].drop_duplicates().itertuples(index=False, name=None))
     subject = check_figure(figure, rows, set(simulations["study"]))
     plot = PLOTS[plot_named(figure)[0]]
-    tables = {"trajectories": trajectories, "simulations": simulations}
-    drawn = import_module(plot.module).draw(*(tables[name] for name in plot.reads), subject)
+    own = trajectories[trajectories["experiment"].isin(plot.experiments(subject, rows))]
+    given = [own] * bool(plot.rules) + [simulations[simulations["study"] == plot.study]] * bool(plot.study)
+    drawn = import_module(plot.module).plot(*given, subject)
     if reference is not None:
-        import_module("adasde.analysis.figures.style").behind(drawn, draw_figure(figure, *reference))
+        import_module("adasde.analysis.figures.style").behind(drawn, plot_figure(figure, *reference))
     return drawn

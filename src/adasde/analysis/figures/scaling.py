@@ -1,98 +1,77 @@
 """``scaling-<experiment>``: the trajectories of all batch sizes under the square-root rule, on one clock."""
 
-import matplotlib.pyplot as plt
+from collections.abc import Callable
+
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from adasde.analysis import reference, statistics, tables
-from adasde.analysis.claims.evaluation import MARGIN
+from adasde.analysis.claims.trajectory import MARGIN
 from adasde.analysis.figures import style
-from adasde.workloads.registry import workload_named
-
-METRICS = ("train_loss", "test_accuracy", "log_perplexity", "squared_norm")  # those that a task measures
 
 
-def draw(trajectories, experiment):
+def plot(trajectories: pd.DataFrame, experiment: str) -> Figure:
     """One curve per batch size, named by it and its kappa."""
 
     def label(kappa, groups):
-        return style.batch_label(groups.batch_size[kappa], kappa, kappa in groups.diverged)
+        return rf"$B = {groups.batch_size[kappa]}$" + (" (baseline)" if kappa == 1 else rf" ($\kappa = {kappa:g}$)")
 
     return compare(trajectories, experiment, "sqrt", "square-root scaling rule", "baseline", label)
 
 
-def compare(trajectories, experiment, rule, title, baseline, label):
-    """Top: mean test functions over seeds, 95% intervals. Bottom: distances from level 1, in seed noise.
+def compare(
+    trajectories: pd.DataFrame,
+    experiment: str,
+    rule: str,
+    title: str,
+    baseline: str,
+    label: Callable[[float, tables.Groups], str],
+) -> Figure:
+    """Plot the mean test functions over seeds (top), and their distances from level 1 in seed deviations (bottom).
 
-    A level is a kappa or an ell, as in tables.Groups; ``label(level, groups)`` is its legend entry, ``baseline`` the
+    A level is a kappa or an ell, as in tables.Groups. ``label(level, groups)`` is its legend entry, ``baseline`` the
     name of level 1.
     """
-    style.use()
-    row = trajectories[trajectories["experiment"] == experiment].iloc[0]
-    measured = set(trajectories.loc[trajectories["experiment"] == experiment, "metric"])
-    metrics = [metric for metric in METRICS if metric in measured] or METRICS[:1]
-    figure, axes = plt.subplots(
-        2,
-        len(metrics),
-        figsize=(3.2 * len(metrics), 5.4),
-        sharex=True,
-        squeeze=False,
-        height_ratios=(3, 2),
-        layout="constrained",
-    )
+    row, metrics = trajectories.iloc[0], style.metrics_of(trajectories)
+    size = (3.2 * len(metrics), 5.4)
+    figure, axes = style.panels(2, len(metrics), size, sharex=True, height_ratios=(3, 2))
     for (top, bottom), metric in zip(axes.T, metrics, strict=True):
         groups = tables.groups(trajectories, experiment, rule, metric)
-        bounds = _values(top, groups, style.UNITS.get(metric, 1.0), label)
+        colours, bounds, unit = style.colours_of(groups.values), [], style.UNITS.get(metric, 1.0)
+        for level, (mean, low, high) in statistics.mean_intervals(groups.values).items():
+            name = label(level, groups) + (", diverged" if level in groups.diverged else "")
+            style.curve(top, groups.epoch, unit * mean, unit * low, unit * high, colours[level], label=name)
+            bounds += [unit * low, unit * high]
         if metric == "log_perplexity" and rule == "sqrt":
-            _published(top, f"{row['task']}-{row['optimizer']}", groups)
-        _distances(bottom, groups)
+            _published(top, f"{row['task']}-{row['optimizer']}", groups, colours)
+        _distances(bottom, groups, colours)
         top.set_ylabel(style.LABELS[metric])
         style.time_axes(top, bottom, groups.epoch, groups.time)
         if metric == "train_loss":
             style.log_axis(top, [values.mean(axis=0) for values in groups.values.values()], bounds)
     axes[1, 0].set_ylabel(f"distance from {baseline}\n(seed deviations)")
-    figure.suptitle(
-        f"{style.OPTIMIZERS[row['optimizer']]}, {workload_named(row['task']).title}: {title}, {style.sample(groups.seeds)}"
-    )
-    style.legend(figure, axes.flat)
+    figure.suptitle(f"{style.subject(row)}: {title}, {style.sample(groups.seeds)}")
+    style.legend(figure, axes.flat, columns=4)
     return figure
 
 
-def _values(panel, groups, unit, label):
-    """Draw the curves of all levels; return the bounds of their intervals."""
-    bounds = []
-    colours = style.batch_colours(groups.values)
-    drawn = statistics.bootstrap_means(groups.healthy)
-    for level, values in groups.values.items():
-        low, high = statistics.interval(drawn[level]) if level in drawn else (np.nan, np.nan)
-        mean = unit * values.mean(axis=0)
-        style.curve(panel, groups.epoch, mean, unit * low, unit * high, colours[level], label(level, groups))
-        bounds += [unit * low, unit * high]
-    return bounds
-
-
-def _published(panel, name, groups):
-    """Draw the authors' own curves of the experiment ``name`` behind ours, where there are any."""
+def _published(panel: Axes, name, groups, colours):
+    """Plot the authors' own curves of the experiment ``name`` behind ours, if there are any."""
     published = reference.author_curves(name)
-    colours = style.batch_colours(groups.values)
     sizes = {size: kappa for kappa, size in groups.batch_size.items()}
     for size, (part, value) in published.items():
-        panel.plot(
-            groups.epoch[-1] * np.array(part),
-            value,
-            color=colours.get(sizes.get(size), "0.7"),
-            linewidth=3.0,
-            alpha=0.3,
-            zorder=0,
-        )
+        look = {"color": colours.get(sizes.get(size), "0.7"), "linewidth": 3.0, "alpha": 0.3, "zorder": 0}
+        panel.plot(groups.epoch[-1] * np.array(part), value, **look)
     if published:
         panel.plot([], [], color="0.6", linewidth=3.0, alpha=0.5, label="the authors'")
 
 
-def _distances(panel, groups):
-    """The others' distance from level 1, linear within the margin and logarithmic beyond it."""
-    panel.axhspan(-MARGIN, MARGIN, color="0.88", zorder=0, label=f"within {MARGIN:g} seed deviations")
+def _distances(panel: Axes, groups, colours):
+    """Plot the others' distance from level 1, linear within the margin and logarithmic beyond it."""
+    panel.axhspan(-MARGIN, MARGIN, **style.BAND, label=f"within {MARGIN:g} seed deviations")
     panel.axhline(0, color="0.4", linewidth=0.8)
-    colours = style.batch_colours(groups.values)
     drawn = statistics.bootstrap_means(groups.healthy)
     noise = statistics.seed_noise(groups.healthy)
     for level in groups.healthy:

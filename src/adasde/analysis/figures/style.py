@@ -1,16 +1,26 @@
-"""One look for all figures: colours, labels, sizes, and the axis that counts both SDE time and epochs."""
+"""One look for all figures: colours, labels, panels, and the axis that counts both SDE time and epochs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from adasde.analysis.figures.registry import OPTIMIZERS  # noqa: F401, as all words of figures are here
 from adasde.common import InputError, atomic
+from adasde.experiments.oracles import ORACLES
+from adasde.scaling.hyperparameters import OPTIMIZERS
+from adasde.workloads.registry import workload_named
 
 matplotlib.use("Agg")
 
+METRICS = ("train_loss", "test_accuracy", "log_perplexity", "squared_norm")  # test functions that have panels
 LABELS = {
     "train_loss": "train loss (nats)",
     "test_loss": "test loss (nats)",
@@ -29,10 +39,9 @@ RULES = {
     "sqrt-no-betas": r"square root without $\beta$",
     "sqrt-no-eps": r"square root without $\epsilon$",
 }
-REACH = 2.0  # of intervals beyond their curves, up to which a logarithmic axis shows them whole
-_COLOURS = sns.color_palette("colorblind")
+PALETTE = sns.color_palette("colorblind")
 RULE_STYLES = {
-    rule: {"color": _COLOURS[i], "marker": marker, "linestyle": line}
+    rule: {"color": PALETTE[i], "marker": marker, "linestyle": line}
     for rule, i, marker, line in (
         ("sqrt", 0, "o", "-"),
         ("linear", 3, "s", "--"),
@@ -42,81 +51,107 @@ RULE_STYLES = {
         ("sqrt-no-eps", 4, "P", "-."),
     )
 }
+REACH = 2.0  # of intervals beyond their curves, up to which a logarithmic axis shows them whole
+BAND = {"color": "0.88", "zorder": 0}  # where a rule that preserves training stays
+BASELINE = "baseline, 95% interval"
 
 
-def use():
-    """Set the style; call before a figure is made."""
+def panels(rows: int, columns: int, size: tuple[float, float], **shared: Any) -> tuple[Figure, np.ndarray]:
+    """Set the style and make a figure of ``size`` inches with an array (rows, columns) of panels."""
     sns.set_theme(context="paper", style="ticks")
     plt.rcParams.update(
-        {
-            "figure.dpi": 100,
-            "savefig.dpi": 160,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.25,
-            "grid.linewidth": 0.6,
-            "lines.linewidth": 1.4,
-            "lines.markersize": 3.5,
-            "legend.frameon": False,
-            "pdf.fonttype": 42,
-            # Dates in a PDF would make equal figures differ.
-            "svg.hashsalt": "adasde",
-        }
+        {"figure.dpi": 100, "savefig.dpi": 160, "pdf.fonttype": 42}
+        | {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+        | {"axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.6}
+        | {"lines.linewidth": 1.4, "lines.markersize": 3.5}
     )
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **shared)
 
 
-def batch_colours(kappas):
+def pairs(
+    count: int, size: tuple[float, float], margin: tuple[float, float], **shared: Any
+) -> tuple[Figure, np.ndarray, int]:
+    """Make a figure of pairs of panels, one below the other, at most three pairs side by side.
+
+    Each pair has ``size`` inches, and the figure ``margin`` inches more. Returns the figure, its pairs (count, 2), and
+    how many are side by side.
+    """
+    across = min(count, 3)
+    rows = -(-count // across)
+    whole = (margin[0] + size[0] * across, margin[1] + size[1] * rows)
+    figure, axes = panels(2 * rows, across, whole, **shared)
+    found = axes.reshape(rows, 2, across).swapaxes(1, 2).reshape(-1, 2)
+    for panel in found[count:].flat:
+        panel.set_axis_off()
+    return figure, found[:count], across
+
+
+def metrics_of(trajectories: pd.DataFrame) -> list[str]:
+    """Test functions that have a panel, of those that the runs measured."""
+    measured = set(trajectories["metric"])
+    return [metric for metric in METRICS if metric in measured] or [METRICS[0]]
+
+
+def subject(row: Any, separator: str = ", ") -> str:
+    """Title of a row of a table: its optimizer, and its workload or oracle."""
+    what = workload_named(row["task"]) if "task" in row else ORACLES[row["oracle"]]
+    return f"{OPTIMIZERS[row['optimizer']].title}{separator}{what.title}"
+
+
+def colours_of(levels: Iterable[float]) -> dict[float, Any]:
     """One colour per kappa, or ell, dark for the smallest to light for the largest, readable without colour vision."""
-    shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(kappas)))
-    return dict(zip(sorted(kappas), shades, strict=True))
+    levels = sorted(levels)
+    return dict(zip(levels, plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(levels))), strict=True))
 
 
-def batch_label(batch_size, kappa, diverged=False):
-    """Legend entry of a batch size."""
-    name = rf"$B = {batch_size}$" + (" (baseline)" if kappa == 1 else rf" ($\kappa = {kappa:g}$)")
-    return name + (", diverged" if diverged else "")
+def kappa_label(kappa: float) -> str:
+    """Legend entry of a kappa."""
+    return rf"$\kappa = {kappa:g}$"
 
 
-def ell_label(ell, diverged=False):
-    """Legend entry of a SVAG level."""
-    return rf"$\ell = {ell:g}$" + (" (plain run)" if ell == 1 else "") + (", diverged" if diverged else "")
-
-
-def divergence(diverged):
-    """Words for the kappas at which runs of a rule diverged; empty if none did."""
-    kappas = ", ".join(f"{kappa:g}" for kappa in sorted(diverged))
-    return rf" (diverged at $\kappa = {kappas}$)" if kappas else ""
-
-
-def sample(seeds, one="one seed", many="seeds"):
-    """Words for what a curve and its band are; ``seeds`` is a number or, where panels differ, a set of numbers."""
+def sample(seeds: int | set[int], one: str = "one seed", many: str = "seeds") -> str:
+    """Words for what a curve and its band are; ``seeds`` is a number or, if panels differ, a set of numbers."""
     counts = sorted(seeds) if isinstance(seeds, set) else [seeds]
     if counts[-1] == 1:
         return one
     return f"mean and 95% interval of {' or '.join(map(str, counts))} {many}"
 
 
-def curve(panel, x, mean, low, high, colour, label=None, line="-"):
-    """Draw a mean with its points, and its interval as a band."""
+def curve(panel: Axes, x: np.ndarray, mean: Any, low: Any, high: Any, colour: Any, **look: Any) -> None:
+    """Plot a mean with its points, and its interval as a band."""
     panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-    panel.plot(x, mean, color=colour, marker="o", linestyle=line, label=label)
+    panel.plot(x, mean, **{"color": colour, "marker": "o"} | look)
 
 
-def legend(figure, panels, columns=4):
-    """Put one legend below all panels: what each of ``panels`` names, once and in the order in which they name it."""
-    entries = {}
-    for panel in panels:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(columns, len(entries)))
+def points(panel: Axes, x: Any, values: np.ndarray, low: np.ndarray, high: np.ndarray, **look: Any) -> None:
+    """Plot points with their intervals as bars."""
+    errors = np.maximum([values - low, high - values], 0.0)
+    panel.errorbar(x, values, yerr=errors, **{"marker": "o", "capsize": 2} | look)
 
 
-def time_axes(top, bottom, epoch, time):
-    """Run the x-axis of a column of panels in epochs, and mark above ``top`` the SDE time reached.
+def legend(figure: Figure, entries: Mapping[str, Any] | Iterable[Axes], columns: int | None = None) -> None:
+    """Put one legend below all panels.
+
+    Args:
+        figure: the figure.
+        entries: handles by their label, or panels: then what each of them names, once, in the order of first mention.
+        columns: most entries side by side; by default all.
+    """
+    if not isinstance(entries, Mapping):
+        named: dict[str, Any] = {}
+        for panel in entries:
+            for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+                named.setdefault(label, handle)
+        entries = named
+    columns = min(columns or len(entries), len(entries))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
+
+
+def time_axes(top: Axes, bottom: Axes, epoch: np.ndarray, time: np.ndarray) -> None:
+    """Let the x-axis of a column of panels count epochs, and mark above ``top`` the SDE time reached.
 
     At a constant learning rate the two are proportional. Under a schedule the time all but stops when the learning
-    rate drops, and an axis that ran in time would hide the rest of the run.
+    rate drops, and an axis that counted time would hide the rest of the run.
     """
     bottom.set_xlim(0, epoch[-1] * 1.02)
     locator = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10])
@@ -130,11 +165,19 @@ def time_axes(top, bottom, epoch, time):
     above.set_xlabel(rf"time $t = \sum \eta^2$ reached ($10^{{{power}}}$)")
 
 
-def log_axis(panel, curves, bounds=()):
-    """Make the y-axis logarithmic, its range that of ``curves``, with plain numbers at 1, 2, 3 and 5 of each decade.
+def kappa_axis(panel: Axes, kappas: Sequence[float], label: str) -> None:
+    """Make the x-axis logarithmic, with a tick at every kappa."""
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(kappas, [f"{kappa:g}" for kappa in kappas])
+    panel.set_xlabel(label)
 
-    The range reaches to those ``bounds`` of intervals that lie within a factor of REACH of the curves' own. Intervals
-    beyond, to below 0 perhaps, end at the frame: with few seeds they would leave the curves little room.
+
+def log_axis(panel: Axes, curves: Sequence[np.ndarray] = (), bounds: Sequence[np.ndarray] = ()) -> None:
+    """Make the y-axis logarithmic, with plain numbers at 1, 2, 3 and 5 of each decade.
+
+    Its range is that of ``curves``, if there are any. It reaches to those ``bounds`` of intervals that lie within a
+    factor of REACH of the curves' own. Intervals beyond, perhaps to below 0, end at the frame. With few seeds they
+    would leave the curves little room.
     """
     values, bounds = (np.concatenate([np.ravel(curve) for curve in part] or [[]]) for part in (curves, bounds))
     values = values[np.isfinite(values) & (values > 0)]
@@ -144,23 +187,18 @@ def log_axis(panel, curves, bounds=()):
         values = np.concatenate([values, bounds[near]])
         margin = (values.max() / values.min()) ** 0.06
         panel.set_ylim(values.min() / margin, values.max() * margin)
-    plain_log(panel)
-
-
-def plain_log(panel):
-    """Put plain numbers at 1, 2, 3 and 5 of each decade of a logarithmic y-axis."""
     panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.yaxis.set_minor_locator(NullLocator())
 
 
-def behind(figure, reference):
-    """Draw the curves of ``reference``, a figure of the same panels, behind those of ``figure``, and close it."""
-    pairs = list(zip(figure.axes, reference.axes, strict=False))
-    if len(figure.axes) != len(reference.axes) or any(a.get_xlabel() != b.get_xlabel() for a, b in pairs):
+def behind(figure: Figure, reference: Figure) -> None:
+    """Plot the curves of ``reference``, a figure of the same panels, behind those of ``figure``, and close it."""
+    both = list(zip(figure.axes, reference.axes, strict=False))
+    if len(figure.axes) != len(reference.axes) or any(a.get_xlabel() != b.get_xlabel() for a, b in both):
         plt.close(reference)
         raise InputError("reference: its figure has other panels; it was drawn from other experiments")
-    for panel, other in pairs:
+    for panel, other in both:
         for line in other.lines:
             if line.get_transform() == other.transData and len(line.get_xdata()):  # and not a line across the panel
                 look = {"marker": line.get_marker(), "linestyle": line.get_linestyle()}
@@ -170,11 +208,12 @@ def behind(figure, reference):
     figure.text(0.995, 0.005, "broad, grey: reference", ha="right", va="bottom", color="0.4", fontsize="small")
 
 
-def save(figure, paths):
+def save(figure: Figure, paths: Iterable[Path]) -> None:
     """Write a figure to every path (PNG or PDF), each whole or not at all, and close it."""
     for path in paths:
         with atomic(path) as temporary:
+            # Dates in a PDF would make equal figures differ.
             metadata = {"CreationDate": None} if temporary.suffix == ".pdf" else {"Software": None}
             figure.savefig(temporary, metadata=metadata)
-            figure.set_layout_engine("none")  # which keeps where everything is, so that it is worked out once
+            figure.set_layout_engine("none")  # keeps where everything is, so that it is worked out once
     plt.close(figure)

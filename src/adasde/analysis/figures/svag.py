@@ -1,13 +1,16 @@
 """``svag-<experiment>``: the trajectories of the plain run and of SVAG at every ell, on one clock."""
 
-from adasde.analysis.figures import scaling, style
+import pandas as pd
+from matplotlib.figure import Figure
+
+from adasde.analysis.figures import scaling
 
 
-def draw(trajectories, experiment):
+def plot(trajectories: pd.DataFrame, experiment: str) -> Figure:
     """One curve per ell; where they agree, the SDE describes the plain run. Panels as in scaling.compare."""
 
     def label(ell, groups):
-        return style.ell_label(ell, ell in groups.diverged)
+        return rf"$\ell = {ell:g}$" + (" (plain run)" if ell == 1 else "")
 
     figure = scaling.compare(trajectories, experiment, "svag", "SVAG", "plain run", label)
     for panel in figure.axes:
