@@ -28,9 +28,9 @@ def test_accuracy_and_norm_by_hand(task):
         model.weight.copy_(torch.eye(2))
         model.bias.fill_(2.0)
     inputs, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 0.0]]), torch.tensor([0, 1, 1])
-    loss, accuracy = classification(model, [(inputs[:2], labels[:2]), (inputs[2:], labels[2:])])
-    assert math.isclose(accuracy, 2 / 3)
-    assert math.isclose(loss, F.cross_entropy(model(inputs), labels).item(), rel_tol=1e-6)
+    found = classification(model, [(inputs[:2], labels[:2]), (inputs[2:], labels[2:])])
+    assert math.isclose(found["test_accuracy"], 2 / 3)
+    assert math.isclose(found["test_loss"], F.cross_entropy(model(inputs), labels).item(), rel_tol=1e-6)
     assert squared_norm(model) == 2 + 8
     model.bias.requires_grad_(False)
     assert squared_norm(model) == 2
