@@ -18,7 +18,12 @@ from packaging.markers import Marker
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
 # Libraries that come with another one.
-PARTS = {"huggingface_hub": "datasets", "pydantic_core": "pydantic", "snakemake_interface_logger_plugins": "snakemake"}
+PARTS = {
+    "huggingface_hub": "datasets",
+    "PIL": "torchvision",
+    "pydantic_core": "pydantic",
+    "snakemake_interface_logger_plugins": "snakemake",
+}
 MODULES = sorted(SRC.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
