@@ -116,17 +116,16 @@ def measured(spec, task, device):
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     fixed = Run(spec, task)
     batch = task.gather(*fixed.draws.draw(fixed.drawn))
-    passes = [batch] if fixed.micro is None else list(zip(*(t.split(fixed.micro) for t in batch), strict=True))
+    passes = list(zip(*(part.split(fixed.gradient.examples) for part in batch), strict=True))
 
     def bare():
         fixed.optimizer.zero_grad()
-        for part in passes:
-            fixed._loss(part).backward()
+        fixed.gradient.backward(passes)
         fixed.optimizer.step()
 
     seconds(bare, 2, device)
     took = seconds(bare, 4, device) / 4
-    chunk = min(max(1, round(SECONDS / took)), max(1, CHUNK // ours.drawn))  # no more than train.py draws at once
+    chunk = min(max(1, round(SECONDS / took)), max(1, CHUNK // ours.drawn))  # no more than a run draws at once
     repeats = max(1, round(SECONDS / took / chunk))
     contestants = {"bare": (bare, repeats * chunk), "ours": (lambda: ours.advance(chunk), repeats)}
     rounds = [
@@ -180,7 +179,7 @@ def trajectories(root, device):
     for seed in range(3):
         for precision in ("float32", "tf32", "bf16"):
             spec |= {"seed": seed, "precision": precision}
-            prepare_torch(device, spec)
+            prepare_torch(device, spec.precision)
             rows, facts = train({k: v for k, v in spec.items() if v != "float32"}, task)
             for _, step, _, metric, value in rows:
                 if not metric.startswith("speed"):
@@ -214,7 +213,7 @@ def main():
         if spec["task"] != name:
             name, task = spec["task"], None
             task = task_of(name, device)
-        prepare_torch(device, spec)
+        prepare_torch(device, spec.precision)
         rows.append(measured(spec, task, device))
         print(json.dumps(rows[-1]), flush=True)
         if options.out:
