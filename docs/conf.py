@@ -28,6 +28,7 @@ default_role = "literal"  # docstrings write `name`
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Source", "returns_style")]
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 python_maximum_signature_line_length = 100
 toc_object_entries_show_parents = "hide"

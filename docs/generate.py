@@ -23,6 +23,7 @@ from adasde.experiments.documents import merged
 from adasde.experiments.plan import plan
 from adasde.scaling import lag
 from adasde.workloads import metrics
+from adasde.workloads.data.registry import DATASETS
 from adasde.workloads.registry import WORKLOADS
 
 ROOT = Path(__file__).parents[1]
@@ -214,10 +215,19 @@ def measured() -> str:
 def workloads() -> str:
     """Return the workloads, as the registry knows them."""
     rows = [
-        (f"`{name}`", entry.title, f"`{entry.data}`", f"{entry.train_size:,}", f"{entry.facts.parameters:,}")
+        (f"`{name}`", entry.title, f"`{entry.data}`", f"{entry.train_size:,}", f"{entry.profile.parameters:,}")
         for name, entry in WORKLOADS.items()
     ]
     return table(("workload", "what it is", "data set", "training examples", "trained weights"), rows)
+
+
+def datasets() -> str:
+    """Return the data sets, as the registry knows them."""
+    rows = [
+        (f"`{name}`", f"{d.train_size:,} {d.unit}", f"{d.test_size:,}", f"{d.download_bytes / 1e6:,.4g} MB", d.licence)
+        for name, d in DATASETS.items()
+    ]
+    return table(("data set", "training", "test", "download", "licence"), rows)
 
 
 def options() -> str:
@@ -261,10 +271,10 @@ def printed(*arguments: str) -> str:
 
 def directive(module, name: str) -> str:
     """Return the lines that have autodoc describe a public object."""
-    kind = "class" if inspect.isclass(getattr(module, name)) else "function"
-    if kind == "class" and issubclass(getattr(module, name), Exception):
-        return f".. autoexception:: {module.__name__}.{name}"
-    return f".. auto{kind}:: {module.__name__}.{name}" + ("\n   :members:" if kind == "class" else "")
+    found = getattr(module, name)
+    if inspect.isclass(found) and not issubclass(found, Exception):
+        return f".. autoclass:: {module.__name__}.{name}\n   :members:"
+    return f".. auto{'exception' if inspect.isclass(found) else 'function'}:: {module.__name__}.{name}"
 
 
 def api() -> str:
@@ -277,7 +287,7 @@ def api() -> str:
     sections = {title: (adasde, names) for title, names in TOPICS.items()}
     for title, name in (("Theory: adasde.sde", "adasde.sde"), ("Workloads: adasde.workloads", "adasde.workloads")):
         module = import_module(name)
-        sections[title] = (module, getattr(module, "__all__", ()))
+        sections[title] = (module, [name for name in module.__all__ if callable(getattr(module, name))])
     parts = ["# API reference\n"]
     for title, (module, names) in sections.items():
         body = "\n\n".join(directive(module, name) for name in names)
@@ -300,6 +310,7 @@ def main():
         "part-quarter.md": quarter(),
         "part-metrics.md": measured(),
         "part-workloads.md": workloads(),
+        "part-datasets.md": datasets(),
         "part-commands.txt": printed("--help"),
         "part-plan.txt": printed("plan", str(ROOT / "workflow/config/paper.yaml"), "--device", "h100"),
         "api.md": api(),
