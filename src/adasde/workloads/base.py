@@ -4,8 +4,9 @@ from __future__ import annotations  # names torch's types without importing torc
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 from adasde.common import InputError
 
@@ -78,8 +79,8 @@ class Workload(ABC):
         """
 
 
-class Dataset(ABC):
-    """A data set in the registry: what it is, and how its arrays are made. Entries are frozen dataclasses.
+class Dataset:
+    """A data set in the registry: what it is, and the module that makes its arrays. Entries are frozen dataclasses.
 
     Attributes:
         name: Name in the registry and of its folder.
@@ -90,6 +91,8 @@ class Dataset(ABC):
         test_size: Test examples, counted in ``unit``.
         unit: What sizes count, such as examples or tokens.
         tolerance: Largest relative error of a stated number of examples; other versions of libraries change it a bit.
+        module: Module with functions ``facts(dataset, folder)`` and ``make(dataset, folder)``, imported only when a
+            data set is prepared, since planning does without the libraries that this needs.
     """
 
     name: str
@@ -99,15 +102,16 @@ class Dataset(ABC):
     train_size: int
     test_size: int
     unit: str
-    tolerance = 0.02
+    module: ClassVar[str]
+    tolerance: ClassVar[float] = 0.02
 
-    @abstractmethod
-    def facts(self, folder: Path) -> dict[str, Any]:
-        """Return what the arrays in ``folder`` are made from: a dictionary with ``files``, their hashes by name."""
+    def facts(self, folder: Path) -> dict[str, str]:
+        """Return what the arrays in ``folder`` are made from: hashes by file."""
+        return import_module(self.module).facts(self, folder)
 
-    @abstractmethod
     def make(self, folder: Path) -> list[str]:
         """Write the arrays into ``folder`` as .npy files and return their names. InputError if files are missing."""
+        return import_module(self.module).make(self, folder)
 
     def packed_form(self) -> Dataset:
         """Return the entry whose arrays also hold the files themselves. InputError if there is no such form."""

@@ -55,7 +55,7 @@ class ClassificationWorkload(Workload):
         name: str,
         scores: Sequence[str],
         pretrained: Mapping[str, Tensor] | None = None,
-        device="cpu",
+        device: torch.device | str = "cpu",
     ):
         self.device = torch.device(device)
         self.known = fitting_vocabulary(tensors, size, "RoBERTa", text.SPECIAL)
@@ -69,7 +69,6 @@ class ClassificationWorkload(Workload):
 
     @property
     def size(self) -> int:
-        """Number of training texts."""
         return len(self.inputs)
 
     def model(self) -> nn.Module:
@@ -95,8 +94,6 @@ class ClassificationWorkload(Workload):
         return losses.mean() if weights is None else losses @ weights.to(losses.dtype)
 
     def measure(self, model: nn.Module, sigma: float, eps: float) -> dict[str, float]:
-        """Return the metrics; metrics.py explains their names."""
-
         def tested():
             with torch.inference_mode():
                 outputs = torch.cat([self._outputs(model, inputs) for inputs, _ in self.test])
@@ -156,7 +153,10 @@ GLUE = {
 
 
 def load(
-    name: str, tensors: Mapping[str, Tensor], pretrained: Mapping[str, Tensor] | None = None, device="cpu"
+    name: str,
+    tensors: Mapping[str, Tensor],
+    pretrained: Mapping[str, Tensor] | None = None,
+    device: torch.device | str = "cpu",
 ) -> ClassificationWorkload:
     """Return the workload called ``name`` on the arrays of its data set."""
     size, arrays = ("roberta-mini", "paragraphs") if name == "wiki-articles" else ("roberta-large", "glue")

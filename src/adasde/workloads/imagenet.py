@@ -41,7 +41,7 @@ class ImageNetWorkload(ImageWorkload):
         tensors: Mapping[str, Tensor],
         folder: Path,
         build: Callable[[], nn.Module],
-        device="cpu",
+        device: torch.device | str = "cpu",
         workers: int = 0,
         resolution: int = RESOLUTION,
     ):
@@ -53,7 +53,6 @@ class ImageNetWorkload(ImageWorkload):
 
     @property
     def size(self) -> int:
-        """Number of training images."""
         return len(self.train.images)
 
     def noise(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
@@ -163,7 +162,9 @@ def _leave_signals(_):
         signal.signal(number, signal.SIG_IGN)
 
 
-def load(name: str, tensors: Mapping[str, Tensor], folder: Path, workers: int, device="cpu") -> ImageNetWorkload:
+def load(
+    name: str, tensors: Mapping[str, Tensor], folder: Path, workers: int, device: torch.device | str = "cpu"
+) -> ImageNetWorkload:
     """Return the workload called ``name`` on the arrays of its data set, which lie in ``folder``."""
     return ImageNetWorkload(tensors, folder, BUILDERS[name], device, workers)
 

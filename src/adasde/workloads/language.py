@@ -123,7 +123,7 @@ class LanguageWorkload(Workload):
 
     special: tuple[str, ...] = ()
 
-    def __init__(self, tensors: Mapping[str, Tensor], size: Size, kind: str, device="cpu"):
+    def __init__(self, tensors: Mapping[str, Tensor], size: Size, kind: str, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
         self.known = fitting_vocabulary(tensors, size, kind, self.special)
         self.length, self.dimensions = size.length, size
@@ -137,11 +137,9 @@ class LanguageWorkload(Workload):
 
     @property
     def size(self) -> int:
-        """Number of training sequences."""
         return len(self.sequences)
 
     def gather(self, indices: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
-        """Return the model's inputs and targets for the training sequences at ``indices``."""
         return self.batch(self.sequences.index_select(0, indices), *noise)
 
     @abstractmethod
@@ -158,8 +156,6 @@ class LanguageWorkload(Workload):
         return losses.mean() if weights is None else losses @ weights.to(losses.dtype)
 
     def measure(self, model: nn.Module, sigma: float, eps: float) -> dict[str, float]:
-        """Return the metrics; metrics.py explains their names."""
-
         def tested():
             with torch.inference_mode():
                 held = torch.cat([self.losses(model, *chunk) for chunk in self.validation])
@@ -183,7 +179,6 @@ class CausalLanguageWorkload(LanguageWorkload):
     """Predicting every next token with GPT-2."""
 
     def model(self) -> nn.Module:
-        """Return a new network."""
         return gpt2(self.dimensions, self.known[next(name for name in text.END if name in self.known)])
 
     def batch(self, sequences: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
@@ -192,7 +187,6 @@ class CausalLanguageWorkload(LanguageWorkload):
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
     def losses(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of every sequence, (sequences,)."""
         return _mean_losses(model(input_ids=inputs).logits, targets)
 
 
@@ -225,7 +219,6 @@ class MaskedLanguageWorkload(LanguageWorkload):
         return order, fate, torch.randint(len(self.words), fate.shape, generator=generator)
 
     def model(self) -> nn.Module:
-        """Return a new network."""
         return roberta(self.dimensions, self.known)
 
     def batch(self, sequences: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
@@ -242,10 +235,7 @@ class MaskedLanguageWorkload(LanguageWorkload):
         return inputs, places + 1, targets
 
     def losses(self, model: nn.Module, inputs: Tensor, places: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss over the predicted tokens of every sequence, (sequences,).
-
-        The head sees only these tokens; on all of them a step would take 1.6 times as long.
-        """
+        # The head sees only the predicted tokens; on all of them a step would take 1.6 times as long.
         hidden = model.roberta(input_ids=inputs).last_hidden_state
         chosen = hidden.gather(1, places.unsqueeze(2).expand(-1, -1, hidden.shape[2]))
         return _mean_losses(model.lm_head(chosen), targets)
@@ -264,7 +254,7 @@ LANGUAGE_WORKLOADS = {
 }
 
 
-def load(name: str, tensors: Mapping[str, Tensor], device="cpu") -> LanguageWorkload:
+def load(name: str, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> LanguageWorkload:
     """Return the workload called ``name`` on the arrays of its data set."""
     workload, size, kind = LANGUAGE_WORKLOADS[name]
     return workload(tensors, SIZES[size], kind, device)

@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adasde.common import InputError
 from adasde.workloads.base import Workload
 from adasde.workloads.data.registry import dataset_named, load_arrays
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,9 @@ def workload_named(name: str) -> Entry:
     return WORKLOADS[name]
 
 
-def load_workload(name: str, root: str | Path, pretrained: Mapping[str, Any] | None = None, device="cpu") -> Workload:
+def load_workload(
+    name: str, root: str | Path, pretrained: Mapping[str, Any] | None = None, device: "torch.device | str" = "cpu"
+) -> Workload:
     """Return a workload on its prepared data.
 
     Args:

@@ -33,7 +33,13 @@ class ImageWorkload(Workload):
     """
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], build: Callable[[], nn.Module], mean, std, crop: int = 0, device="cpu"
+        self,
+        tensors: Mapping[str, Tensor],
+        build: Callable[[], nn.Module],
+        mean: float | tuple[float, ...],
+        std: float | tuple[float, ...],
+        crop: int = 0,
+        device: torch.device | str = "cpu",
     ):
         self.device, self.crop, self.build = torch.device(device), crop, build
         self.mean, self.std = (self._per_channel(values) for values in (mean, std))
@@ -43,7 +49,6 @@ class ImageWorkload(Workload):
 
     @property
     def size(self) -> int:
-        """Number of training images."""
         return len(self.images)
 
     def model(self) -> nn.Module:
@@ -74,7 +79,6 @@ class ImageWorkload(Workload):
         return losses @ weights.to(losses.dtype)
 
     def measure(self, model: nn.Module, sigma: float, eps: float) -> dict[str, float]:
-        """Return the metrics; metrics.py explains their names."""
         return evaluate(self, model, sigma, eps, lambda: classification(model, self.test))
 
     def _augmented(self, images, mirrored, corners):
@@ -113,7 +117,7 @@ BUILDERS = {
 }
 
 
-def load(name: str, tensors: Mapping[str, Tensor], device="cpu") -> ImageWorkload:
+def load(name: str, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> ImageWorkload:
     """Return the workload called ``name``, which is <images>-<network>, on the arrays of its data set."""
     images, _, network = name.partition("-")
     if images == "fashion32":

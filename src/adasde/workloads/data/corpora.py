@@ -7,63 +7,39 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from adasde.common import InputError
-from adasde.workloads.base import Dataset
+from adasde.workloads.data import hub
 from adasde.workloads.data.arrays import BlockWriter, save_arrays
-from adasde.workloads.data.hub import Source, facts_of, pretrained_tokenizer
+from adasde.workloads.data.entries import Corpus
+from adasde.workloads.data.hub import documents, pretrained_tokenizer
 from adasde.workloads.data.text import encoded, end_of
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Corpus(Dataset):
-    """Registry entry of a text data set too large for memory; sizes are in tokens.
+def facts(corpus: Corpus, folder: Path) -> dict[str, str]:
+    """Return what the arrays in ``folder`` were made from, as `make` found it."""
+    return json.loads((folder / "progress.json").read_text())["sources"]
 
-    ``sources`` holds the sources of every split. If there are none for validation, one in ``held_out`` of the training
-    documents is taken. ``tokenizer`` is (repository, revision, tokens in the vocabulary).
-    """
 
-    name: str
-    licence: str
-    download_bytes: int
-    train_size: int
-    test_size: int
-    tokenizer: tuple[str, str, int]
-    sources: dict[str, tuple[Source, ...]]
-    held_out: int = 1000
-    unit: str = "tokens, about"
-
-    tolerance = 0.3  # sizes are known only approximately, as the texts are too large to be here
-
-    @property
-    def prepared_bytes(self) -> int:
-        """Approximate bytes of its arrays: those of the tokens."""
-        return (self.train_size + self.test_size) * (2 if self.tokenizer[2] <= 1 << 16 else 4)
-
-    def facts(self, folder: Path) -> dict[str, Any]:
-        """Return what the arrays in ``folder`` were made from, as `make` found it."""
-        return {"files": json.loads((folder / "progress.json").read_text())["sources"]}
-
-    def make(self, folder: Path) -> list[str]:
-        """Write the arrays as .npy files and return their names; what an interrupted call had written is kept."""
-        tokenizer = pretrained_tokenizer(self.name, folder, *self.tokenizer)
-        save_arrays(folder, {"tokenizer": np.frombuffer(tokenizer.to_str().encode(), np.uint8)})
-        found = facts_of((source for part in self.sources.values() for source in part), folder)
-        writer = Writer(folder, tokenizer, dict.fromkeys((*self.sources, "validation")), found)
-        for split, sources in self.sources.items():
-            for source in sources:
-                key = f"{split}/{source.name}"
-                for rows, text in source.documents(folder, writer.rows.get(key, 0)):
-                    held = split == "train" and "validation" not in self.sources and _share(text, self.held_out)
-                    writer.add("validation" if held else split, text, key, rows)
-        return ["tokenizer", *writer.finish()]
+def make(corpus: Corpus, folder: Path) -> list[str]:
+    """Write the arrays into ``folder`` and return their names; what an interrupted call had written is kept."""
+    tokenizer = pretrained_tokenizer(corpus.name, folder, *corpus.tokenizer)
+    save_arrays(folder, {"tokenizer": np.frombuffer(tokenizer.to_str().encode(), np.uint8)})
+    found = hub.facts((source for part in corpus.sources.values() for source in part), folder)
+    writer = Writer(folder, tokenizer, dict.fromkeys((*corpus.sources, "validation")), found)
+    for split, sources in corpus.sources.items():
+        for source in sources:
+            key = f"{split}/{source.name}"
+            for rows, text in documents(source, folder, writer.rows.get(key, 0)):
+                held = split == "train" and "validation" not in corpus.sources and _share(text, corpus.held_out)
+                writer.add("validation" if held else split, text, key, rows)
+    return ["tokenizer", *writer.finish()]
 
 
 class Writer(BlockWriter):
@@ -72,7 +48,9 @@ class Writer(BlockWriter):
     BLOCK = 2000  # documents
     SAID = 25  # blocks between two lines in the log
 
-    def __init__(self, folder: Path, tokenizer: Any, splits: Iterable[str], sources: Mapping[str, str] | None = None):
+    def __init__(
+        self, folder: Path, tokenizer: Tokenizer, splits: Iterable[str], sources: Mapping[str, str] | None = None
+    ):
         self.tokenizer, self.end = tokenizer, end_of(tokenizer)
         self.waiting: list[tuple[str, str]] = []  # (split, text)
         self.seen: dict[str, int] = {}
@@ -100,8 +78,8 @@ class Writer(BlockWriter):
 
     def _flush(self):
         items = {split: [] for split in self.lengths}
-        documents = encoded(self.tokenizer, [text for _, text in self.waiting])
-        for (split, _), ids in zip(self.waiting, documents, strict=True):
+        tokens = encoded(self.tokenizer, [text for _, text in self.waiting])
+        for (split, _), ids in zip(self.waiting, tokens, strict=True):
             items[split].append(np.array([*ids, self.end], self.dtype))
         self.append(items, self.seen)
         self.waiting, self.seen, self.flushed = [], {}, self.flushed + 1

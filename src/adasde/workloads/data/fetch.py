@@ -11,14 +11,13 @@ import os
 import shutil
 import subprocess
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
+import pooch
 
 from adasde.common import InputError, atomic
 from adasde.workloads.base import Dataset
@@ -55,7 +54,10 @@ class File:
 
 @dataclass(frozen=True)
 class FileDataset(Dataset):
-    """Registry entry of a data set whose ``files`` fit into memory: ``arrays`` makes its arrays from their content."""
+    """Registry entry of a data set whose ``files`` fit into memory.
+
+    ``arrays`` is the name of the function that makes its arrays from their content, imported when it is needed.
+    """
 
     name: str
     licence: str
@@ -65,16 +67,10 @@ class FileDataset(Dataset):
     test_size: int
     files: tuple[File, ...]
     sources: tuple["Debian | Package | Mirror", ...]
-    arrays: Callable[[dict[str, bytes]], dict[str, np.ndarray]]
+    arrays: str
     unit: str = "examples"
 
-    def facts(self, folder: Path) -> dict[str, Any]:
-        """Return what the arrays are made from."""
-        return {"files": {file.name: file.sha256 for file in self.files}}
-
-    def make(self, folder: Path) -> list[str]:
-        """Write the arrays into ``folder`` as .npy files and return their names. InputError if a file is missing."""
-        return save_arrays(folder, self.arrays(fetch(self, folder)))
+    module = __name__
 
 
 @dataclass(frozen=True)
@@ -148,8 +144,6 @@ class Mirror:
 
     def path(self, file: File, work: Path) -> Path:
         """Download the file and return its path. ValueError says why that failed."""
-        import pooch  # needed only where something is downloaded
-
         pooch.get_logger().setLevel("WARNING")
         try:
             # File.read checks the hash of the content: files that mirrors compress anew have no known hash.
@@ -158,6 +152,16 @@ class Mirror:
         except OSError as error:  # all errors of requests are OSErrors
             raise ValueError(f"{type(error).__name__}, no download") from error
         return Path(got)
+
+
+def facts(dataset: FileDataset, folder: Path) -> dict[str, str]:
+    """Return the hash of every file."""
+    return {file.name: file.sha256 for file in dataset.files}
+
+
+def make(dataset: FileDataset, folder: Path) -> list[str]:
+    """Write the arrays into ``folder`` and return their names. InputError if a file is missing."""
+    return save_arrays(folder, resolve_name(dataset.arrays)(fetch(dataset, folder)))
 
 
 def fetch(dataset: FileDataset, folder: Path) -> dict[str, bytes]:

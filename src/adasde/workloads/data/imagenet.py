@@ -13,19 +13,15 @@ import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
+from torchvision.datasets import imagenet as official
 
 from adasde.common import InputError
-from adasde.workloads.base import Dataset
 from adasde.workloads.data.arrays import BlockWriter, back_to_back, save_arrays
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from adasde.workloads.data.entries import ImageNet
 
 log = logging.getLogger(__name__)
 
@@ -39,70 +35,34 @@ SAID = 50  # blocks between two lines in the log
 READERS = 16  # threads that read files: on a cluster's file system each file is a wait
 
 
-@dataclass(frozen=True)
-class ImageNet(Dataset):
-    """Registry entry. The images are not free to download: the user puts them, or their archives, into ``sources``."""
+def facts(imagenet: ImageNet, folder: Path) -> dict[str, str]:
+    """Return the archives that the images come from, by MD5."""
+    return {name: f"MD5 {md5}" for name, md5 in official.ARCHIVE_META.values()}
 
-    name: str = "imagenet"
-    licence: str = "non-commercial research and education; see image-net.org"
-    download_bytes: int = 154_644_969_000
-    prepared_bytes: int = 154_700_000_000  # the unpacked images; the lists of files are 60 MB
-    train_size: int = 1_281_167
-    test_size: int = 50_000
-    classes: int = 1000
-    packed: bool = False
-    unit: str = "images"
 
-    def packed_form(self) -> Dataset:
-        """Return the entry whose arrays hold the files as well."""
-        return replace(self, packed=True)
+def make(imagenet: ImageNet, folder: Path) -> list[str]:
+    """Write the arrays into ``folder`` and return their names; what was packed once is packed again.
 
-    def facts(self, folder: Path) -> dict[str, Any]:
-        """Return the archives that the images come from, by MD5."""
-        return {"files": {name: f"MD5 {md5}" for name, md5 in _official().ARCHIVE_META.values()}}
-
-    def make(self, folder: Path) -> list[str]:
-        """Write the arrays as .npy files and return their names; an entry that was packed once is packed again.
-
-        What an interrupted call had packed is kept. A folder that it had unpacked in part is unpacked anew.
-
-        Raises:
-            InputError: If there are no images, or another number of them than there should be.
-        """
-        place = place_of(folder)
-        if not os.environ.get(FOLDER):
-            _unpack(place)
-        _check(place)
-        found = {split: self._listed(place, split) for split in SPLITS}
-        if found["train"][0] != found["test"][0]:
-            other = sorted(set(found["train"][0]) ^ set(found["test"][0]))
-            raise InputError(f"{self.name}: {place}/train and {place}/val hold other classes ({other[0]}, for one)")
-        arrays = {}
-        for split, (_, paths, labels) in found.items():
-            names = (np.frombuffer(os.fsencode(path), np.uint8) for path in paths)
-            arrays[f"{split}-names"], arrays[f"{split}-names-index"] = back_to_back(names, np.uint8)
-            arrays[f"{split}-labels"] = np.array(labels, np.int64)
-        made = save_arrays(folder, arrays)
-        if self.packed or any(folder.glob("*-jpegs*")):
-            made += _pack(folder, place, {split: paths for split, (_, paths, _) in found.items()})
-        return made
-
-    def _listed(self, place, split):
-        """Return the classes of a split, the paths of its images within ``place``, class by class, and their labels."""
-        of, size = SPLITS[split], getattr(self, f"{split}_size")
-        with os.scandir(place / of) as entries:
-            classes = sorted(e.name for e in entries if re.fullmatch(r"n\d{8}", e.name) and e.is_dir())
-        paths, labels = [], []
-        for label, wnid in enumerate(classes):
-            files = sorted(file for file in os.listdir(place / of / wnid) if file.endswith(".JPEG"))  # noqa: PTH208
-            paths += [f"{of}/{wnid}/{file}" for file in files]
-            labels += [label] * len(files)
-        if (len(classes), len(paths)) != (self.classes, size):
-            raise InputError(
-                f"{self.name}: {place / of} holds {len(classes):,} classes and {len(paths):,} images, not "
-                f"{self.classes:,} and {size:,}; take it away and unpack it again"
-            )
-        return classes, paths, labels
+    What an interrupted call had packed is kept. A folder that it had unpacked in part is unpacked anew. InputError if
+    there are no images, or another number of them than there should be.
+    """
+    place = place_of(folder)
+    if not os.environ.get(FOLDER):
+        _unpack(place)
+    _check(place)
+    found = {split: _listed(imagenet, place, split) for split in SPLITS}
+    if found["train"][0] != found["test"][0]:
+        other = sorted(set(found["train"][0]) ^ set(found["test"][0]))
+        raise InputError(f"imagenet: {place}/train and {place}/val hold other classes ({other[0]}, for one)")
+    arrays = {}
+    for split, (_, paths, labels) in found.items():
+        names = (np.frombuffer(os.fsencode(path), np.uint8) for path in paths)
+        arrays[f"{split}-names"], arrays[f"{split}-names-index"] = back_to_back(names, np.uint8)
+        arrays[f"{split}-labels"] = np.array(labels, np.int64)
+    made = save_arrays(folder, arrays)
+    if imagenet.packed or any(folder.glob("*-jpegs*")):
+        made += _pack(folder, place, {split: paths for split, (_, paths, _) in found.items()})
+    return made
 
 
 class Images:
@@ -111,7 +71,7 @@ class Images:
     ``labels`` is a tensor (images,). Copies in other processes share the arrays, which are mapped into memory.
     """
 
-    def __init__(self, tensors: "Mapping[str, Tensor]", split: str, folder: Path):
+    def __init__(self, tensors: Mapping[str, Tensor], split: str, folder: Path):
         self.labels = tensors[f"{split}-labels"]
         self.names, self.names_index = (tensors[f"{split}-names{end}"].numpy() for end in ("", "-index"))
         self.jpegs, self.place = None, place_of(folder)
@@ -148,17 +108,29 @@ def place_of(folder: Path) -> Path:
     return Path(os.environ.get(FOLDER) or Path(folder, "sources")).absolute()
 
 
-def _official() -> ModuleType:
-    from torchvision.datasets import imagenet  # imports torch, which planning does without
-
-    return imagenet
+def _listed(imagenet, place, split):
+    """Return the classes of a split, the paths of its images within ``place``, class by class, and their labels."""
+    of, size = SPLITS[split], imagenet.train_size if split == "train" else imagenet.test_size
+    with os.scandir(place / of) as entries:
+        classes = sorted(e.name for e in entries if re.fullmatch(r"n\d{8}", e.name) and e.is_dir())
+    paths, labels = [], []
+    for label, wnid in enumerate(classes):
+        files = sorted(file for file in os.listdir(place / of / wnid) if file.endswith(".JPEG"))  # noqa: PTH208
+        paths += [f"{of}/{wnid}/{file}" for file in files]
+        labels += [label] * len(files)
+    if (len(classes), len(paths)) != (imagenet.classes, size):
+        raise InputError(
+            f"imagenet: {place / of} holds {len(classes):,} classes and {len(paths):,} images, not "
+            f"{imagenet.classes:,} and {size:,}; take it away and unpack it again"
+        )
+    return classes, paths, labels
 
 
 def _check(place):
     """Raise an InputError, in one line, if ``place`` does not hold the folders train/ and val/."""
     missing = [of for of in SPLITS.values() if not (place / of).is_dir()]
     if missing:
-        named, archives = os.environ.get(FOLDER), ", ".join(name for name, _ in _official().ARCHIVE_META.values())
+        named, archives = os.environ.get(FOLDER), ", ".join(name for name, _ in official.ARCHIVE_META.values())
         raise InputError(
             f"{f'{FOLDER} =' if named else 'imagenet:'} {place}: holds no folder {missing[0]}; it must hold train/ and "
             "val/, each with 1000 folders n01440764, ... of .JPEG files"
@@ -169,9 +141,6 @@ def _check(place):
 def _unpack(place):
     """Unpack the archives whose folders are missing; torchvision verifies their MD5."""
     missing = [of for of in ARCHIVES if not (place / of).is_dir()]
-    if not missing:
-        return
-    official = _official()
     if not all((place / official.ARCHIVE_META[key][0]).exists() for of in missing for key in ARCHIVES[of]):
         _check(place)
     for of in missing:

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from filelock import FileLock
 
 from adasde.common import InputError, atomic
 from adasde.workloads.base import Dataset
-from adasde.workloads.data import glue, images, text
-from adasde.workloads.data.corpora import Corpus
+from adasde.workloads.data.entries import Corpus, Glue, ImageNet, Source
 from adasde.workloads.data.fetch import Debian, File, FileDataset, Mirror, Package
-from adasde.workloads.data.hub import Source
-from adasde.workloads.data.imagenet import ImageNet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +44,7 @@ FASHION_MNIST = FileDataset(
         Mirror("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
         Mirror("https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"),
     ),
-    arrays=images.fashion_mnist,
+    arrays="adasde.workloads.data.images:fashion_mnist",
 )
 
 CIFAR_10 = FileDataset(
@@ -58,7 +56,7 @@ CIFAR_10 = FileDataset(
     test_size=10_000,
     files=(File("cifar-10-python.tar.gz", "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),),
     sources=(Mirror("https://www.cs.toronto.edu/~kriz/"),),
-    arrays=images.cifar10,
+    arrays="adasde.workloads.data.images:cifar10",
 )
 
 WIKI_MINI = FileDataset(
@@ -75,36 +73,32 @@ WIKI_MINI = FileDataset(
         ),
     ),
     sources=(Package("gensim", "test/test_data"),),
-    arrays=text.wiki_mini,
+    arrays="adasde.workloads.data.wikipedia:wiki_mini",
     unit="tokens",
 )
 
-WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
+WIKITEXT = ("Salesforce/wikitext", "wikitext-103-raw-v1", "b08601e04326c79dfdd32d625aee71d232d685c3")
+WIKITEXT_ROWS = {"train": 1_801_350, "validation": 3_760, "test": 4_358}
 WIKITEXT_SHA256 = {
-    "train-00000-of-00002": "74da360f23826045b3e6ac6375411fdb15f003030aa74f2596ed08b857cb9212",
-    "train-00001-of-00002": "ba090ac30dbf5461e8dcbdd1a1b8e6f3cf9c2c756d64f0c1220450acd514f720",
-    "validation-00000-of-00001": "204929b7ff9d6184953f867dedb860e40aa69c078fc1e54b3baaa8fb28511c4c",
-    "test-00000-of-00001": "5f1bea067869d04849c0f975a2b29c4ff47d867f484f5010ea5e861eab246d91",
+    "train-00000-of-00002.parquet": "74da360f23826045b3e6ac6375411fdb15f003030aa74f2596ed08b857cb9212",
+    "train-00001-of-00002.parquet": "ba090ac30dbf5461e8dcbdd1a1b8e6f3cf9c2c756d64f0c1220450acd514f720",
+    "validation-00000-of-00001.parquet": "204929b7ff9d6184953f867dedb860e40aa69c078fc1e54b3baaa8fb28511c4c",
+    "test-00000-of-00001.parquet": "5f1bea067869d04849c0f975a2b29c4ff47d867f484f5010ea5e861eab246d91",
 }
-
-
-def _wikitext(split: str, rows: int) -> tuple[Source, ...]:
-    """Return the source of one split of WikiText-103."""
-    known = tuple((f"{name}.parquet", sha256) for name, sha256 in WIKITEXT_SHA256.items() if name.startswith(split))
-    place = ("Salesforce/wikitext", "wikitext-103-raw-v1", WIKITEXT_REVISION)
-    return (Source(split, *place, split, rows=rows, lines=True, sha256=known),)
-
+WIKIPEDIA_REVISION = "b04c8d1ceb2f5cd4588862100d08de323dccfbaa"
+GPT2 = ("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e", 50_257)
+ROBERTA = ("FacebookAI/roberta-large", "722cf37b1afa9454edce342e7895e588b6ff1d59", 50_265)
 
 WIKITEXT_103 = Corpus(
     name="wikitext-103",
     licence=WIKIPEDIA,
     download_bytes=315_500_000,
-    train_size=117_900_000,  # approximate number of GPT-2's tokens
+    train_size=117_900_000,
     test_size=280_000,
-    tokenizer=("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e", 50_257),
+    tokenizer=GPT2,
     sources={
-        split: _wikitext(split, rows)
-        for split, rows in {"train": 1_801_350, "validation": 3_760, "test": 4_358}.items()
+        split: (Source(split, *WIKITEXT, split, rows, tuple(WIKITEXT_SHA256.items()), lines=True),)
+        for split, rows in WIKITEXT_ROWS.items()
     },
 )
 
@@ -112,35 +106,35 @@ WIKI_BOOKS = Corpus(
     name="wiki-books",
     licence=f"{WIKIPEDIA}; none stated (BookCorpus)",
     download_bytes=14_500_000_000,
-    train_size=6_000_000_000,  # approximate number of RoBERTa's tokens
+    train_size=6_000_000_000,
     test_size=6_000_000,
-    tokenizer=glue.ROBERTA,
+    tokenizer=ROBERTA,
     sources={
         "train": (
-            Source(
-                name="wikipedia",
-                repository="wikimedia/wikipedia",
-                config="20231101.en",
-                revision="b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
-                split="train",
-                rows=6_407_814,
-            ),
-            Source(
-                name="bookcorpus",
-                repository="rojagtap/bookcorpus",
-                config="default",
-                revision="main",
-                split="train",
-                rows=74_004_228,
-                joined=1000,  # a row is a sentence, and nothing says where a book ends
-            ),
+            Source("wikipedia", "wikimedia/wikipedia", "20231101.en", WIKIPEDIA_REVISION, "train", rows=6_407_814),
+            # A row is a sentence, and nothing says where a book ends.
+            Source("bookcorpus", "rojagtap/bookcorpus", "default", "main", "train", rows=74_004_228, joined=1000),
         )
     },
 )
 
+GLUE = tuple(
+    Glue(config, columns, train, test, size, ROBERTA, **options)
+    for config, columns, train, test, size, options in (
+        ("cola", ("sentence",), 8_551, 1_043, 377_000, {}),
+        ("sst2", ("sentence",), 67_349, 872, 3_300_000, {}),
+        ("mrpc", ("sentence1", "sentence2"), 3_668, 408, 1_030_000, {}),
+        ("stsb", ("sentence1", "sentence2"), 5_749, 1_500, 760_000, {"regression": True}),
+        ("qqp", ("question1", "question2"), 363_846, 40_430, 73_000_000, {}),
+        ("mnli", ("premise", "hypothesis"), 392_702, 9_815, 57_000_000, {"validation": "validation_matched"}),
+        ("qnli", ("question", "sentence"), 104_743, 5_463, 19_300_000, {}),
+        ("rte", ("sentence1", "sentence2"), 2_490, 277, 900_000, {}),
+    )
+)
+
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset
-    for dataset in (FASHION_MNIST, CIFAR_10, WIKI_MINI, WIKITEXT_103, WIKI_BOOKS, *glue.TASKS, ImageNet())
+    for dataset in (FASHION_MNIST, CIFAR_10, WIKI_MINI, WIKITEXT_103, WIKI_BOOKS, *GLUE, ImageNet())
 }
 
 
@@ -158,8 +152,6 @@ def prepare(name: str, root: str | Path, packed: bool = False) -> Path:
     files than with many small ones. Each array and, last, the manifest appear whole. If two processes prepare at once,
     the second waits and finds the work done. InputError if a file cannot be had.
     """
-    from filelock import FileLock  # needed only here; planning does without it
-
     dataset = dataset_named(name)
     if packed:
         dataset = dataset.packed_form()
@@ -181,7 +173,7 @@ def _make(dataset, folder):
         arrays[array] = {"sha256": _sha256(path), "shape": list(content.shape), "dtype": str(content.dtype)}
         if path.stat().st_size > LARGE:
             arrays[array]["sampled"] = _sampled(path)
-    facts = {"name": dataset.name, "licence": dataset.licence, **dataset.facts(folder)}
+    facts = {"name": dataset.name, "licence": dataset.licence, "files": dataset.facts(folder)}
     with atomic(folder / "manifest.json") as temporary:
         temporary.write_text(json.dumps({**facts, "arrays": arrays}, indent=1) + "\n")
         # Removed before the manifest appears: it must not be believed once arrays have been altered.
