@@ -1,8 +1,8 @@
 """adasde: SDEs and the square-root scaling rule for Adam and RMSprop.
 
-The tools of "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (Malladi, Lyu, Panigrahi, Arora,
-NeurIPS 2022) as a small library, and the code that rebuilds the paper's experiments. What stands in ``__all__`` is the
-public interface; theorists find more in `adasde.sde`, and people who add a model or a data set in `adasde.workloads`.
+The tools of "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (Malladi, Lyu, Panigrahi, Arora, NeurIPS
+2022) as a small library, and the code that rebuilds the paper's experiments. The public interface is ``__all__``.
+Theorists find more in `adasde.sde`; people who add a model or a data set, in `adasde.workloads`.
 """
 
 from importlib import import_module
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# The names of 0.1, kept for a release.
+# Old names, kept for a release.
 Adam, RMSprop, SGD = AdamHyperparameters, RMSpropHyperparameters, SGDHyperparameters
 
-# These need torch, which takes more than a second to import. `adasde scale`, `plan` and Snakemake do without it.
+# These need torch, which takes more than a second to import. `adasde scale`, `adasde plan` and Snakemake do without.
 _NEEDS_TORCH = {
     "NoiseMonitor": "adasde.scaling.monitor",
     "minibatches_apart": "adasde.scaling.svag",

@@ -1,4 +1,4 @@
-"""optim.py: our optimizers against their plain definitions and against torch."""
+"""Our optimizers against their plain definitions and against torch."""
 
 import copy
 
@@ -8,6 +8,7 @@ import torch
 from adasde.common import InputError
 from adasde.scaling import optimizers
 from adasde.scaling.hyperparameters import VARIANTS, AdamHyperparameters, RMSpropHyperparameters
+from scaling.plain_optimizers import plain_adam, plain_authors_rmsprop, plain_rmsprop, plain_torch_rmsprop
 
 STEPS = 100
 ADAM = AdamHyperparameters(1e-2, 0.9, 0.99, 1e-6, weight_decay=0.05)
@@ -53,7 +54,7 @@ def reference(function, problem, *arguments):
     return [list(function(s, g, *arguments)) for s, g in zip(starts, gradients, strict=True)]
 
 
-def plain(kind, h, **options):
+def made(kind, h, **options):
     names = {"decoupled": h.decoupled} if isinstance(h, AdamHyperparameters) else {}
     values = {k: v for k, v in vars(h).items() if k != "decoupled"}
     return lambda params: kind(params, **values, **names, **options)
@@ -61,8 +62,8 @@ def plain(kind, h, **options):
 
 @pytest.mark.parametrize("h", [ADAM, ADAMW])
 def test_adam_is_its_definition_and_torchs(h, problem):
-    ours = run(plain(optimizers.Adam, h), problem)
-    assert_same(ours, reference(optimizers.reference_adam, problem, h))
+    ours = run(made(optimizers.Adam, h), problem)
+    assert_same(ours, reference(plain_adam, problem, h))
     assert_same(ours, run(lambda params: optimizers.build(params, h), problem))
     kind = torch.optim.AdamW if h.decoupled else torch.optim.Adam
     options = {"lr": h.lr, "betas": (h.beta1, h.beta2), "eps": h.eps, "weight_decay": h.weight_decay}
@@ -71,17 +72,16 @@ def test_adam_is_its_definition_and_torchs(h, problem):
 
 def test_rmsprop_is_the_papers_definition(problem):
     start = 0.3
-    ours = run(plain(optimizers.RMSprop, RMSPROP, v=start), problem)
+    ours = run(made(optimizers.RMSprop, RMSPROP, v=start), problem)
     starts, gradients = problem
     wanted = [
-        list(optimizers.reference_rmsprop(s, g, RMSPROP, torch.full_like(s, start)))
-        for s, g in zip(starts, gradients, strict=True)
+        list(plain_rmsprop(s, g, RMSPROP, torch.full_like(s, start))) for s, g in zip(starts, gradients, strict=True)
     ]
     assert_same(ours, wanted)
 
 
 def test_rmsprop_starts_from_the_first_gradient_unless_told(problem):
-    ours = run(plain(optimizers.RMSprop, RMSPROP), problem)
+    ours = run(made(optimizers.RMSprop, RMSPROP), problem)
     starts, gradients = problem
     for path, start, g in zip(ours, starts, gradients, strict=True):
         first = g[0] + RMSPROP.weight_decay * start
@@ -89,24 +89,12 @@ def test_rmsprop_starts_from_the_first_gradient_unless_told(problem):
         torch.testing.assert_close(path[0], wanted, rtol=0, atol=1e-12)
 
 
-def test_the_variants_are_their_definitions(problem):
-    assert_same(
-        run(plain(optimizers.TorchRMSprop, RMSPROP), problem),
-        reference(optimizers.reference_torch_rmsprop, problem, RMSPROP),
-    )
-    options = {
-        "lr": RMSPROP.lr,
-        "alpha": RMSPROP.beta,
-        "eps": RMSPROP.eps,
-        "weight_decay": RMSPROP.weight_decay,
-    }
-    assert_same(
-        run(plain(optimizers.TorchRMSprop, RMSPROP), problem),
-        run(lambda params: torch.optim.RMSprop(params, **options), problem),
-    )
-    wanted = reference(optimizers.reference_authors_rmsprop, problem, RMSPROP)
-    assert_same(run(plain(optimizers.AuthorsRMSprop, RMSPROP), problem), wanted)
-    assert_same(run(lambda params: optimizers.build(params, RMSPROP, "authors"), problem), wanted)
+@pytest.mark.parametrize(
+    ("variant", "definition"), [("torch", plain_torch_rmsprop), ("authors", plain_authors_rmsprop)]
+)
+def test_the_variants_are_their_definitions(variant, definition, problem):
+    ours = run(lambda params: optimizers.build(params, RMSPROP, variant), problem)
+    assert_same(ours, reference(definition, problem, RMSPROP))
 
 
 def test_the_variants_differ(problem):
@@ -119,10 +107,10 @@ def test_the_variants_differ(problem):
 @pytest.mark.parametrize(
     "make",
     [
-        plain(optimizers.RMSprop, RMSPROP),
-        plain(optimizers.Adam, ADAM),
-        plain(optimizers.TorchRMSprop, RMSPROP),
-        plain(optimizers.AuthorsRMSprop, RMSPROP),
+        made(optimizers.RMSprop, RMSPROP),
+        made(optimizers.Adam, ADAM),
+        lambda params: optimizers.build(params, RMSPROP, "torch"),
+        lambda params: optimizers.build(params, RMSPROP, "authors"),
         lambda params: optimizers.build(params, ADAM),
     ],
 )

@@ -1,4 +1,4 @@
-"""oracles.py, finite_sums.py: exact means and covariances, against brute force and against Monte Carlo."""
+"""Oracles in closed form and finite sums: exact means and covariances, against brute force and Monte Carlo."""
 
 import math
 

@@ -1,1 +1,1 @@
-"""TO DESCRIBE."""
+"""Tools for practitioners: the rules, and what applies them to a recipe, an optimizer or a loss."""

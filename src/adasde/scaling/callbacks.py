@@ -1,38 +1,56 @@
-"""TO DESCRIBE."""
+"""For transformers' Trainer: its arguments at another batch size, and a callback after each optimizer step."""
 
 import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from adasde.common import InputError
 from adasde.scaling.clock import shortened
 from adasde.scaling.hyperparameters import AdamHyperparameters
 from adasde.scaling.rules import rule_named, scaled_batch_size
 
+if TYPE_CHECKING:
+    from transformers import TrainerCallback, TrainingArguments
 
-def rescale_arguments(arguments, kappa: float, rule: str = "sqrt"):
+
+def rescale_arguments(arguments: "TrainingArguments", kappa: float, rule: str = "sqrt") -> "TrainingArguments":
     """Return a copy of transformers' TrainingArguments for a batch ``kappa`` times as large.
 
-    The batch grows by ``gradient_accumulation_steps``, so memory does not. Learning rate, betas, epsilon, the decoupled
-    weight decay, clipping, warm-up and the length in steps follow; lengths in epochs and in shares of the run stay.
-    InputError for optimizers other than AdamW.
+    ``gradient_accumulation_steps`` grows by kappa, so that memory does not. Learning rate, betas, epsilon, decoupled
+    weight decay and clipping follow the rule. Warm-up and length follow where they are counted in steps; counted in
+    epochs or as shares of the run they stay.
+
+    Args:
+        arguments: The arguments at the old batch size; left unchanged.
+        kappa: Batch multiplier, > 0; kappa * gradient_accumulation_steps must be a whole number.
+        rule: Name of the rule, one of `adasde.scaling.rules.RULES`; default the square-root rule.
+
+    Returns:
+        The changed copy.
+
+    Raises:
+        InputError: For optimizers other than AdamW, or a kappa that is too large or not a possible multiplier.
+
+    Source: the paper's square-root scaling rule; decoupled decay and clipping are ours, by the same argument.
     """
     kind = str(getattr(arguments.optim, "value", arguments.optim))
     if not kind.startswith("adamw"):
         raise InputError(f"optim = {kind!r}: must be one of transformers' adamw")
-    whole = scaled_batch_size(arguments.gradient_accumulation_steps, kappa)
-    old = AdamHyperparameters(
+    accumulated = scaled_batch_size(arguments.gradient_accumulation_steps, kappa)
+    new = AdamHyperparameters(
         arguments.learning_rate,
         arguments.adam_beta1,
         arguments.adam_beta2,
         arguments.adam_epsilon,
         arguments.weight_decay,
         decoupled=True,
-    )
-    new, powers, changed = old.scaled(kappa, rule), rule_named(rule), copy.copy(arguments)
-    changed.gradient_accumulation_steps = whole
+    ).scaled(kappa, rule)
+    changed = copy.copy(arguments)
+    changed.gradient_accumulation_steps = accumulated
     changed.learning_rate, changed.adam_beta1, changed.adam_beta2 = new.lr, new.beta1, new.beta2
     changed.adam_epsilon, changed.weight_decay = new.eps, new.weight_decay
     if arguments.max_grad_norm:
-        changed.max_grad_norm = arguments.max_grad_norm * kappa**powers.clip
+        changed.max_grad_norm = arguments.max_grad_norm * kappa ** rule_named(rule).clip
     if arguments.max_steps > 0:
         changed.max_steps = shortened(arguments.max_steps, kappa)
     if arguments.warmup_steps >= 1:  # below 1 it is a share of the run
@@ -42,3 +60,14 @@ def rescale_arguments(arguments, kappa: float, rule: str = "sqrt"):
         counts = {name for name in options if name.endswith("_steps") or name == "timescale"}
         changed.lr_scheduler_kwargs = {n: shortened(v, kappa) if n in counts else v for n, v in options.items()}
     return changed
+
+
+def after_each_step(call: Callable[[int], object]) -> "TrainerCallback":
+    """Return a callback for transformers' Trainer that calls ``call(step)`` after each optimizer step."""
+    from transformers import TrainerCallback  # an optional dependency, slow to import
+
+    class _Callback(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            call(state.global_step)
+
+    return _Callback()

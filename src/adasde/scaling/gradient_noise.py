@@ -1,11 +1,12 @@
 """Gradient noise: unbiased moments of the per-example gradient, and how much a larger batch would slow training.
 
-With noise scale sigma = 1 / sqrt(B), RMSprop moves weight i by -lr g_i / sqrt(g_i^2 + sigma^2 Sigma_ii), where g is the
-mean gradient and Sigma the covariance of a single example's. The square-root rule at kappa turns this into
--lr g_i / sqrt(kappa g_i^2 + sigma^2 Sigma_ii) over the same samples: as long as noise dominates nothing changes, and
-where the mean does, the run slows down (section 4.1 of the paper asks for the former).
+Let g be the mean gradient, Sigma the covariance of a single example's gradient and sigma = 1 / sqrt(B) the noise scale.
+RMSprop moves weight i by -lr g_i / sqrt(g_i^2 + sigma^2 Sigma_ii). The square-root rule at kappa turns this into
+-lr g_i / sqrt(kappa g_i^2 + sigma^2 Sigma_ii) over the same samples. So nothing changes as long as noise dominates,
+which section 4.1 of the paper asks for, and training slows down where the mean gradient dominates.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +18,9 @@ KAPPAS = (2, 4, 8, 16, 32, 64, 128, 256)  # at which every run records its predi
 
 @dataclass(frozen=True)
 class Gradient:
-    """Moments of the per-example gradient from a sample of ``examples``; one tensor per tensor of weights.
+    """Moments of the per-example gradient from a sample of ``examples``, with one tensor per weight tensor.
 
-    ``mean`` is the sample's mean gradient, ``variance`` the unbiased estimate of a single example's variance, the
+    ``mean`` is the sample's mean gradient. ``variance`` is the unbiased estimate of a single example's variance, the
     diagonal of Sigma.
     """
 
@@ -39,22 +40,22 @@ class Gradient:
 
     @property
     def squared(self) -> float:
-        """Unbiased estimate of |grad f|^2: the sample's own noise is taken off, so it can fall below 0."""
+        """Unbiased estimate of |grad f|^2. It can be below 0, since the sample's own noise is subtracted."""
         return self.norm**2 - self.trace / self.examples
 
-    def speeds(self, kappas, sigma: float, eps: float = 0.0) -> dict[float, float]:
-        """Descent of the loss under the square-root rule at each kappa, relative to the run itself, kappa = 1.
+    def speeds(self, kappas: Sequence[float], sigma: float, eps: float = 0.0) -> dict[float, float]:
+        """Return how fast the loss falls under the square-root rule at each kappa, relative to kappa = 1.
 
         The descent is sum_i g_i^2 / (sqrt(kappa g_i^2 + sigma^2 Sigma_ii) + eps). The squares of the sample's mean
-        hold its noise, Sigma_ii / examples, which at large kappa would pass for signal. Taking it off weight by weight
-        leaves half of them negative, and clipping those is biased; so each tensor's squares are shrunk by the one
-        factor that makes its descent unbiased where noise dominates. Against the gradients of 30,000 images, speeds of
-        the convolutional network from 1,000 were then biased by less than 0.04 and usually 0.01, with a standard
-        deviation of about 0.03; the plain squares are up to 0.13 too low.
+        contain its noise, Sigma_ii / examples, which would pass for signal at large kappa. Subtracting it weight by
+        weight makes half of the squares negative, and clipping these is biased. So all squares of a tensor are
+        multiplied by the one factor that makes its descent unbiased where noise dominates. Measured against the
+        gradients of 30,000 images, speeds of the convolutional network from 1,000 images have a bias below 0.04,
+        usually 0.01, and a standard deviation of about 0.03. The plain squares give speeds up to 0.13 too low.
         """
         kappas, found = (1, *kappas), []
         for mean, variance in zip(self.mean, self.variance, strict=True):
-            noisy = variance > 0  # no example moves the others, such as the inputs of a pixel that is always black
+            noisy = variance > 0  # no example moves the other weights, such as those of a pixel that is always black
             noise, squares = variance[noisy].double(), mean[noisy].double().square()
             deviation = noise.sqrt()
             kept = 1.0 - deviation.sum() / self.examples / (squares / deviation).sum()
@@ -62,16 +63,17 @@ class Gradient:
             found += [squares / ((kappa * squares + sigma**2 * noise).sqrt() + eps) for kappa in kappas]
         sums = _sums(found)
         descents = {kappa: sum(sums[place :: len(kappas)]) for place, kappa in enumerate(kappas)}
-        # Where no tensor's gradient stands out of its noise, noise dominates and nothing slows down.
+        # If no tensor's gradient can be told from its noise, noise dominates and nothing slows down.
         return {kappa: descents[kappa] / descents[1] if descents[1] else 1.0 for kappa in kappas[1:]}
 
 
-def measure(model, loss, chunks) -> tuple[float, Gradient]:
-    """Mean of ``loss(model, *chunk)`` over the examples of all chunks, and the moments of its gradient.
+def measure(
+    model: torch.nn.Module, loss: Callable[..., torch.Tensor], chunks: Iterable[Sequence[torch.Tensor]]
+) -> tuple[float, Gradient]:
+    """Return the mean of ``loss(model, *chunk)`` over the examples of all chunks, and the moments of its gradient.
 
-    The chunks, at least two, are independent samples and may differ in size: b times a chunk's squared deviation from
-    the mean has, summed over M chunks, the expectation (M - 1) Sigma. Any iterable of them will do.
-    InputError for fewer.
+    There must be at least two chunks, otherwise InputError. They are independent samples and may differ in size: the
+    sum over M chunks of b times a chunk's squared deviation from the mean has the expectation (M - 1) Sigma.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     mean = [torch.zeros_like(p) for p in weights]
@@ -88,7 +90,7 @@ def measure(model, loss, chunks) -> tuple[float, Gradient]:
         grads = torch.autograd.grad(part, weights, materialize_grads=True)
         examples, count = examples + size, count + 1
         losses.append(size * part.detach().double())
-        # Welford's update: the sum of squares less the square of the sum would cancel in float32.
+        # Welford's update. In float32 the difference of the sum of squares and the square of the sum would cancel.
         before = torch._foreach_sub(grads, mean)
         torch._foreach_add_(mean, before, alpha=size / examples)
         torch._foreach_addcmul_(squares, before, torch._foreach_sub(grads, mean), value=size)
@@ -98,6 +100,6 @@ def measure(model, loss, chunks) -> tuple[float, Gradient]:
     return sum(_sums(losses)) / examples, Gradient(mean, squares, examples)
 
 
-def _sums(tensors):
-    """Sums of all elements, in float64: of everything at once, since a GPU is waited for each time it is asked."""
+def _sums(tensors: Iterable[torch.Tensor]) -> list[float]:
+    """Return the sum of each tensor in float64. One transfer for all, since each waits for the GPU."""
     return torch.stack([tensor.sum(dtype=torch.float64) for tensor in tensors]).tolist()

@@ -1,25 +1,27 @@
-"""Hyperparameters of Adam and RMSprop, and how they change with the batch size.
-
-The square-root scaling rule of the paper keeps the SDE that the optimizer follows when the batch
-size goes from B to kappa B: lr -> sqrt(kappa) lr, 1 - beta -> kappa (1 - beta), eps -> eps / sqrt(kappa).
-Every rule here multiplies each part of a recipe by a power of kappa, so a rule *is* its powers: applying it
-for kappa and then for 1/kappa gives back the recipe, and for kappa1 then kappa2 is applying it for kappa1 kappa2.
-"""
+"""Hyperparameters of Adam, RMSprop and SGD, and what a change of batch size makes of them."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from adasde.common import InputError, positive
 from adasde.scaling.rules import rule_named, scaled_beta
 
-# Implementations of each optimizer that a run can name; optim.py says how they differ.
+# Implementations of each optimizer that a run can name. optimizers.py says how they differ.
 VARIANTS = {"adam": ("paper",), "rmsprop": ("paper", "torch", "authors")}
 
 
 @dataclass(frozen=True)
 class SDEConstants:
-    """Constants of the paper's SDEs; ``c1`` is None for RMSprop, which has no momentum, and all but sigma0 for SGD."""
+    """Constants of the paper's SDEs, whose time advances by lr^2 a step (SGD: by lr).
+
+    Args:
+        sigma0: Noise scale times lr (SGD: times sqrt(lr)).
+        eps0: eps times lr; None for SGD.
+        c2: (1 - beta2) / lr^2, the rate at which the second moment forgets; None for SGD.
+        c1: (1 - beta1) / lr^2, the rate at which momentum forgets; None for RMSprop and SGD.
+    """
 
     sigma0: float
     eps0: float | None = None
@@ -27,11 +29,46 @@ class SDEConstants:
     c1: float | None = None
 
 
+class _Hyperparameters(ABC):
+    """What all optimizers here share. ``name`` is for specs and tables, ``title`` for figures."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    lr: float
+
+    @abstractmethod
+    def scaled(self, kappa: float) -> Self:
+        """Return the hyperparameters for a batch ``kappa`` times as large."""
+
+    def svag(self, ell: float) -> Self:
+        """Return the hyperparameters of SVAG at level ``ell``: the optimizer's own rule at kappa = 1 / ell^2."""
+        return self.scaled(1.0 / positive("ell", ell) ** 2)
+
+    @property
+    def time_step(self) -> float:
+        """SDE time of one step, lr^2."""
+        return self.lr**2
+
+
 @dataclass(frozen=True)
-class AdamHyperparameters:
-    """Hyperparameters of Adam; with ``decoupled`` the decay is AdamW's (theta -= lr * weight_decay * theta)."""
+class AdamHyperparameters(_Hyperparameters):
+    """Hyperparameters of Adam, or of AdamW with ``decoupled``.
+
+    Args:
+        lr: Learning rate, > 0.
+        beta1: Decay of the running mean of gradients, in [0, 1).
+        beta2: Decay of the running mean of squared gradients, in [0, 1).
+        eps: Number added to the denominator, >= 0.
+        weight_decay: Weight decay, >= 0; default 0.
+        decoupled: Whether decay acts as in AdamW, theta -= lr * weight_decay * theta, instead of as an L2 term of the
+            loss; default False.
+
+    Raises:
+        InputError: If a value is out of its range.
+    """
 
     name: ClassVar[str] = "adam"
+    title: ClassVar[str] = "Adam"
 
     lr: float
     beta1: float
@@ -40,13 +77,20 @@ class AdamHyperparameters:
     weight_decay: float = 0.0
     decoupled: bool = False
 
-    def __post_init__(self):
-        _check(self, betas=("beta1", "beta2"))
+    def __post_init__(self) -> None:
+        _check(self.lr, self.eps, self.weight_decay, beta1=self.beta1, beta2=self.beta2)
 
-    def scaled(self, kappa: float, rule: str = "sqrt") -> "AdamHyperparameters":
-        """Hyperparameters for a batch ``kappa`` times as large; kappa may be below 1.
+    def scaled(self, kappa: float, rule: str = "sqrt") -> Self:
+        """Return the hyperparameters for a batch ``kappa`` times as large.
 
-        Raises InputError where kappa (1 - beta) >= 1, and warns (ScalingWarning) where it exceeds 0.5.
+        Args:
+            kappa: Batch multiplier, > 0; it may be below 1.
+            rule: Name of the rule, one of `adasde.scaling.rules.RULES`; default the square-root rule.
+
+        Raises:
+            InputError: If kappa (1 - beta) >= 1 for a beta. Above 0.5 it warns (ScalingWarning).
+
+        Source: the paper's square-root scaling rule. The power of decoupled decay is ours, by the same argument.
         """
         powers, kappa = rule_named(rule), positive("kappa", kappa)
         return replace(
@@ -58,42 +102,40 @@ class AdamHyperparameters:
             weight_decay=self.weight_decay * (kappa**powers.decay if self.decoupled else 1.0),
         )
 
-    def svag(self, ell: float) -> "AdamHyperparameters":
-        """Hyperparameters of SVAG at level ``ell``: the square-root rule at kappa = 1 / ell^2."""
-        return self.scaled(1.0 / positive("ell", ell) ** 2)
-
     def sde_constants(self, sigma: float) -> SDEConstants:
-        """Constants of Adam's SDE when the minibatch gradient has noise scale ``sigma``; time is steps * lr^2."""
-        sigma = positive("sigma", sigma)
-        return SDEConstants(
-            sigma0=sigma * self.lr,
-            eps0=self.eps * self.lr,
-            c1=(1.0 - self.beta1) / self.lr**2,
-            c2=(1.0 - self.beta2) / self.lr**2,
-        )
-
-    @property
-    def time_step(self) -> float:
-        """SDE time of one step, lr^2."""
-        return self.lr**2
+        """Return the constants of Adam's SDE for gradients of noise scale ``sigma``."""
+        sigma, lr = positive("sigma", sigma), self.lr
+        c1, c2 = (1.0 - self.beta1) / lr**2, (1.0 - self.beta2) / lr**2
+        return SDEConstants(sigma0=sigma * lr, eps0=self.eps * lr, c2=c2, c1=c1)
 
 
 @dataclass(frozen=True)
-class RMSpropHyperparameters:
-    """Hyperparameters of RMSprop; ``weight_decay`` is coupled (an L2 term of the loss)."""
+class RMSpropHyperparameters(_Hyperparameters):
+    """Hyperparameters of RMSprop.
+
+    Args:
+        lr: Learning rate, > 0.
+        beta: Decay of the running mean of squared gradients, in [0, 1).
+        eps: Number added to the denominator, >= 0.
+        weight_decay: Coupled weight decay (an L2 term of the loss), >= 0; default 0.
+
+    Raises:
+        InputError: If a value is out of its range.
+    """
 
     name: ClassVar[str] = "rmsprop"
+    title: ClassVar[str] = "RMSprop"
 
     lr: float
     beta: float
     eps: float
     weight_decay: float = 0.0
 
-    def __post_init__(self):
-        _check(self, betas=("beta",))
+    def __post_init__(self) -> None:
+        _check(self.lr, self.eps, self.weight_decay, beta=self.beta)
 
-    def scaled(self, kappa: float, rule: str = "sqrt") -> "RMSpropHyperparameters":
-        """Hyperparameters for a batch ``kappa`` times as large, as for Adam."""
+    def scaled(self, kappa: float, rule: str = "sqrt") -> Self:
+        """Return the hyperparameters for a batch ``kappa`` times as large, as for Adam."""
         powers, kappa = rule_named(rule), positive("kappa", kappa)
         return replace(
             self,
@@ -102,42 +144,37 @@ class RMSpropHyperparameters:
             eps=self.eps * kappa**powers.eps,
         )
 
-    def svag(self, ell: float) -> "RMSpropHyperparameters":
-        """Hyperparameters of SVAG at level ``ell``: the square-root rule at kappa = 1 / ell^2."""
-        return self.scaled(1.0 / positive("ell", ell) ** 2)
-
     def sde_constants(self, sigma: float) -> SDEConstants:
-        """Constants of RMSprop's SDE when the minibatch gradient has noise scale ``sigma``."""
-        sigma = positive("sigma", sigma)
-        return SDEConstants(sigma0=sigma * self.lr, eps0=self.eps * self.lr, c2=(1.0 - self.beta) / self.lr**2)
-
-    @property
-    def time_step(self) -> float:
-        """SDE time of one step, lr^2."""
-        return self.lr**2
+        """Return the constants of RMSprop's SDE for gradients of noise scale ``sigma``."""
+        sigma, lr = positive("sigma", sigma), self.lr
+        return SDEConstants(sigma0=sigma * lr, eps0=self.eps * lr, c2=(1.0 - self.beta) / lr**2)
 
 
 @dataclass(frozen=True)
-class SGDHyperparameters:
-    """Learning rate of plain SGD, whose SDE the paper's are compared with; its own rule is the linear one."""
+class SGDHyperparameters(_Hyperparameters):
+    """Hyperparameters of plain SGD, whose SDE the paper's are compared with.
+
+    Args:
+        lr: Learning rate, > 0.
+
+    Raises:
+        InputError: If ``lr`` is not a finite number above 0.
+    """
 
     name: ClassVar[str] = "sgd"
+    title: ClassVar[str] = "SGD"
 
     lr: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("lr", self.lr)
 
-    def scaled(self, kappa: float) -> "SGDHyperparameters":
-        """Learning rate for a batch ``kappa`` times as large, by the linear rule, which keeps SGD's SDE."""
-        return SGDHyperparameters(self.lr * positive("kappa", kappa))
-
-    def svag(self, ell: float) -> "SGDHyperparameters":
-        """Learning rate of SVAG at level ``ell``: the linear rule at kappa = 1 / ell^2."""
-        return self.scaled(1.0 / positive("ell", ell) ** 2)
+    def scaled(self, kappa: float) -> Self:
+        """Return the learning rate for a batch ``kappa`` times as large, by the linear rule, which keeps SGD's SDE."""
+        return replace(self, lr=self.lr * positive("kappa", kappa))
 
     def sde_constants(self, sigma: float) -> SDEConstants:
-        """Constants of SGD's SDE, d theta = -grad f dt - sigma0 Sigma^{1/2} dW with sigma0 = sigma sqrt(lr)."""
+        """Return the constant of SGD's SDE, d theta = -grad f dt - sigma0 Sigma^{1/2} dW: sigma sqrt(lr)."""
         return SDEConstants(sigma0=positive("sigma", sigma) * self.lr**0.5)
 
     @property
@@ -146,18 +183,22 @@ class SGDHyperparameters:
         return self.lr
 
 
-def hyperparameters_named(name: str, **values) -> AdamHyperparameters | RMSpropHyperparameters:
-    """Hyperparameters of the optimizer called ``adam`` or ``rmsprop``."""
-    return {"adam": AdamHyperparameters, "rmsprop": RMSpropHyperparameters}[name](**values)
+Hyperparameters = AdamHyperparameters | RMSpropHyperparameters | SGDHyperparameters
+OPTIMIZERS: dict[str, type[AdamHyperparameters] | type[RMSpropHyperparameters]] = {
+    kind.name: kind for kind in (AdamHyperparameters, RMSpropHyperparameters)
+}
 
 
-def _check(hyperparameters, betas):
-    positive("lr", hyperparameters.lr)
-    for name in betas:
-        beta = getattr(hyperparameters, name)
+def hyperparameters_named(name: str, **values: Any) -> AdamHyperparameters | RMSpropHyperparameters:
+    """Return the hyperparameters ``values`` of the optimizer called ``adam`` or ``rmsprop``."""
+    return OPTIMIZERS[name](**values)
+
+
+def _check(lr: float, eps: float, weight_decay: float, **betas: float) -> None:
+    positive("lr", lr)
+    for name, beta in betas.items():
         if not 0.0 <= beta < 1.0:
             raise InputError(f"{name} = {beta:g}: must be in [0, 1)")
-    for name in ("eps", "weight_decay"):
-        value = getattr(hyperparameters, name)
+    for name, value in (("eps", eps), ("weight_decay", weight_decay)):
         if not (math.isfinite(value) and value >= 0.0):
             raise InputError(f"{name} = {value:g}: must be a finite number >= 0")

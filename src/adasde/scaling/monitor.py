@@ -1,43 +1,83 @@
-"""TO DESCRIBE."""
+"""A monitor that measures the gradient's noise while any loop trains, and estimates how large its batch may become."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from adasde.common import InputError, whole
 from adasde.scaling import gradient_noise, lag
+from adasde.scaling.callbacks import after_each_step
 from adasde.scaling.rescale import betas_of, scaled_group
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 
 class NoiseMonitor:
-    """Measures the gradient's noise while any loop trains, and tells how large its batch may become.
+    """Measures the gradient's noise during training, and estimates the largest usable batch.
 
-    Call it after every optimizer step with the number of steps so far; every ``every`` steps it takes the gradients of
-    ``chunks``, and it has taken those of the start. ``loss(model, *chunk)`` is the mean loss of a chunk, a tuple of
-    tensors; chunks are independent samples of the training data, at least two and better twenty, 1,000 examples
-    together. The model is in eval mode meanwhile. ``batch_size`` is the loop's, so sigma = 1 / sqrt(batch_size); after
-    `rescale` it takes a new monitor. InputError for optimizers that the rule does not cover.
+    It measures once when it is made. Then call it after every optimizer step with the number of steps so far; it
+    measures again every ``every`` steps. The model is in eval mode while it measures. After `rescale`, make a new one.
+
+    Args:
+        model: The model that is trained, a torch module.
+        optimizer: Its optimizer: torch's Adam, AdamW, NAdam or RMSprop.
+        batch_size: Examples per optimizer step, at least 1. The gradient's noise scale is 1 / sqrt(batch_size).
+        loss: ``loss(model, *chunk)`` returns a chunk's mean loss, a scalar tensor.
+        chunks: At least two independent samples of the training data, better twenty of fifty examples; each is a tuple
+            of tensors of shape (examples, ...).
+        every: Optimizer steps between two measurements, at least 1.
+
+    Raises:
+        InputError: If the rule does not cover the optimizer, or a value is out of its range.
+
+    Source: the paper's section 4.1 asks that noise dominate the gradient; the prediction of how far is ours.
     """
 
-    def __init__(self, model, optimizer, batch_size: int, loss, chunks, every: int):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch_size: int,
+        loss: Callable[..., torch.Tensor],
+        chunks: Iterable[tuple[torch.Tensor, ...]],
+        every: int,
+    ) -> None:
         for group in optimizer.param_groups:
             scaled_group(optimizer, group, 1.0, "sqrt")  # refuses what the rule does not cover
-        self.model, self.optimizer, self.loss, self.memory = model, optimizer, loss, _memory(optimizer)
+        self.model, self.optimizer, self.loss, self._memory = model, optimizer, loss, _memory(optimizer)
         self.batch_size = whole("batch_size", batch_size, least=1)
         self.every, self.chunks = whole("every", every, least=1), list(chunks)
-        self.step, self.times, self.speeds = 0, [], []
+        self.step, self.times, self.speeds = 0, list[float](), list[dict[float, float]]()
         self._measure(0.0)
 
-    def __call__(self, step: int):
-        """Note that ``step`` steps have been taken; measure if it is time to."""
+    def __call__(self, step: int) -> None:
+        """Measure if ``every`` steps have passed since the last measurement.
+
+        Args:
+            step: Optimizer steps taken so far, counted from 1.
+
+        Raises:
+            InputError: If the optimizer was rescaled since the monitor was made.
+        """
         if step >= self.step + self.every:
-            if _memory(self.optimizer) != self.memory:
+            if _memory(self.optimizer) != self._memory:
                 raise InputError("NoiseMonitor: the optimizer was rescaled; make a new one with the new batch_size")
             rate = self.optimizer.param_groups[0]["lr"]
-            # SDE time goes by lr^2 a step. Between two measurements the rate is taken to be what it is now.
+            # A step takes lr^2 of SDE time. The rate is taken to be constant since the last measurement.
             self._measure(self.times[-1] + (step - self.step) * float(rate) ** 2)
             self.step = step
 
     def lags(self) -> dict[float, float]:
-        """Return by which share of the time so far larger batches would have fallen behind: kappa -> lag."""
+        """Return how far larger batches would have fallen behind by now, as a share of the time so far.
+
+        Returns:
+            kappa -> lag from 0 to 1, for every kappa in `adasde.scaling.gradient_noise.KAPPAS`.
+
+        Raises:
+            InputError: Before the first measurement after the start.
+        """
         if len(self.times) < 2:
             raise InputError("NoiseMonitor: has measured the start alone; train for more steps, or measure more often")
         times = torch.tensor(self.times).numpy()
@@ -47,15 +87,22 @@ class NoiseMonitor:
         }
 
     def largest_kappa(self) -> float:
-        """Return the largest kappa that keeps within 10% of this run, and no beta below 0.5, where the rule ends.
+        """Return the largest kappa that would have kept the lag within 10 %.
 
-        It is that of the training so far, and not rounded: the batch is a whole number.
+        The estimate covers training up to this step and keeps every beta at or above 0.5. Round the batch down.
+
+        Raises:
+            InputError: Before the first measurement after the start.
         """
         safe = lag.safe_kappa({kappa: [value] for kappa, value in self.lags().items()})
         betas = [float(beta) for group in self.optimizer.param_groups for beta in betas_of(group)]
         return min([safe, *(0.5 / (1.0 - beta) for beta in betas if beta > 0)])
 
-    def _measure(self, time):
+    def callback(self) -> "TrainerCallback":
+        """Return this monitor as a callback for transformers' Trainer."""
+        return after_each_step(self)
+
+    def _measure(self, time: float) -> None:
         training, eps = self.model.training, self.optimizer.param_groups[0]["eps"]
         self.model.eval()
         try:
@@ -65,17 +112,7 @@ class NoiseMonitor:
         self.speeds.append(gradient.speeds(gradient_noise.KAPPAS, self.batch_size**-0.5, eps))
         self.times.append(time)
 
-    def callback(self):
-        """Return this as a callback of transformers' Trainer."""
-        from transformers import TrainerCallback
 
-        class Noise(TrainerCallback):
-            def on_step_end(this, arguments, state, control, **_):  # noqa: N805, since self is the monitor
-                self(state.global_step)
-
-        return Noise()
-
-
-def _memory(optimizer):
-    """What only a rescaling changes; a scheduler may cycle beta1."""
+def _memory(optimizer: torch.optim.Optimizer) -> list[tuple[Any, ...]]:
+    """Return the hyperparameters that only a rescaling changes; a scheduler may cycle beta1."""
     return [(float(betas_of(group)[-1]), float(group["eps"])) for group in optimizer.param_groups]

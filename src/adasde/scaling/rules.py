@@ -1,4 +1,10 @@
-"""TO DESCRIBE."""
+"""Scaling rules: by which power of kappa a change of batch size multiplies each part of a recipe.
+
+The paper's square-root rule keeps the SDE that an optimizer follows when the batch size goes from B to kappa B:
+lr -> sqrt(kappa) lr, 1 - beta -> kappa (1 - beta), eps -> eps / sqrt(kappa). A rule *is* its powers. So a rule applied
+for kappa and then for 1 / kappa gives back the recipe, and applied for kappa1 and then for kappa2 it is the rule for
+kappa1 kappa2.
+"""
 
 import math
 import warnings
@@ -7,18 +13,18 @@ from fractions import Fraction
 
 from adasde.common import InputError, positive
 
-ROUNDING = 1e-9  # 10 * (1 - 0.9) is just below 1 in floating point, and must count as 1
+ROUNDING = 1e-9  # 10 * (1 - 0.9) is just below 1 in floating point and must count as 1
 
 
 class ScalingWarning(UserWarning):
-    """The rule can be applied, but the result is outside the regime where it can be trusted."""
+    """The rule can be applied, but its result is outside the regime where it can be trusted."""
 
 
 @dataclass(frozen=True)
 class Rule:
     """The power of kappa that multiplies each part of a recipe.
 
-    ``betas`` acts on 1 - beta, ``decay`` on decoupled weight decay only: coupled decay is part of the loss.
+    ``betas`` acts on 1 - beta. ``decay`` acts only on decoupled weight decay, since coupled decay is part of the loss.
     """
 
     lr: float = 0.0
@@ -39,18 +45,18 @@ RULES = {
     "sqrt-no-eps": replace(SQRT, eps=0.0),
 }
 
-ABLATIONS = ("sqrt-no-betas", "sqrt-no-eps")  # the square root with one part left out
+ABLATIONS = ("sqrt-no-betas", "sqrt-no-eps")  # the square-root rule with one part left out
 
 
 def rule_named(name: str) -> Rule:
-    """Return the rule called ``name``; an unknown name is an InputError that lists the known ones."""
+    """Return the rule called ``name``. An unknown name is an InputError that lists the known ones."""
     if name not in RULES:
         raise InputError(f"rule = {name!r}: must be one of {', '.join(RULES)}")
     return RULES[name]
 
 
 def scaled_batch_size(batch_size: int, kappa: float) -> int:
-    """Return kappa * batch_size; an InputError unless that is a whole number of at least 1."""
+    """Return kappa * batch_size. InputError unless that is a whole number of at least 1."""
     size = batch_size * positive("kappa", kappa)
     if round(size) < 1 or not math.isclose(size, round(size), rel_tol=1e-9):
         near = Fraction(max(1, round(size)), batch_size)
@@ -61,8 +67,9 @@ def scaled_batch_size(batch_size: int, kappa: float) -> int:
     return round(size)
 
 
-def scaled_beta(name, beta, kappa, powers):
-    factor = kappa**powers.betas
+def scaled_beta(name: str, beta: float, kappa: float, rule: Rule) -> float:
+    """Return what ``rule`` makes of a beta. InputError where it would fall to 0; ScalingWarning below 0.5."""
+    factor = kappa**rule.betas
     if factor == 1.0:
         return beta
     complement = factor * (1.0 - beta)

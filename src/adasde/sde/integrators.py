@@ -1,4 +1,4 @@
-"""The SDEs of the paper and the algorithms that they approximate, side by side on one clock.
+"""The SDEs of the paper and the algorithms that they approximate, as processes on one clock.
 
 Time is the SDE's: a step of RMSprop or Adam takes lr^2, a step of SGD takes lr. With sigma0 = sigma lr, eps0 = eps lr,
 c_i = (1 - beta_i) / lr^2, gamma_i(t) = 1 - exp(-c_i t) and u = v / sigma^2, the equations are
@@ -9,62 +9,79 @@ c_i = (1 - beta_i) / lr^2, gamma_i(t) = 1 - exp(-c_i t) and u = v / sigma^2, the
   both     d u = c2 (diag Sigma - u) dt
   SGD      d theta = -grad f dt - sigma0 Sigma^{1/2} dW                   sigma0 = sigma sqrt(lr)
 
-and are integrated by Euler-Maruyama. Everything works on many paths at once, theta of shape (paths, dim), and keeps the
-dtype it is given. Paths are taken in portions that fit the processor's cache.
+The oracle has drift and diffusion, `BrownianIncrements` the normals, `EulerMaruyama` the method. Everything works on
+many paths at once, with tensors of shape (paths, dim), and keeps their dtype.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Generator, Tensor
 
 from adasde.common import InputError, positive
-from adasde.scaling.hyperparameters import VARIANTS
+from adasde.scaling.hyperparameters import VARIANTS, Hyperparameters, SDEConstants
+from adasde.sde.oracles import NoisyGradientOracle
+
+_Tensors = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 @dataclass
 class State:
-    """Paths at one time: ``theta``, ``u`` = v / sigma^2 and ``m``, each (paths, dim); None where there is none.
+    """Paths at one time.
 
-    ``records`` are the states at the times that were asked for; ``first`` is the number of the first path.
+    Args:
+        time: SDE time.
+        theta: Parameters, (paths, dim).
+        u: Second moment v / sigma^2, (paths, dim); None for SGD.
+        m: Momentum, (paths, dim); None for RMSprop and SGD.
+        records: The states at the times that were to be recorded.
+        first: Number of the first path, where these are a portion of more paths.
     """
 
     time: float
-    theta: torch.Tensor
-    u: torch.Tensor | None = None
-    m: torch.Tensor | None = None
+    theta: Tensor
+    u: Tensor | None = None
+    m: Tensor | None = None
     records: list["State"] = field(default_factory=list)
     first: int = 0
 
+    @property
+    def tensors(self) -> _Tensors:
+        """theta, u and m."""
+        return self.theta, self.u, self.m
 
-def initial_state(process, theta, time) -> tuple:
-    """Return (u, m) with which an `Algorithm` or `Equation` starts at ``theta`` and ``time``; None where it has none.
-
-    Where it corrects its averages for a start from nothing: gamma2 diag Sigma and gamma1 grad f, what they are after
-    standing still at ``theta`` until ``time``. Elsewhere u = diag Sigma.
-    """
-    constants, time = process.constants, time if process.corrected else math.inf
-    if constants.c2 is None:
-        return None, None
-    u = -math.expm1(-constants.c2 * time) * process.oracle.noise_variance(theta).expand_as(theta)
-    return u, None if constants.c1 is None else -math.expm1(-constants.c1 * time) * process.oracle.gradient(theta)
+    def mapped(self, function: Callable[[Tensor], Tensor], time: float, first: int = 0) -> "State":
+        """Return a state at ``time`` with ``function`` of each tensor."""
+        u, m = (None if part is None else function(part) for part in (self.u, self.m))
+        return State(time, function(self.theta), u, m, first=first)
 
 
 class BrownianIncrements:
-    """Standard normals from the stream of a torch generator.
+    """Standard normals for the steps of a simulation.
 
-    Drawing them is most of the cost of a simulation. In float64 on a CPU they come from numpy's ziggurat over SFC64,
-    which the generator seeds: torch draws them by Box-Muller, in more than twice the time. Else they are torch's.
-    Each is the normalised sum of ``draws`` of the stream.
+    Drawing them is most of the cost of a simulation. For float64 on a CPU they come from numpy's ziggurat over SFC64,
+    seeded by ``generator``, since torch's Box-Muller takes more than twice the time. Otherwise they are torch's.
+
+    Args:
+        generator: torch generator, or None for torch's default.
+        draws: Number of normals whose normalised sum is one increment; default 1. Simulations with steps in the ratio
+            1 : k and draws in the ratio k : 1 follow the same Brownian path if their seeds agree.
+
+    Raises:
+        InputError: If ``draws`` is below 1.
     """
 
-    def __init__(self, generator, draws: int = 1):
+    def __init__(self, generator: Generator | None, draws: int = 1) -> None:
         if draws < 1:
             raise InputError(f"draws = {draws}: must be at least 1")
-        self.generator, self.draws, self.ziggurat = generator, draws, None
+        self.generator, self.draws = generator, draws
+        self._ziggurat: np.random.Generator | None = None
 
-    def fill(self, buffer: torch.Tensor) -> torch.Tensor:
+    def fill(self, buffer: Tensor) -> Tensor:
         """Fill a contiguous tensor in place, and return it."""
         self._draw(buffer)
         if self.draws > 1:
@@ -74,34 +91,43 @@ class BrownianIncrements:
             buffer.mul_(self.draws**-0.5)
         return buffer
 
-    def _draw(self, buffer):
+    def _draw(self, buffer: Tensor) -> Tensor:
         if buffer.dtype != torch.float64 or buffer.device.type != "cpu":
             return buffer.normal_(generator=self.generator)
-        if self.ziggurat is None:
+        if self._ziggurat is None:
             seed = torch.randint(2**63 - 1, (1,), generator=self.generator).item()
-            self.ziggurat = np.random.Generator(np.random.SFC64(seed))
-        self.ziggurat.standard_normal(out=buffer.numpy())
+            self._ziggurat = np.random.Generator(np.random.SFC64(int(seed)))
+        self._ziggurat.standard_normal(out=buffer.numpy())
         return buffer
 
 
 class Algorithm:
-    """The discrete algorithm as a process: `advance` takes paths one step further, in place."""
+    """The discrete algorithm as a process; arguments as for `adasde.sde.simulate_algorithm`.
 
-    def __init__(self, oracle, hyperparameters, sigma, generator=None, variant="paper"):
+    ``corrected`` says whether the running averages start from nothing and their bias is corrected.
+    """
+
+    def __init__(
+        self,
+        oracle: NoisyGradientOracle,
+        hyperparameters: Hyperparameters,
+        sigma: float,
+        generator: Generator | None = None,
+        variant: str = "paper",
+    ) -> None:
         h = hyperparameters
-        name = h.name
-        if name != "sgd" and variant not in VARIANTS[name]:
-            raise InputError(f"variant = {variant!r}: {name} has {', '.join(VARIANTS[name])}")
+        if h.name != "sgd" and variant not in VARIANTS[h.name]:
+            raise InputError(f"variant = {variant!r}: {h.name} has {', '.join(VARIANTS[h.name])}")
         self.oracle, self.sigma, self.generator, self.variant = oracle, sigma, generator, variant
-        self.lr, self.eps, self.step = h.lr, getattr(h, "eps", None), h.time_step
-        self.beta1 = getattr(h, "beta1", None)
-        self.beta2 = getattr(h, "beta2", getattr(h, "beta", None))
+        self.lr, self.step, self.constants = h.lr, h.time_step, h.sde_constants(sigma)
+        self.beta1: Any = getattr(h, "beta1", None)
+        self.beta2: Any = getattr(h, "beta2", getattr(h, "beta", None))
+        self.eps: Any = getattr(h, "eps", None)
         self.corrected = self.beta1 is not None or variant == "authors"
-        self.constants = h.sde_constants(sigma)
 
-    def advance(self, state: State, count: int, xi=None):
-        """Take the step from ``count`` to count + 1; ``xi`` (paths, noise_dim) are its normals, else drawn."""
-        theta, u, m = state.theta, state.u, state.m
+    def advance(self, state: State, count: int, xi: Tensor | None = None) -> None:
+        """Take all paths from step ``count`` to the next, in place, by normals ``xi`` (paths, noise_dim) or new."""
+        theta, u, m = state.tensors
         if xi is None:
             g = self.oracle.sample(theta, self.sigma, self.generator)
         else:
@@ -110,7 +136,8 @@ class Algorithm:
         if u is None:
             theta.add_(g, alpha=-self.lr)
             return
-        if self.variant != "paper" or m is not None:
+        after = self.variant == "paper" and m is None  # the paper's RMSprop divides by u from before the gradient
+        if not after:
             self._average(u, g)
         scale = self.sigma
         if self.corrected:
@@ -118,20 +145,40 @@ class Algorithm:
         denominator = u.sqrt().mul_(scale).add_(self.eps)
         if m is None:
             theta.addcdiv_(g, denominator, value=-self.lr)
-            if self.variant == "paper":
-                self._average(u, g)
         else:
             m.lerp_(g, 1.0 - self.beta1)
             theta.addcdiv_(m, denominator, value=-self.lr / (1.0 - self.beta1 ** (count + 1)))
+        if after:
+            self._average(u, g)
 
-    def _average(self, u, g):
+    def _average(self, u: Tensor, g: Tensor) -> None:
         u.mul_(self.beta2).addcmul_(g, g, value=(1.0 - self.beta2) / self.sigma**2)
 
 
 class EulerMaruyama:
-    """Euler-Maruyama of the SDE as a process: `advance` takes paths one time step further, in place."""
+    """The SDE as a process, integrated by the Euler-Maruyama method.
 
-    def __init__(self, oracle, constants, step, generator=None, draws=1):
+    Args:
+        oracle: Drift and diffusion.
+        constants: Constants of the SDE, from ``hyperparameters.sde_constants(sigma)``.
+        step: SDE time of a step, at most 1 / c1 and 1 / c2.
+        generator: torch generator of the normals; default torch's own.
+        draws: As for `BrownianIncrements`.
+
+    Raises:
+        InputError: If ``step`` or ``draws`` is out of its range.
+
+    Source: the paper's SDEs, as in this module's docstring.
+    """
+
+    def __init__(
+        self,
+        oracle: NoisyGradientOracle,
+        constants: SDEConstants,
+        step: float,
+        generator: Generator | None = None,
+        draws: int = 1,
+    ) -> None:
         self.oracle, self.constants, self.normals = oracle, constants, BrownianIncrements(generator, draws)
         self.step = positive("step", step)
         self.corrected = constants.c1 is not None
@@ -139,16 +186,16 @@ class EulerMaruyama:
             rate = getattr(constants, name)
             if rate is not None and rate * step > 1.0:
                 raise InputError(f"step = {step:g}: must be at most 1 / {name} = {1.0 / rate:g}")
-        self.buffers = {}
+        self._buffers: dict[str, Tensor] = {}
 
-    def advance(self, state: State, count: int, xi=None):
-        """Take the step from time count * step on; ``xi`` (paths, noise_dim) are its normals, else drawn."""
-        c, dt = self.constants, self.step
-        theta, u, m = state.theta, state.u, state.m
+    def advance(self, state: State, count: int, xi: Tensor | None = None) -> None:
+        """Take all paths from step ``count`` to the next, in place, by normals ``xi`` (paths, noise_dim) or new."""
+        dt, (theta, u, m) = self.step, state.tensors
+        c: Any = self.constants  # None is only what is not used
         if xi is None:
             xi = self.normals.fill(self._buffer("xi", theta, self.oracle.noise_dim))
         gradient, noise, variance = self.oracle.terms(theta, xi)
-        # grad f + sigma0 Sigma^{1/2} xi / sqrt(dt): what drives the paths over dt.
+        # What drives the paths over dt: grad f + sigma0 Sigma^{1/2} xi / sqrt(dt).
         force = torch.add(gradient, noise, alpha=c.sigma0 / math.sqrt(dt), out=self._buffer("force", theta))
         _refuse_infinite(state, gradient=force, noise_variance=variance)
         if u is None:
@@ -163,27 +210,39 @@ class EulerMaruyama:
             m.lerp_(force, c.c1 * dt)
         u.lerp_(variance.expand_as(u), c.c2 * dt)
 
-    def _buffer(self, name, theta, width=None):
-        """Memory that is written anew in every step."""
+    def _buffer(self, name: str, theta: Tensor, width: int | None = None) -> Tensor:
+        """Return memory that every step writes anew."""
         shape = (len(theta), width or theta.shape[1])
-        found = self.buffers.get(name)
+        found = self._buffers.get(name)
         if found is None or found.shape != shape or found.dtype != theta.dtype:
-            found = self.buffers[name] = theta.new_empty(shape)
+            found = self._buffers[name] = theta.new_empty(shape)
         return found
 
 
-def _refuse_infinite(state, **tensors):
-    """InputError if an oracle returned numbers that are not finite, naming the path and the time."""
+Process = Algorithm | EulerMaruyama
+
+
+def initial_state(process: Process, theta: Tensor, time: float) -> tuple[Tensor | None, Tensor | None]:
+    """Return u and m of a process that starts at ``theta`` and ``time``; None for one that the process does not have.
+
+    If the process corrects its averages, they are what they would be after standing still at ``theta`` from time 0:
+    u = gamma2 diag Sigma and m = gamma1 grad f. Otherwise u = diag Sigma.
+    """
+    c, time = process.constants, time if process.corrected else math.inf
+    if c.c2 is None:
+        return None, None
+    u = -math.expm1(-c.c2 * time) * process.oracle.noise_variance(theta).expand_as(theta)
+    return u, None if c.c1 is None else -math.expm1(-c.c1 * time) * process.oracle.gradient(theta)
+
+
+def _refuse_infinite(state: State, **tensors: Tensor) -> None:
+    """Raise an InputError with path and time if an oracle returned numbers that are not finite."""
     for name, tensor in tensors.items():
         # A sum is finite unless a term is not, or is so large that the next step would overflow.
         if not math.isfinite(tensor.sum()):
             bad = tensor.expand_as(state.theta).isfinite().logical_not().any(1)
             path = state.first + (int(bad.nonzero()[0]) if bad.any() else 0)
-            if state.u is not None and (state.u < 0).any():  # whose root has spoilt theta
+            if state.u is not None and (state.u < 0).any():  # its root has spoilt theta
                 path = state.first + int((state.u < 0).any(1).nonzero()[0])
                 raise InputError(f"the oracle's noise_variance is negative: path {path}, before time {state.time:g}")
             raise InputError(f"the oracle's {name} is not finite: path {path}, time {state.time:g}")
-
-
-def parts(state):
-    return state.theta, state.u, state.m

@@ -1,187 +1,223 @@
 """Noisy gradient oracles: a gradient grad f and a noise of covariance Sigma, both functions of the parameters.
 
-The paper's oracle returns g = grad f(theta) + sigma z with E z = 0 and Cov z = Sigma(theta). Here are problems in
-closed form; finite_sums.py has sums over real images. Subclass `NoisyGradientOracle` for a problem of your own. All
-methods work on many paths at once.
+The paper's oracle returns g = grad f(theta) + sigma z with E z = 0 and Cov z = Sigma(theta). This file has problems in
+closed form; finite_sums.py has sums over real images. Every method works on many paths at once. `NoisyGradientOracle`
+says what each method returns.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
+from torch import Generator, Tensor
 
 from adasde.common import InputError
 from adasde.scaling.svag import coefficients
 
 
 class NoisyGradientOracle(ABC):
-    """A loss f of ``dim`` parameters with noisy gradients."""
+    """A loss f of ``dim`` parameters with noisy gradients. Subclass it for a problem of your own.
+
+    A subclass sets ``dim`` and defines `gradient`, `noise` and `noise_variance`. Throughout, ``theta`` has the shape
+    (paths, dim), and results have its dtype.
+
+    Source: the paper's noisy gradient oracle with scale parameter.
+    """
 
     dim: int
 
     @property
     def noise_dim(self) -> int:
-        """Number of independent normals behind one draw of the noise; ``dim`` unless overridden."""
+        """Number of independent normals behind one sample of the noise; ``dim`` unless overridden."""
         return self.dim
 
     @property
     def width(self) -> int:
-        """Numbers that one path keeps busy at a time, by which simulations choose how many paths share the cache."""
+        """Numbers that one path needs at a time. Simulations choose by it how many paths share the cache."""
         return max(self.dim, self.noise_dim)
 
     @abstractmethod
-    def gradient(self, theta: torch.Tensor) -> torch.Tensor:
-        """Return grad f at ``theta``: (paths, dim) -> (paths, dim)."""
+    def gradient(self, theta: Tensor) -> Tensor:
+        """Return grad f at ``theta``, (paths, dim)."""
 
     @abstractmethod
-    def noise(self, theta: torch.Tensor, xi: torch.Tensor) -> torch.Tensor:
-        """Return Sigma^{1/2}(theta) xi: (paths, dim), (paths, noise_dim) -> (paths, dim); linear in ``xi``."""
+    def noise(self, theta: Tensor, xi: Tensor) -> Tensor:
+        """Return Sigma^{1/2}(theta) xi, (paths, dim), which is linear in the normals ``xi``, (paths, noise_dim)."""
 
     @abstractmethod
-    def noise_variance(self, theta: torch.Tensor) -> torch.Tensor:
-        """Return diag Sigma at ``theta``: (paths, dim) -> (paths, dim), or what broadcasts to it."""
+    def noise_variance(self, theta: Tensor) -> Tensor:
+        """Return diag Sigma at ``theta``, (paths, dim) or a shape that broadcasts to it."""
 
-    def loss(self, theta: torch.Tensor) -> torch.Tensor:
-        """Return f at ``theta``: (paths, dim) -> (paths,)."""
+    def loss(self, theta: Tensor) -> Tensor:
+        """Return f at ``theta``, (paths,). InputError unless overridden."""
         raise InputError(f"{type(self).__name__}: has no loss")
 
-    def terms(self, theta: torch.Tensor, xi: torch.Tensor):
-        """Return gradient, noise and noise_variance; override it where they share work."""
+    def terms(self, theta: Tensor, xi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return gradient, noise and noise_variance. Override it where they share work."""
         return self.gradient(theta), self.noise(theta, xi), self.noise_variance(theta)
 
-    def sample(self, theta: torch.Tensor, sigma: float, generator: torch.Generator) -> torch.Tensor:
-        """Return a noisy gradient g of noise scale ``sigma``, Gaussian unless overridden, of the shape of ``theta``."""
+    def sample(self, theta: Tensor, sigma: float, generator: Generator | None) -> Tensor:
+        """Return a noisy gradient g of noise scale ``sigma``, (paths, dim); the noise is Gaussian unless overridden."""
         xi = torch.randn(len(theta), self.noise_dim, dtype=theta.dtype, generator=generator)
         return torch.add(self.gradient(theta), self.noise(theta, xi), alpha=sigma)
 
 
 class _Independent(NoisyGradientOracle):
-    """Noise that is independent over coordinates: subclasses give its standard deviation."""
+    """An oracle whose noise is independent over coordinates."""
 
     @abstractmethod
-    def deviation(self, theta):
+    def _deviation(self, theta: Tensor) -> Tensor:
         """Return the standard deviation of the noise at ``theta``: (paths, dim), or what broadcasts to it."""
 
-    def noise(self, theta, xi):
-        """Return the noise's standard deviation times ``xi``."""
-        return self.deviation(theta) * xi
+    def noise(self, theta: Tensor, xi: Tensor) -> Tensor:
+        return self._deviation(theta) * xi
 
-    def noise_variance(self, theta):
-        """Return the squared standard deviation of the noise."""
-        return self.deviation(theta) ** 2
+    def noise_variance(self, theta: Tensor) -> Tensor:
+        return self._deviation(theta) ** 2
 
-    def terms(self, theta, xi):
-        """Return gradient, noise and noise_variance from one evaluation of the standard deviation."""
-        deviation = self.deviation(theta)
+    def terms(self, theta: Tensor, xi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        deviation = self._deviation(theta)
         return self.gradient(theta), deviation * xi, deviation**2
 
 
 class Linear(_Independent):
-    """f = slope . theta with constant independent noise: the paper's warm-up problem."""
+    """f = slope . theta with constant noise, independent over coordinates.
 
-    def __init__(self, slope, scale=1.0):
+    Args:
+        slope: The gradient, (dim,).
+        scale: Standard deviation of the noise, a number or (dim,); default 1.
+
+    Source: the paper's warm-up problem with a linear loss.
+    """
+
+    def __init__(self, slope: Sequence[float], scale: float | Sequence[float] = 1.0) -> None:
         self.slope = torch.as_tensor(slope, dtype=torch.float64)
         self.scale = torch.as_tensor(scale, dtype=torch.float64).expand_as(self.slope)
         self.dim = len(self.slope)
 
-    def gradient(self, theta):
-        """Return the slope, at every path."""
+    def gradient(self, theta: Tensor) -> Tensor:
         return self.slope.to(theta).expand_as(theta)
 
-    def deviation(self, theta):
-        """Return the scale, (dim,)."""
+    def _deviation(self, theta: Tensor) -> Tensor:
         return self.scale.to(theta)
 
-    def loss(self, theta):
-        """Return f."""
+    def loss(self, theta: Tensor) -> Tensor:
         return theta @ self.slope.to(theta)
 
 
 class Quadratic(_Independent):
     """f = sum_i curvature_i theta_i^2 / 2 with noise of standard deviation scale_i (1 + state sin theta_i).
 
-    With ``state`` = 0 the noise is constant, and theta under RMSprop's SDE an Ornstein-Uhlenbeck process.
+    With ``state`` = 0 the noise is constant, and theta under RMSprop's SDE is an Ornstein-Uhlenbeck process.
+
+    Args:
+        curvature: Second derivatives of f, (dim,).
+        scale: Scale of the noise, a number or (dim,); default 1.
+        state: How strongly the noise depends on theta; default 0.
     """
 
-    def __init__(self, curvature, scale=1.0, state: float = 0.0):
+    def __init__(self, curvature: Sequence[float], scale: float | Sequence[float] = 1.0, state: float = 0.0) -> None:
         self.curvature = torch.as_tensor(curvature, dtype=torch.float64)
         self.scale = torch.as_tensor(scale, dtype=torch.float64).expand_as(self.curvature)
         self.state, self.dim = state, len(self.curvature)
 
-    def gradient(self, theta):
-        """Return curvature * theta."""
+    def gradient(self, theta: Tensor) -> Tensor:
         return self.curvature.to(theta) * theta
 
-    def deviation(self, theta):
-        """Return the noise's standard deviation, (dim,) if it is constant."""
+    def _deviation(self, theta: Tensor) -> Tensor:
         scale = self.scale.to(theta)
         return scale * (1.0 + self.state * theta.sin()) if self.state else scale
 
-    def loss(self, theta):
-        """Return f."""
+    def loss(self, theta: Tensor) -> Tensor:
         return 0.5 * (self.curvature.to(theta) * theta**2).sum(-1)
 
 
 class DoubleWell(_Independent):
-    """f = sum_i (theta_i^2 - 1)^2 / 4, with noise of standard deviation scale (1 + 1 / (1 + theta_i^2)) / 2."""
+    """f = sum_i (theta_i^2 - 1)^2 / 4, with noise of standard deviation scale (1 + 1 / (1 + theta_i^2)) / 2.
 
-    def __init__(self, dim: int = 1, scale: float = 1.0):
+    Args:
+        dim: Number of parameters; default 1.
+        scale: Scale of the noise; default 1.
+    """
+
+    def __init__(self, dim: int = 1, scale: float = 1.0) -> None:
         self.dim, self.scale = dim, scale
 
-    def gradient(self, theta):
-        """Return theta^3 - theta."""
+    def gradient(self, theta: Tensor) -> Tensor:
         return theta**3 - theta
 
-    def deviation(self, theta):
-        """Return the noise's standard deviation."""
+    def _deviation(self, theta: Tensor) -> Tensor:
         return 0.5 * self.scale * (1.0 + 1.0 / (1.0 + theta**2))
 
-    def loss(self, theta):
-        """Return f."""
+    def loss(self, theta: Tensor) -> Tensor:
         return 0.25 * ((theta**2 - 1.0) ** 2).sum(-1)
 
 
-class SVAGOracle(NoisyGradientOracle):
-    """An oracle with its noise amplified by ``ell``: the same gradient, covariance ell^2 Sigma."""
+class DelegatingOracle(NoisyGradientOracle):
+    """An oracle that differs from ``oracle`` only in what its subclass overrides."""
 
-    def __init__(self, oracle: NoisyGradientOracle, ell: float):
-        self.oracle, self.ell, self.dim = oracle, ell, oracle.dim
-        self.r1, self.r2 = coefficients(ell)
+    def __init__(self, oracle: NoisyGradientOracle) -> None:
+        self.oracle, self.dim = oracle, oracle.dim
 
     @property
-    def noise_dim(self):
-        """Normals of both gradients."""
+    def noise_dim(self) -> int:
+        return self.oracle.noise_dim
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        return self.oracle.gradient(theta)
+
+    def noise(self, theta: Tensor, xi: Tensor) -> Tensor:
+        return self.oracle.noise(theta, xi)
+
+    def noise_variance(self, theta: Tensor) -> Tensor:
+        return self.oracle.noise_variance(theta)
+
+    def loss(self, theta: Tensor) -> Tensor:
+        return self.oracle.loss(theta)
+
+
+class SVAGOracle(DelegatingOracle):
+    """An oracle with the same gradient and ell times the noise, so with covariance ell^2 Sigma.
+
+    It combines two independent noisy gradients into r1 g1 + r2 g2, as SVAG does.
+
+    Args:
+        oracle: The oracle whose noise is amplified.
+        ell: SVAG level, at least 1 / sqrt(2).
+
+    Raises:
+        InputError: If ``ell`` is out of its range.
+
+    Source: the paper's SVAG for adaptive algorithms.
+    """
+
+    def __init__(self, oracle: NoisyGradientOracle, ell: float) -> None:
+        super().__init__(oracle)
+        self.ell, (self.r1, self.r2) = ell, coefficients(ell)
+
+    @property
+    def noise_dim(self) -> int:
         return 2 * self.oracle.noise_dim
 
     @property
-    def width(self):
-        """Both gradients are held at once."""
+    def width(self) -> int:
         return 2 * self.oracle.width
 
-    def gradient(self, theta):
-        """Return the oracle's gradient."""
-        return self.oracle.gradient(theta)
-
-    def noise(self, theta, xi):
-        """Return the weighted noise of two draws, the normals of the second behind those of the first."""
+    def noise(self, theta: Tensor, xi: Tensor) -> Tensor:
         first, second = xi.chunk(2, dim=1)
         return self.r1 * self.oracle.noise(theta, first) + self.r2 * self.oracle.noise(theta, second)
 
-    def noise_variance(self, theta):
-        """Return ell^2 times the oracle's."""
+    def noise_variance(self, theta: Tensor) -> Tensor:
         return self.ell**2 * self.oracle.noise_variance(theta)
 
-    def loss(self, theta):
-        """Return the oracle's loss."""
-        return self.oracle.loss(theta)
-
-    def sample(self, theta, sigma, generator):
-        """Return the weighted sum of two independent noisy gradients, drawn in one pass as of twice as many paths."""
+    def sample(self, theta: Tensor, sigma: float, generator: Generator | None) -> Tensor:
+        # One pass over twice the paths gives both noisy gradients.
         first, second = self.oracle.sample(theta.repeat(2, 1), sigma, generator).chunk(2)
         return torch.add(self.r1 * first, second, alpha=self.r2)
 
 
-def check_oracle(oracle: NoisyGradientOracle, theta: torch.Tensor):
-    """InputError unless the oracle's methods return what they must at ``theta``: shape, dtype, no variance < 0."""
+def check_oracle(oracle: NoisyGradientOracle, theta: Tensor) -> None:
+    """Check what the oracle's methods return at ``theta``. InputError for a wrong shape or dtype or a variance < 0."""
     xi = torch.zeros(len(theta), oracle.noise_dim, dtype=theta.dtype)
     for name, found in (
         ("gradient", oracle.gradient(theta)),
@@ -201,7 +237,7 @@ def check_oracle(oracle: NoisyGradientOracle, theta: torch.Tensor):
             raise InputError(f"the oracle's {name} has dtype {found.dtype}: must be that of theta, {theta.dtype}")
 
 
-def _broadcasts(tensor, theta):
+def _broadcasts(tensor: Tensor, theta: Tensor) -> bool:
     try:
         return torch.broadcast_shapes(tensor.shape, theta.shape) == theta.shape
     except RuntimeError:

@@ -1,50 +1,106 @@
-"""TO DESCRIBE."""
+"""Run an algorithm or its SDE on many paths. Paths are taken in portions that fit the processor's cache."""
+
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any
 
 import torch
+from torch import Generator, Tensor
 
 from adasde.common import InputError, positive
 from adasde.scaling.clock import steps_until
-from adasde.scaling.hyperparameters import SDEConstants
-from adasde.sde.integrators import Algorithm, EulerMaruyama, State, initial_state, parts
-from adasde.sde.oracles import check_oracle
+from adasde.scaling.hyperparameters import Hyperparameters, SDEConstants
+from adasde.sde.integrators import Algorithm, EulerMaruyama, Process, State, initial_state
+from adasde.sde.oracles import NoisyGradientOracle, check_oracle
 
 PORTION = 1 << 16  # numbers of one portion of paths; with what a step needs of them, 3 to 4 MB of float64
 
 
 def simulate_algorithm(
-    oracle, hyperparameters, sigma, *, theta, horizon, generator, start=0.0, u=None, m=None, record=(), variant="paper"
+    oracle: NoisyGradientOracle,
+    hyperparameters: Hyperparameters,
+    sigma: float,
+    *,
+    theta: Tensor,
+    horizon: float,
+    generator: Generator | None,
+    start: float = 0.0,
+    u: Tensor | None = None,
+    m: Tensor | None = None,
+    record: Sequence[float] = (),
+    variant: str = "paper",
 ) -> State:
-    """Run SGD, RMSprop or Adam with noise of scale ``sigma`` until SDE time ``horizon``.
+    """Run SGD, RMSprop or Adam on ``oracle`` until SDE time ``horizon``, and return the final state.
 
-    ``hyperparameters`` is scaling.SGD, RMSprop or Adam; ``variant`` one of scaling.VARIANTS, explained in optim.py.
-    ``theta`` is (paths, dim) and is left as it is; ``u`` and ``m`` start as `initial_state` says unless given. The
-    state is recorded at the times in ``record``. The noise is the oracle's `sample`.
+    Args:
+        oracle: The problem; its `sample` gives the noisy gradients.
+        hyperparameters: Hyperparameters of the optimizer.
+        sigma: Noise scale of the gradients, > 0.
+        theta: Starting points, (paths, dim), floating-point; left unchanged.
+        horizon: SDE time at the end.
+        generator: torch generator of the noise, or None for torch's own.
+        start: SDE time at the start; default 0.
+        u: Second moment v / sigma^2 at the start, (paths, dim) and >= 0; default as `initial_state` says.
+        m: Momentum at the start, (paths, dim); default as `initial_state` says.
+        record: SDE times at which the state is recorded, in ``records`` of the result; default none.
+        variant: Implementation, one of `adasde.scaling.hyperparameters.VARIANTS`; default the paper's.
 
-    InputError if sigma <= 0, if a shape does not fit (both are named), if ``horizon``, ``start`` or a time to record is
-    not a whole number of steps, or if the oracle returns numbers that are not finite (which path, at which time).
+    Raises:
+        InputError: If a value is out of its range or a shape does not fit; if a time is not a whole number of steps; if
+            the oracle returns numbers that are not finite (the message has the path and the time).
+
+    Source: the paper's definitions of RMSprop and Adam.
     """
     positive("sigma", sigma)
     if not hasattr(hyperparameters, "sde_constants"):
-        raise InputError(f"hyperparameters is {_kind(hyperparameters)}: must be scaling.SGD, RMSprop or Adam")
+        raise InputError(
+            f"hyperparameters is of type {type(hyperparameters).__name__}: must be SGDHyperparameters, "
+            "RMSpropHyperparameters or AdamHyperparameters"
+        )
     process = Algorithm(oracle, hyperparameters, sigma, generator, variant)
     return _simulate(process, theta, start, horizon, u, m, record)
 
 
 def simulate_sde(
-    oracle, constants: SDEConstants, *, theta, horizon, step, generator, start=None, u=None, m=None, record=(), draws=1
+    oracle: NoisyGradientOracle,
+    constants: SDEConstants,
+    *,
+    theta: Tensor,
+    horizon: float,
+    step: float,
+    generator: Generator | None,
+    start: float | None = None,
+    u: Tensor | None = None,
+    m: Tensor | None = None,
+    record: Sequence[float] = (),
+    draws: int = 1,
 ) -> State:
-    """Integrate the SDE with ``constants`` (``hyperparameters.sde_constants(sigma)``) until time ``horizon``.
+    """Integrate an SDE by Euler-Maruyama until SDE time ``horizon``, and return the final state.
 
-    ``step`` is the time step of Euler-Maruyama. ``u`` and ``m`` start as `initial_state` says unless given. Adam's
-    equation is singular at time 0 and starts at ``start`` > 0, by default the whole number of steps nearest to a tenth
-    of the momentum's memory 1 / c1. Errors as in `simulate_algorithm`.
+    Args:
+        oracle: The problem: drift and diffusion.
+        constants: Constants of the SDE, from ``hyperparameters.sde_constants(sigma)``.
+        theta: Starting points, (paths, dim), floating-point; left unchanged.
+        horizon: SDE time at the end.
+        step: SDE time of a step, at most 1 / c1 and 1 / c2.
+        generator: torch generator of the normals, or None for torch's own.
+        start: SDE time at the start. Default 0; for Adam, whose SDE is singular at 0, the whole number of steps nearest
+            to a tenth of the momentum's memory 1 / c1.
+        u: Second moment at the start, as in `simulate_algorithm`.
+        m: Momentum at the start, as in `simulate_algorithm`.
+        record: SDE times at which the state is recorded, as in `simulate_algorithm`.
+        draws: Number of normals whose normalised sum drives a step; default 1. With the same seed, steps of step / k
+            and draws / k follow the same Brownian paths, so the difference of the two integrations has little noise.
 
-    The normals of a step are the normalised sum of ``draws`` draws: with the same seed, steps of step / k and draws / k
-    follow the same Brownian paths, so that the difference of both integrations has little noise.
+    Raises:
+        InputError: As in `simulate_algorithm`; if ``step`` is too long for the rates of ``constants``.
+
+    Source: the paper's SDEs, as in `adasde.sde.integrators`.
     """
     if not isinstance(constants, SDEConstants):
         raise InputError(
-            f"constants is {_kind(constants)}: must be SDEConstants, from hyperparameters.sde_constants(sigma)"
+            f"constants is of type {type(constants).__name__}: must be SDEConstants, from "
+            "hyperparameters.sde_constants(sigma)"
         )
     process = EulerMaruyama(oracle, constants, step, generator, draws)
     if start is None:
@@ -54,12 +110,44 @@ def simulate_sde(
     return _simulate(process, theta, start, horizon, u, m, record)
 
 
-def _simulate(process, theta, start, horizon, u, m, record):
-    oracle = process.oracle
-    if not isinstance(theta, torch.Tensor):
-        raise InputError(f"theta is a {type(theta).__name__}: must be a tensor (paths, {oracle.dim})")
-    if theta.ndim != 2 or theta.shape[1] != oracle.dim:
-        raise InputError(f"theta has shape {tuple(theta.shape)}: must be (paths, {oracle.dim})")
+def _simulate(
+    process: Process, theta: Tensor, start: float, horizon: float, u: Any, m: Any, record: Sequence[float]
+) -> State:
+    _check_start(process, theta, u, m)
+    first = steps_until("start", start, process.step)
+    last = first + steps_until("horizon", horizon, process.step, start)
+    stops = [first + steps_until("record", time, process.step, start) for time in record]
+    if any(stop > last for stop in stops):
+        raise InputError(f"record = {max(record):g}: must not exceed horizon = {horizon:g}")
+    check_oracle(process.oracle, theta[:2])
+    if u is None or m is None:
+        initial_u, initial_m = initial_state(process, theta, start)
+        u, m = initial_u if u is None else u, initial_m if m is None else m
+    whole = State(start, theta, u, m).mapped(torch.clone, start)
+    whole.records = [whole.mapped(torch.empty_like, time) for time in record]
+    rows = max(1, PORTION // process.oracle.width)
+    for begin in range(0, len(theta), rows):
+        portion = slice(begin, begin + rows)
+        state = whole.mapped(itemgetter(portion), start, first=begin)
+        for count in range(first, last + 1):
+            state.time = count * process.step
+            for stop, kept in zip(stops, whole.records, strict=True):
+                if stop == count:
+                    for source, target in zip(state.tensors, kept.tensors, strict=True):
+                        if source is not None and target is not None:
+                            target[portion] = source
+            if count < last:
+                process.advance(state, count)
+    whole.time = last * process.step
+    return whole
+
+
+def _check_start(process: Process, theta: Tensor, u: Any, m: Any) -> None:
+    dim = process.oracle.dim
+    if not isinstance(theta, Tensor):
+        raise InputError(f"theta is a {type(theta).__name__}: must be a tensor (paths, {dim})")
+    if theta.ndim != 2 or theta.shape[1] != dim:
+        raise InputError(f"theta has shape {tuple(theta.shape)}: must be (paths, {dim})")
     if not theta.is_floating_point():
         raise InputError(f"theta has dtype {theta.dtype}: must be a floating-point type")
     for name, part, rate in (("u", u, process.constants.c2), ("m", m, process.constants.c1)):
@@ -67,44 +155,6 @@ def _simulate(process, theta, start, horizon, u, m, record):
             raise InputError(f"{name} has shape {tuple(part.shape)}: this process has no {name}; leave it out")
         if part is not None and part.shape != theta.shape:
             raise InputError(f"{name} has shape {tuple(part.shape)}: must be that of theta, {tuple(theta.shape)}")
-    first = steps_until("start", start, process.step)
-    last = first + steps_until("horizon", horizon, process.step, start)
-    stops = [first + steps_until("record", time, process.step, start) for time in record]
-    if any(stop > last for stop in stops):
-        raise InputError(f"record = {max(record):g}: must not exceed horizon = {horizon:g}")
-
     if u is not None and (u < 0).any():
         path = int((u < 0).any(1).nonzero()[0])
         raise InputError(f"u = {u[path].min():g} at path {path}: must be >= 0")
-    check_oracle(oracle, theta[:2])
-    held = initial_state(process, theta, start) if u is None or m is None else (None, None)
-    u, m = (there if part is None else part for there, part in zip(held, (u, m), strict=True))
-    whole = State(start, *(None if part is None else part.clone() for part in (theta, u, m)))
-    whole.records = [_like(whole, time) for time in record]
-    rows = max(1, PORTION // oracle.width)
-    for begin in range(0, len(theta), rows):
-        portion = slice(begin, begin + rows)
-        state = State(start, *(None if part is None else part[portion] for part in parts(whole)), first=begin)
-        for count in range(first, last + 1):
-            state.time = count * process.step
-            for stop, kept in zip(stops, whole.records, strict=True):
-                if stop == count:
-                    _copy(state, kept, portion)
-            if count < last:
-                process.advance(state, count)
-    whole.time = last * process.step
-    return whole
-
-
-def _kind(value):
-    return f"of type {type(value).__name__}"
-
-
-def _like(state, time):
-    return State(time, *(None if part is None else torch.empty_like(part) for part in parts(state)))
-
-
-def _copy(state, kept, portion):
-    for source, target in zip(parts(state), parts(kept), strict=True):
-        if source is not None:
-            target[portion] = source

@@ -1,13 +1,11 @@
-"""sde.py: moments against closed forms, the algorithm against optim.py, one clock, and clear errors."""
+"""Simulations: moments against closed forms, algorithms against their definitions, one clock, clear errors."""
 
 import math
-import re
 
 import pytest
 import torch
 
 from adasde.common import InputError
-from adasde.scaling import optimizers
 from adasde.scaling.hyperparameters import (
     VARIANTS,
     AdamHyperparameters,
@@ -15,10 +13,10 @@ from adasde.scaling.hyperparameters import (
     SDEConstants,
     SGDHyperparameters,
 )
-from adasde.sde import integrators
+from adasde.sde import simulate
 from adasde.sde.oracles import DoubleWell, Linear, NoisyGradientOracle, Quadratic
 from adasde.sde.simulate import PORTION, simulate_algorithm, simulate_sde
-from conftest import ROOT
+from scaling.plain_optimizers import plain_adam, plain_authors_rmsprop, plain_rmsprop, plain_torch_rmsprop
 
 PATHS = 40_000
 
@@ -99,8 +97,8 @@ def test_u_follows_the_noise_variance():
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_algorithm_is_the_optimizer_of_optim(h, variant):
-    """With gradients that are recorded on the way, the reference implementation takes the same steps to 1e-12."""
+def test_the_algorithm_is_its_definition(h, variant):
+    """With the gradients that it met, the plain definition takes the same steps to 1e-12."""
     gradients = []
 
     class Recording(DoubleWell):
@@ -115,14 +113,12 @@ def test_algorithm_is_the_optimizer_of_optim(h, variant):
         Recording(3), h, sigma, theta=theta, horizon=50 * h.lr**2, generator=seeded(), variant=variant, **start
     )
     if isinstance(h, AdamHyperparameters):
-        *_, expected = optimizers.reference_adam(theta, gradients, h)
+        *_, expected = plain_adam(theta, gradients, h)
     elif variant == "paper":
-        *_, expected = optimizers.reference_rmsprop(
-            theta, gradients, h, v=sigma**2 * DoubleWell(3).noise_variance(theta)
-        )
+        *_, expected = plain_rmsprop(theta, gradients, h, v=sigma**2 * DoubleWell(3).noise_variance(theta))
     else:
-        reference = optimizers.reference_torch_rmsprop if variant == "torch" else optimizers.reference_authors_rmsprop
-        *_, expected = reference(theta, gradients, h)
+        definition = plain_torch_rmsprop if variant == "torch" else plain_authors_rmsprop
+        *_, expected = definition(theta, gradients, h)
     torch.testing.assert_close(state.theta, expected, rtol=0, atol=1e-12)
     assert len(gradients) == 50
 
@@ -167,7 +163,7 @@ def test_dtype_is_kept_inputs_are_left_and_seeds_decide():
 
 
 def test_portions_of_paths_do_not_change_the_law(monkeypatch):
-    monkeypatch.setattr(integrators, "PORTION", 8)
+    monkeypatch.setattr(simulate, "PORTION", 8)
     c = SDEConstants(0.5, 0.1, 2.0)
     state = simulate_sde(Linear([0.8]), c, theta=ones(paths=2000), horizon=1.0, step=0.25, generator=seeded())
     assert within(state.theta[:, 0], 1.0 - 0.8 / 0.6, (0.5 / 0.6) ** 2)
@@ -218,7 +214,11 @@ BAD = [
     ({"m": torch.ones(4, 1)}, "this process has no m; leave it out"),
     ({"u": torch.full((4, 1), -1.0)}, "u = -1 at path 0: must be >= 0"),
     ({"theta": [1.0]}, r"theta is a list: must be a tensor \(paths, 1\)"),
-    ({"h": C}, "hyperparameters is of type SDEConstants: must be scaling.SGD, RMSprop or Adam"),
+    (
+        {"h": C},
+        "hyperparameters is of type SDEConstants: must be SGDHyperparameters, "
+        "RMSpropHyperparameters or AdamHyperparameters",
+    ),
     ({"oracle": Shaped("gradient", (1,))}, r"the oracle's gradient has shape \(1,\): must be that of theta, \(2, 1\)"),
     ({"oracle": Shaped("noise", (2, 3))}, r"the oracle's noise has shape \(2, 3\): must be that of theta, \(2, 1\)"),
     ({"oracle": Shaped("noise_variance", (3,))}, r"noise_variance has shape \(3,\): must be that of theta"),
@@ -247,7 +247,7 @@ def test_bad_input_is_one_clear_error(change, message):
             {"step": 0.25, "oracle": Broken("noise_variance", -1e3)},
             "the oracle's noise_variance is negative: path 3, before time 0.75",
         ),
-        ({"step": 0.25, "constants": H}, "constants is of type RMSprop: must be SDEConstants"),
+        ({"step": 0.25, "constants": H}, "constants is of type RMSpropHyperparameters: must be SDEConstants"),
         ({"step": 0.25, "constants": SDEConstants(0.5, 0.1, 2.0, 1.0), "start": 0.0}, "start = 0: must be > 0"),
     ],
     ids=["horizon", "negative", "unstable", "variance", "negative variance", "constants", "singular"],
@@ -271,15 +271,6 @@ def test_unknown_variant_is_named():
             Quadratic([1.0]), H, 1.0, theta=ones(), horizon=1.0, generator=seeded(), variant="tensorflow"
         )
     assert VARIANTS["rmsprop"] == ("paper", "torch", "authors")
-
-
-def test_the_example_in_the_readme_runs(capsys):
-    """Its three means are in the order that the theory wants: SVAG between the algorithm and the SDE."""
-    text = (ROOT / "README.md").read_text()
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "simulate_sde" in block)
-    exec(code.replace("10_000", "100_000"), {})
-    discrete, nearer, limit = (float(first) for first in re.findall(r"tensor\(\[([\d.]+)", capsys.readouterr().out))
-    assert limit < nearer < discrete
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
