@@ -60,13 +60,12 @@ class Recipe:
     def scaled(self, kappa: float, rule: str = "sqrt") -> "Recipe":
         """Return the recipe for a batch ``kappa`` times as large.
 
+        Under every rule, lengths are divided by kappa and rounded to whole steps, at least one, so that training sees
+        the same number of samples.
+
         Args:
             kappa: Batch multiplier, > 0; it may be below 1.
             rule: Name of the rule, one of `adasde.scaling.rules.RULES`; default the square-root rule.
-
-        Returns:
-            The new recipe. Under every rule, lengths are divided by kappa and rounded to whole steps, at least one, so
-            that training sees the same number of samples.
 
         Raises:
             InputError: If kappa is too large for a beta, or kappa * batch_size is not a whole number.

@@ -7,6 +7,7 @@ says what each method returns.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Generator, Tensor
@@ -219,26 +220,15 @@ class SVAGOracle(DelegatingOracle):
 def check_oracle(oracle: NoisyGradientOracle, theta: Tensor) -> None:
     """Check what the oracle's methods return at ``theta``. InputError for a wrong shape or dtype or a variance < 0."""
     xi = torch.zeros(len(theta), oracle.noise_dim, dtype=theta.dtype)
-    for name, found in (
-        ("gradient", oracle.gradient(theta)),
-        ("noise", oracle.noise(theta, xi)),
-        ("noise_variance", oracle.noise_variance(theta)),
-    ):
-        shape = found.shape
-        if name == "noise_variance":
-            shape = theta.shape if _broadcasts(found, theta) else shape
-            if (found < 0).any():
-                raise InputError(f"the oracle's noise_variance is {found.min():g} at the start: must be >= 0")
-        if shape != theta.shape:
+    gradient, noise, variance = oracle.gradient(theta), oracle.noise(theta, xi), oracle.noise_variance(theta)
+    if (variance < 0).any():
+        raise InputError(f"the oracle's noise_variance is {variance.min():g} at the start: must be >= 0")
+    with suppress(RuntimeError):  # a shape that does not broadcast is refused below
+        variance = variance.expand_as(theta)
+    for name, found in (("gradient", gradient), ("noise", noise), ("noise_variance", variance)):
+        if found.shape != theta.shape:
             raise InputError(
-                f"the oracle's {name} has shape {tuple(shape)}: must be that of theta, {tuple(theta.shape)}"
+                f"the oracle's {name} has shape {tuple(found.shape)}: must be that of theta, {tuple(theta.shape)}"
             )
         if found.dtype != theta.dtype:
             raise InputError(f"the oracle's {name} has dtype {found.dtype}: must be that of theta, {theta.dtype}")
-
-
-def _broadcasts(tensor: Tensor, theta: Tensor) -> bool:
-    try:
-        return torch.broadcast_shapes(tensor.shape, theta.shape) == theta.shape
-    except RuntimeError:
-        return False
