@@ -17,8 +17,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 
-import pooch
-
 from adasde.common import InputError, atomic
 from adasde.workloads.base import Dataset
 from adasde.workloads.data.arrays import save_arrays
@@ -144,6 +142,8 @@ class Mirror:
 
     def path(self, file: File, work: Path) -> Path:
         """Download the file and return its path. ValueError says why that failed."""
+        import pooch  # slow to import, and needed only where something is downloaded
+
         pooch.get_logger().setLevel("WARNING")
         try:
             # File.read checks the hash of the content: files that mirrors compress anew have no known hash.
