@@ -1,0 +1,113 @@
+"""What people see while a graph of jobs runs, by `make figures` and a small Snakefile in place of the repository's."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from snakemake_logger_plugin_adasde import Progress
+
+SNAKEFILE = """
+rule all:
+    input: expand("{name}.txt", name=["quick", "slow", "bad"])
+rule wait:
+    output: "{name}.txt"
+    log: "logs/{name}.log"
+    params: seconds=lambda wildcards: {"quick": 0, "slow": 4, "bad": 2}[wildcards.name]
+    shell:
+        "(sleep {params.seconds}; echo some words; "
+        "test {wildcards.name} != bad || (echo 'adasde: error: lr = -1: must be > 0'; exit 2); touch {output}) > {log}"
+onstart:
+    from snakemake.logging import logger
+    logger.info(None, extra={"planned_seconds": {"slow": 1200, "bad": 1200}})
+"""
+
+
+@pytest.fixture
+def figures(tmp_path):
+    """The command `make figures`, in a folder with that Snakefile."""
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    (tmp_path / "workflow/config").mkdir(parents=True)
+    (tmp_path / "workflow/config/mini.yaml").write_text("{}")
+    return ["make", "-f", ROOT / "Makefile", "-o", "env", "figures", "CORES=3", f"VENV={sys.prefix}"]
+
+
+CAUSE = "failed: wait bad: adasde: error: lr = -1: must be > 0 (log: logs/bad.log)"
+
+
+def test_a_failed_job_is_named_with_its_cause_at_once(figures, tmp_path):
+    done = subprocess.run(figures, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    lines = done.stderr.splitlines()
+    assert lines[0] == CAUSE
+    assert lines[1].startswith("Complete log(s): ")
+    assert lines[2] == "2 of 4 jobs done"
+    assert len(lines) == 4  # and make's own
+    assert "some words" not in done.stdout
+    assert "rule wait:" in Path(lines[1].partition(": ")[2]).read_text()
+
+
+def test_a_terminal_sees_what_runs_and_how_long_it_will_take(figures, tmp_path):
+    master, slave = pty.openpty()
+    process = subprocess.Popen(figures, cwd=tmp_path, stdout=slave, stderr=slave, env=os.environ | {"TERM": "xterm"})
+    os.close(slave)
+    written = b""
+    while True:
+        try:
+            part = os.read(master, 4096)
+        except OSError:  # the last process has closed its end
+            break
+        written += part
+    assert process.wait() != 0
+    states = written.decode().split("\r\x1b[2K")
+    running = [state for state in states if "running: " in state]
+    assert len(running) >= 2
+    assert all("\n" not in state and len(state) < 80 for state in running)
+    assert re.match(r"0 min: [01] of 4 jobs done, about (19|2\d) min left; running: ", running[0])
+    assert "slow" in running[-1]
+    causes = [number for number, state in enumerate(states) if state.strip() == CAUSE]
+    assert len(causes) == 1
+    assert any("running: slow" in state for state in states[causes[0] :])  # others still run
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that is put forward by hand."""
+    time = [0.0]
+    monkeypatch.setattr("snakemake_logger_plugin_adasde.time.monotonic", lambda: time[0])
+    return time
+
+
+def test_the_rest_is_estimated_from_the_plan_and_from_what_jobs_took(clock):
+    progress = Progress()
+    progress.total, progress.waiting = 5, {"a": 600.0, "b": 600.0, "c": 600.0, "d": 600.0}
+    progress.start(1, "a")
+    progress.start(2, "b")
+    assert progress.seconds_left() == pytest.approx(1201, abs=1)  # 2,400 on two cores, and a figure
+    clock[0] = 1200.0
+    assert progress.seconds_left() == pytest.approx(601, abs=1)  # both are late; what waits takes what was planned
+    progress.end(1)
+    progress.end(2)
+    progress.done = 2
+    assert progress.seconds_left() == pytest.approx(1201, rel=0.05)  # jobs take twice what was planned
+    progress.start(3, "c")
+    assert progress.end(3, failed=True) == "c"
+    assert progress.waiting["c"] == 600.0  # a cluster's job may be tried again
+    progress.start(3, "c")
+    progress.start(4, "d")
+    progress.end(3)
+    progress.done = 3
+    assert 600 < progress.seconds_left() < 1200  # one job of 600 planned seconds decides
+    assert progress.line().startswith("20 min: 3 of 5 jobs done, about ")
+
+
+def test_only_some_targets_of_a_plan_take_their_share(clock):
+    progress = Progress()
+    progress.total, progress.waiting = 2, {str(number): 600.0 for number in range(100)}
+    progress.start(1, "7")
+    assert progress.seconds_left() == pytest.approx(1200)
