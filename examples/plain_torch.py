@@ -1,4 +1,4 @@
-"""A loop of one's own: measure the gradient's noise for a while, then train on at the largest batch that it allows."""
+"""A loop of your own: measure the gradient's noise for a while, then go on with the largest batch that it allows."""
 
 import torch
 from torch import nn

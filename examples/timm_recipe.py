@@ -1,4 +1,4 @@
-"""A recipe of timm for a batch four times as large: an optimizer of groups with and without decay, and a schedule."""
+"""A recipe of timm for a batch four times as large: parameter groups with and without decay, and a schedule."""
 
 import timm
 import torch

@@ -1,4 +1,4 @@
-"""transformers' Trainer: its arguments for a batch four times as large, and the noise measured while it trains."""
+"""For the Trainer of transformers: its arguments for a batch four times as large, and the noise while it trains."""
 
 import tempfile
 

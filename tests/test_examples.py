@@ -19,7 +19,7 @@ LAST_LINES = {
 
 
 def test_every_example_is_run():
-    assert {path.stem for path in (ROOT / "docs").glob("*.py")} == set(LAST_LINES)
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(LAST_LINES)
 
 
 @pytest.mark.parametrize("name", LAST_LINES)
