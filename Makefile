@@ -8,9 +8,9 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check --no-deps
 # Python compiles modules when they are first imported. Compiling every installed one now would take a minute.
 unexport PYTHONDONTWRITEBYTECODE
 # No lock of Snakemake's: it outlives a graph that is killed. The Snakefile keeps a second graph away by a lock that does not.
-# Snakemake looks for new jobs once per timespan for every job that has ended, so the default of a second is costly.
+# Snakemake looks for new jobs once per timespan for every job that has ended; its default of a second costs a core's 3 %.
 SNAKEMAKE := $(VENV)/bin/snakemake --logger adasde --cores $(CORES) --resources gpu=$(GPUS) --nolock --rerun-incomplete \
-  --max-jobs-per-timespan 1000/3s
+  --max-jobs-per-timespan 1000/30s
 CONFIG := --configfile workflow/config/$(SCALE).yaml
 PYTEST := $(VENV)/bin/pytest
 # The files side by side on all cores.

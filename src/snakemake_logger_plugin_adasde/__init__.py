@@ -107,6 +107,11 @@ class LogHandler(LogHandlerBase):
         if self.thread.is_alive():
             self.thread.join()
             self._write(f"{self.progress.done} of {self.progress.total} jobs done")
+            for (
+                thread
+            ) in threading.enumerate():  # Snakemake's, which would look for new jobs; it need not wait for them
+                if isinstance(thread, threading.Timer):
+                    thread.cancel()
         super().close()
 
     def _repeat(self) -> None:

@@ -41,14 +41,18 @@ CAUSE = "failed: wait bad: adasde: error: lr = -1: must be > 0 (log: logs/bad.lo
 
 
 def test_a_failed_job_is_named_with_its_cause_at_once(figures, tmp_path):
-    done = subprocess.run(figures, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode != 0
-    lines = done.stderr.splitlines()
+    process = subprocess.Popen(figures, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = []
+    while "jobs done" not in "".join(lines):
+        lines.append(process.stderr.readline().rstrip())
+    output, rest = process.communicate(timeout=20)  # Snakemake does not wait for its next look for jobs, after 30 s
+    assert process.returncode != 0
+    lines += rest.splitlines()
     assert lines[0] == CAUSE
     assert lines[1].startswith("Complete log(s): ")
     assert lines[2] == "2 of 4 jobs done"
     assert len(lines) == 4  # and make's own
-    assert "some words" not in done.stdout
+    assert "some words" not in output
     assert "rule wait:" in Path(lines[1].partition(": ")[2]).read_text()
 
 
