@@ -1,4 +1,4 @@
-"""The README's "Add an experiment", done: a block of a config, a function that draws, a claim."""
+"""Something new, as docs/extending.md says: a block of a config, a function that plots, a claim."""
 
 import sys
 import types
@@ -9,19 +9,18 @@ import yaml
 
 from adasde import cli
 from adasde.analysis import statistics, tables
-from adasde.analysis.claims import evaluation
-from adasde.analysis.claims.evaluation import CLAIMS, claim
-from adasde.analysis.claims.report import row
-from adasde.analysis.figures.registry import PLOTS, Plot
-from adasde.experiments.artifacts import provenance, write_run
+from adasde.analysis.claims.base import CLAIMS, claim, row
+from adasde.analysis.figures.registry import PLOTS, Plot, figure_runs
+from adasde.experiments.artifacts import provenance
 from adasde.experiments.plan import plan
 from adasde.training.loop import train
-from adasde.workloads.vision import BUILDERS, ImageTask
+from adasde.workloads.vision import BUILDERS, ImageWorkload
+from conftest import save_run
 
 BLOCK = """
 experiments:
   longer-memory:  # does the rule hold with a longer average of squared gradients?
-    task: fashion-cnn
+    workload: fashion-cnn
     optimizer:
       name: rmsprop
       variant: {value: authors, source: ours}
@@ -40,7 +39,7 @@ figures:
 """
 
 
-def draw_seeds(trajectories, experiment):
+def plot_seeds(trajectories, experiment):
     """Every seed's train loss, the new kind of plot."""
     import matplotlib.pyplot as plt
 
@@ -71,7 +70,6 @@ def learns(trajectories, experiment):
             threshold=0.0,
             below=True,
             reason="nothing was learned at 0",
-            note="",
             diverged=groups.diverged_runs,
         )
     ]
@@ -81,11 +79,12 @@ def learns(trajectories, experiment):
 def extended(monkeypatch):
     """The plot and the claim where they belong: one entry of the registry each."""
     module = types.ModuleType("plots_of_ours")
-    module.draw = draw_seeds
+    module.plot = plot_seeds
     monkeypatch.setitem(sys.modules, "plots_of_ours", module)
     monkeypatch.setitem(PLOTS, "seeds", Plot("plots_of_ours", "experiment"))
-    monkeypatch.setattr(evaluation, "CLAIMS", [*CLAIMS])
     claim(learns)
+    yield
+    CLAIMS.remove(learns)
 
 
 def test_an_experiment_is_added(extended, config, tensors, tmp_path, capsys):
@@ -93,13 +92,13 @@ def test_an_experiment_is_added(extended, config, tensors, tmp_path, capsys):
     config["experiments"] |= block["experiments"]
     config["figures"] += block["figures"]
     planned = plan(config)
-    runs = planned.shown("seeds-longer-memory")
+    runs = figure_runs(planned)["seeds-longer-memory"]
     assert len(runs) == 4
 
-    task = ImageTask(tensors, BUILDERS["cnn"], 0.5, 0.3)
+    workload = ImageWorkload(tensors, BUILDERS["cnn"], 0.5, 0.3)
     for run in runs:
-        rows, facts = train(planned.runs[run], task)
-        write_run(tmp_path / f"{run}.parquet", rows, planned.runs[run], **facts, **provenance())
+        rows, facts = train(planned.runs[run], workload)
+        save_run(tmp_path / f"{run}.parquet", rows, planned.runs[run], **facts, **provenance())
     files = [str(tmp_path / f"{run}.parquet") for run in runs]
 
     assert cli.main(["figure", "seeds-longer-memory", "--runs", *files, "--out", str(tmp_path / "seeds.png")]) == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_claims import FAITHFUL, write_runs
+from runs import FAITHFUL, write_runs
 
 from adasde import cli
 from adasde.analysis import comparison, tables
@@ -43,7 +43,7 @@ def test_equal_tables_are_identical(place, capsys):
 
 def test_an_independent_repeat_is_about_one_standard_error_away(place):
     """The mean square of 200 differences, of which 25 are independent over levels and metrics, is near 1."""
-    found = comparison.compare(place("here", draw=1, device="y"), place("there", seeds=5))
+    found = comparison.compare(place("here", stream=1, device="y"), place("there", seeds=5))
     row = only(found)
     assert (row.runs, row.identical) == (RUNS, 0)
     assert 0.7 < row.typical < 1.4

@@ -1,4 +1,4 @@
-"""stats.py: intervals that cover, and distances by hand."""
+"""statistics.py: intervals that cover, and distances by hand."""
 
 import numpy as np
 import pytest

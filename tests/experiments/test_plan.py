@@ -175,8 +175,8 @@ SVAG = "experiments/svag-fashion-cnn-adam"
             edit("figures", ["scaling-fashion-cnn-adm"]),
             "'fashion-cnn-adm' is no experiment that it can show; possible: scaling-fashion-cnn-adam",
         ),
-        (edit("figures", ["rules-fashion-resnet"]), "'fashion-resnet' is no task .* possible: rules-fashion-cnn"),
-        (edit("figures", ["rules-fashion-cnn-adam"]), "'fashion-cnn-adam' is no task that it can show"),
+        (edit("figures", ["rules-fashion-resnet"]), "'fashion-resnet' is no workload .* possible: rules-fashion-cnn"),
+        (edit("figures", ["rules-fashion-cnn-adam"]), "'fashion-cnn-adam' is no workload that it can show"),
         (edit("experiments", {}), "experiments: "),
         (edit("scale", "data"), "scale: 'data' is taken"),
         (edit("scale", "Mini"), "scale: 'Mini' must be lower-case letters"),
@@ -289,5 +289,5 @@ def test_the_registries_point_to_code():
     from adasde.analysis.figures.style import RULES as NAMES
 
     assert all(hasattr(import_module(entry.module), "load") for entry in WORKLOADS.values())
-    assert all(hasattr(import_module(plot.module), "draw") for plot in PLOTS.values())
+    assert all(hasattr(import_module(plot.module), "plot") for plot in PLOTS.values())
     assert set(RULES) == set(NAMES) == set(RULE_STYLES)

@@ -1,8 +1,8 @@
 """Did it reproduce here? The tables of one's own runs against those of the repository, `results/reference`.
 
 Runs of equal spec are bit-identical on one machine. Between machines rounding differs, and training amplifies that to
-the level of the seed spread. So means over seeds are compared in units of the standard error of their difference. Typical
-values of about 1 are those of an independent repeat, and bit-identical runs have 0.
+the level of the seed spread. So means over seeds are compared in units of the standard error of their difference. An
+independent repeat has typical values of about 1, and bit-identical runs have 0.
 """
 
 from collections.abc import Iterator

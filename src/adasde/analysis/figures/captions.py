@@ -1,17 +1,21 @@
 """What a report says of a figure beside the picture: label, caption, setting, verdicts. It imports no pandas."""
 
 import csv
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from adasde.analysis.figures.registry import OPTIMIZERS, PLOTS, plot_named
+from adasde.analysis.figures.registry import PLOTS, plot_named
 from adasde.experiments.oracles import oracle_named
+from adasde.experiments.plan import Plan
+from adasde.experiments.specs import AnySpec, Simulation, WeakOrder
+from adasde.scaling.hyperparameters import OPTIMIZERS
 from adasde.workloads.registry import workload_named
 
 
-def label(plan, runs: list[str], figure: str) -> str:
+def label(plan: Plan, runs: Sequence[str], figure: str) -> str:
     """Name of a figure with the optimizers that it shows: what a reader searches for."""
-    optimizers = dict.fromkeys(OPTIMIZERS[plan.runs[run]["optimizer"]["name"]] for run in runs)
+    optimizers = dict.fromkeys(OPTIMIZERS[plan.runs[run].optimizer.name].title for run in runs)
     return f"{figure} ({', '.join(optimizers)})"
 
 
@@ -19,47 +23,47 @@ def caption(figure: str) -> tuple[str, list[str]]:
     """Title and paragraphs of the Markdown file beside the figure's module; empty if there is no such file."""
     package, _, module = PLOTS[plot_named(figure)[0]].module.rpartition(".")
     path = files(package).joinpath(f"{module}.md") if package else None
-    title, _, text = path.read_text().partition("\n\n") if path and path.is_file() else ("", "", "")
-    return title.removeprefix("# "), [part.replace("\n", " ").strip() for part in text.split("\n\n") if part.strip()]
+    title, *paragraphs = path.read_text().strip().split("\n\n") if path and path.is_file() else [""]
+    return title.removeprefix("# "), paragraphs
 
 
-def setting(plan, runs: list[str]) -> dict[str, str]:
+def setting(plan: Plan, runs: Sequence[str]) -> dict[str, str]:
     """Return, for every experiment and simulation among ``runs``: what was trained, how, how large, how often."""
-    groups = {}
-    for run in runs:
-        spec = plan.runs[run]
-        groups.setdefault(spec["experiment"] if "task" in spec else run, []).append(spec)
+    groups: dict[str, list[AnySpec]] = {}
+    for spec in (plan.runs[run] for run in runs):
+        groups.setdefault(spec.run if isinstance(spec, Simulation) else spec.experiment, []).append(spec)
     return {name: _setting(specs) for name, specs in groups.items()}
 
 
-def verdicts(path) -> dict[str, list[dict[str, str]]]:
+def verdicts(path: Path) -> dict[str, list[dict[str, str]]]:
     """Return the rows of a claims.csv by the figure that shows them; empty if there is no such file."""
-    rows = {}
-    if Path(path).exists():
-        with Path(path).open(newline="") as file:
+    rows: dict[str, list[dict[str, str]]] = {}
+    if path.exists():
+        with path.open(newline="") as file:
             for claim in csv.DictReader(file):
                 rows.setdefault(claim["figure"], []).append(claim)
     return rows
 
 
 def _setting(specs):
-    first = next((s for s in specs if s.get("kappa") == 1 and s.get("ell") == 1), specs[0])
-    numbers = {k: v for k, v in first["optimizer"].items() if isinstance(v, float | int) and not isinstance(v, bool)}
-    optimizer = f"{first['optimizer']['name']}, {', '.join(f'{key} {value:g}' for key, value in numbers.items())}"
-    if "study" in first:
-        return f"{oracle_named(first['oracle']).title}; {optimizer}; {first['batches']} batches of paths"
-    entry = workload_named(first["task"])
+    first = next((s for s in specs if not isinstance(s, Simulation) and s.kappa == s.ell == 1), specs[0])
+    numbers = (first.constants if isinstance(first, WeakOrder) else first.optimizer).model_dump()
+    numbers = [f"{key} {value:g}" for key, value in numbers.items() if type(value) in (int, float)]
+    optimizer = ", ".join([first.optimizer.name, *numbers])
+    if isinstance(first, Simulation):
+        return f"{oracle_named(first.oracle).title}; {optimizer}; {first.batches} batches of paths"
+    entry = workload_named(first.workload)
 
     def varied(field):
-        return ", ".join(f"{value:g}" for value in sorted({spec[field] for spec in specs}))
+        return ", ".join(f"{value:g}" for value in sorted({getattr(spec, field) for spec in specs}))
 
-    rules = {spec["rule"]: None for spec in specs if spec["rule"] not in ("sqrt", "svag", "finetune")}
+    rules = dict.fromkeys(spec.rule for spec in specs if spec.rule not in ("sqrt", "svag", "finetune"))
     return "; ".join([
         entry.title,
-        f"{optimizer} at batch size {first['batch_size']}",
-        f"{first['samples'] / entry.train_size:.3g} epochs of {entry.train_size:,} examples",
+        f"{optimizer} at batch size {first.batch_size}",
+        f"{first.samples / entry.train_size:.3g} epochs of {entry.train_size:,} examples",
         f"kappa {varied('kappa')}",
-        *([f"ell {varied('ell')}"] if len({spec["ell"] for spec in specs}) > 1 else []),
+        *([f"ell {varied('ell')}"] if len({spec.ell for spec in specs}) > 1 else []),
         *([f"also by the rules {', '.join(rules)}"] if rules else []),
         f"seeds {varied('seed')}",
     ])  # fmt: skip

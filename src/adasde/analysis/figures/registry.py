@@ -35,7 +35,7 @@ class Plot:
 
     Args:
         module: name of the module that holds the function ``plot``.
-        subject: what a figure shows: ``experiment``, ``task`` or, if None, the scale.
+        subject: what a figure shows: ``experiment``, ``workload`` or, if None, the scale.
         rules: it shows the experiments with runs that follow one of these, and no training if there are none.
         without: of those, it shows only the experiments with no runs that follow one of these.
         beside: it also shows the experiments on the same workload with runs that follow one of these.
@@ -51,7 +51,7 @@ class Plot:
 
     def subject_of(self, row: Row) -> str:
         """What the figure that shows a run is about."""
-        return {"experiment": row[0], "task": row[1], None: ""}[self.subject]
+        return {"experiment": row[0], "workload": row[1], None: ""}[self.subject]
 
     def experiments(self, subject: str, rows: Iterable[Row]) -> set[str]:
         """Names of the experiments that the figure of a subject shows."""
@@ -72,7 +72,7 @@ class Plot:
 
 PLOTS = {
     "scaling": Plot("adasde.analysis.figures.scaling", "experiment"),
-    "rules": Plot("adasde.analysis.figures.rules", "task", COMPARED),
+    "rules": Plot("adasde.analysis.figures.rules", "workload", COMPARED),
     "svag": Plot("adasde.analysis.figures.svag", "experiment", frozenset({"svag"})),
     "noise": Plot("adasde.analysis.figures.noise", without=_APART),
     "breakdown": Plot("adasde.analysis.figures.breakdown", without=_APART, study="breakdown"),
