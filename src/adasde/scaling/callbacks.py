@@ -25,11 +25,9 @@ def rescale_arguments(arguments: "TrainingArguments", kappa: float, rule: str = 
         kappa: Batch multiplier, > 0; kappa * gradient_accumulation_steps must be a whole number.
         rule: Name of the rule, one of `adasde.scaling.rules.RULES`; default the square-root rule.
 
-    Returns:
-        The changed copy.
-
     Raises:
-        InputError: For optimizers other than AdamW, or a kappa that is too large or not a possible multiplier.
+        InputError: For optimizers other than AdamW, and for a kappa that is too large or gives a fraction of an
+            accumulation step.
 
     Source: the paper's square-root scaling rule; decoupled decay and clipping are ours, by the same argument.
     """

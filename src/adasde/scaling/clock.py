@@ -16,7 +16,7 @@ def scaled_steps(steps: int, kappa: float) -> int:
         kappa: Batch multiplier, > 0.
 
     Returns:
-        steps / kappa, rounded to a whole number of at least 1; 0 stays 0.
+        steps / kappa, as a whole number of at least 1; 0 stays 0.
 
     Raises:
         InputError: If ``steps`` is not a whole number or ``kappa`` is not a finite number above 0.

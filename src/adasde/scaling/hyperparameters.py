@@ -184,6 +184,7 @@ class SGDHyperparameters(_Hyperparameters):
 
 
 Hyperparameters = AdamHyperparameters | RMSpropHyperparameters | SGDHyperparameters
+# What a run can train with, by name.
 OPTIMIZERS: dict[str, type[AdamHyperparameters] | type[RMSpropHyperparameters]] = {
     kind.name: kind for kind in (AdamHyperparameters, RMSpropHyperparameters)
 }

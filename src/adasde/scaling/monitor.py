@@ -32,7 +32,7 @@ class NoiseMonitor:
     Raises:
         InputError: If the rule does not cover the optimizer, or a value is out of its range.
 
-    Source: the paper's section 4.1 asks that noise dominate the gradient; the prediction of how far is ours.
+    Source: section 4.1 of the paper asks that noise dominates the gradient. The predicted lag is ours.
     """
 
     def __init__(

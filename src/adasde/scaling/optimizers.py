@@ -54,7 +54,7 @@ class RMSprop(_Optimizer):
 
     The paper does not give v at step 0. Starting from 0 would divide the first gradient by eps. So ``v`` is the
     starting value: a number, or None for the square of the first gradient. A coordinate whose gradient was always zero
-    keeps v = 0, and its first other gradient is divided by eps. With eps as small as 1e-8 this definition therefore
+    keeps v = 0, and its first non-zero gradient is divided by eps. With eps as small as 1e-8 this definition therefore
     diverges on networks with inactive units, where the two other variants do not.
     """
 
