@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from adasde.experiments.artifacts import rows_digest
+from adasde.experiments.plan import plan
 from conftest import ROOT, changed, load_run, save_run
 
 SMOKE = ROOT / "workflow/config/smoke.yaml"
@@ -279,18 +280,20 @@ def test_an_interrupt_is_one_line(short, data_root, tmp_path):
 def test_check_tells_missing_damaged_and_foreign_runs(adasde, config, spec, tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     runs = tmp_path / "runs"
-    names = [s["run"] for s in json.loads(adasde("plan", tmp_path / "c.yaml", "--json").stdout)]
-    rows = [(names[0], 1, 0.1, "test_loss", 1.0)]
-    save_run(runs / f"{names[0]}.parquet", rows, spec)
-    save_run(runs / f"{names[1]}.parquet", rows, changed(spec, seed=9))
+    planned = plan(config)
+    names = list(planned.cells)
+    rows = [(spec.run, 1, 0.1, "test_loss", 1.0)]
+    save_run(runs / f"{names[0]}.parquet", rows, spec)  # the first of two seeds
+    save_run(runs / f"{names[1]}.parquet", rows, changed(planned.cells[names[1]].specs[0], seed=9))
     (runs / f"{names[2]}.parquet").write_bytes(b"PAR1")
     done = adasde("check", tmp_path / "c.yaml", "--results", tmp_path)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    assert lines[-1] == f"1 of {len(names)} runs are there, whole and as planned"
-    assert "made from another spec" in lines[0]
-    assert "a damaged one" in lines[1]
-    assert "no such file" in lines[2]
+    assert lines[-1] == f"1 of {len(planned.runs)} runs are there, whole and as planned"
+    assert lines[0].endswith(f"{names[0]}.parquet: no {planned.cells[names[0]].specs[1].run}")
+    assert "made from another spec" in lines[1]
+    assert "a damaged one" in lines[3]
+    assert "no such file" in lines[4]
 
 
 def test_a_terminal_sees_a_progress_bar(short, data_root, tmp_path):

@@ -13,13 +13,16 @@ from adasde.analysis.figures.registry import figure_runs
 from adasde.common import InputError
 from adasde.experiments import cost, plan
 from adasde.experiments.documents import merged, read
+from adasde.experiments.specs import spec_of
 from adasde.workloads.registry import WORKLOADS, CostProfile, Entry
 from conftest import ROOT, changed, save_run
 
 SMOKE, MINI, PAPER = (ROOT / f"workflow/config/{name}.yaml" for name in ("smoke", "mini", "paper"))
 REFERENCE = ROOT / "results/reference/mini/runs.csv"
 
-pytestmark = pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")  # mini goes where the rule breaks
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::adasde.scaling.rules.ScalingWarning"
+)  # mini goes where the rule breaks
 
 
 @pytest.fixture
@@ -130,7 +133,9 @@ def test_memory_by_hand_and_the_micro_batch_that_fits(spec):
 
 def test_no_micro_batch_helps_where_one_example_is_too_large(spec, monkeypatch):
     huge = CostProfile(parameters=1, flops=1.0, activations=1e12, graded=1, chunk=0, tested=1)
-    monkeypatch.setitem(WORKLOADS, "huge", Entry("huge", "wiki-mini", "language", "adasde.workloads.language", huge, 1000))
+    monkeypatch.setitem(
+        WORKLOADS, "huge", Entry("huge", "wiki-mini", "language", "adasde.workloads.language", huge, 1000)
+    )
     assert cost.cost_of(changed(spec, task="huge", device="cuda")).micro_batch == 0
     monkeypatch.setitem(WORKLOADS, "new", Entry("new", "wiki-mini", "language", "adasde.workloads.language"))
     with pytest.raises(InputError, match="workload = 'new': its entry has no cost profile"):

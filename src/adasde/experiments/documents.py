@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from adasde.common import InputError
 from adasde.experiments.fields import short
 
 
 def read(path: Path) -> Any:
     """Return the document in a YAML file; InputError if it is not YAML or gives a key twice, naming the line."""
-    import yaml  # the library works without it
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> dict:
