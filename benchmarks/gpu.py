@@ -115,12 +115,12 @@ def measured(spec, task, device):
     seconds(lambda: ours.advance(1), 2, device)  # warm: algorithms are chosen
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     fixed = Run(spec, task)
-    batch = task.gather(*fixed.draws.draw(fixed.drawn))
-    passes = list(zip(*(part.split(fixed.gradient.examples) for part in batch), strict=True))
+    batch = task.gather(*fixed.sampler.draw(fixed.drawn))
+    passes = list(zip(*(part.split(fixed.examples) for part in batch), strict=True))
 
     def bare():
         fixed.optimizer.zero_grad()
-        fixed.gradient.backward(passes)
+        fixed._backward(passes)
         fixed.optimizer.step()
 
     seconds(bare, 2, device)

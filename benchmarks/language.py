@@ -78,7 +78,7 @@ def trainer(spec, task, folder):
 def bare(spec, task):
     """Return a function of as many steps on one fixed batch, with the run's own model and optimizer."""
     run = Run(spec, task)
-    batch = task.gather(*run.draws.draw(spec["batch_size"]))
+    batch = task.gather(*run.sampler.draw(spec["batch_size"]))
 
     def steps():
         for _ in range(SEQUENCES // spec["batch_size"]):
@@ -92,7 +92,7 @@ def bare(spec, task):
 def full_head(spec, task):
     """Return a function of as many steps of RoBERTa whose head is applied to all tokens."""
     run = Run(spec, task)
-    inputs, places, targets = task.gather(*run.draws.draw(spec["batch_size"]))
+    inputs, places, targets = task.gather(*run.sampler.draw(spec["batch_size"]))
     labels = torch.full_like(inputs, -100).scatter(1, places, targets)
 
     def steps():

@@ -59,7 +59,7 @@ class Images(Dataset):
 def bare(spec, task):
     """Return a function of one step on a fixed batch, with the run's own model, memory format and optimizer."""
     run = Run(spec, task)
-    batch = task.gather(*run.draws.draw(spec["batch_size"]))
+    batch = task.gather(*run.sampler.draw(spec["batch_size"]))
 
     def step():
         run.optimizer.zero_grad()

@@ -25,9 +25,9 @@ def test_a_run_at_ell_covers_the_time_of_the_plain_run_in_ell_squared_steps(ell,
     spec = at_ell(ell)
     run = Run(spec, task)
     rates, sizes = [], []
-    step, loss = run.optimizer.step, run.gradient.objective.loss
+    step, loss = run.optimizer.step, run.objective.loss
     run.optimizer.step = lambda: (rates.append(run.optimizer.param_groups[0]["lr"]), step())
-    run.gradient.objective.loss = lambda model, *batch: (sizes.append(len(batch[0])), loss(model, *batch))[1]
+    run.objective.loss = lambda model, *batch: (sizes.append(len(batch[0])), loss(model, *batch))[1]
     for _ in range(ell**2):
         run.advance(40)
     assert set(sizes) == {32 if ell == 1 else 64}
@@ -67,14 +67,14 @@ def test_levels_share_their_weights_and_not_their_noise(at_ell, task):
     runs = [Run(at_ell(ell), task) for ell in (1, 2, 4)]
     first, *others = [torch.cat([p.flatten() for p in run.model.parameters()]) for run in runs]
     assert all(torch.equal(first, other) for other in others)
-    draws = [run.draws.draw(50)[0] for run in runs]
+    draws = [run.sampler.draw(50)[0] for run in runs]
     assert not any(torch.equal(a, b) for a, b in zip(draws, draws[1:] + draws[:1], strict=True))
 
 
 def test_a_step_is_the_plain_optimizer_on_the_combined_gradient(at_ell, task):
     run, by_hand = Run(at_ell(2), task), Run(at_ell(2), task)
     run.advance(3)
-    images, labels = task.gather(*by_hand.draws.draw(3 * 64))
+    images, labels = task.gather(*by_hand.sampler.draw(3 * 64))
     r1, r2 = coefficients(2)
     for k in range(3):
         halves = [(images[n : n + 32], labels[n : n + 32]) for n in (64 * k, 64 * k + 32)]

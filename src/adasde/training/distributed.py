@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,8 +19,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from adasde.common import InputError
-
-T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -100,7 +98,7 @@ def any_rank(*flags: bool) -> list[bool]:
     return [any(column) for column in zip(*all_gather(flags), strict=True)]
 
 
-def broadcast(make: Callable[[], T]) -> T:
+def broadcast(make: Callable[[], Any]) -> Any:
     """Call ``make()`` in the first process only, and return its result in all of them."""
     return all_gather(make() if rank() == 0 else None)[0]
 

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,39 +12,26 @@ import torch
 
 from adasde.common import InputError
 from adasde.scaling import optimizers
-from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters
+from adasde.scaling.svag import SVAGLoss, coefficients
 from adasde.training import distributed
 from adasde.training.checkpoint import read_checkpoint, write_checkpoint
-from adasde.training.sampling import Draws, Prefetcher
+from adasde.training.sampling import Prefetcher, Sampler
 from adasde.training.schedule import Schedule
 from adasde.training.seeding import derive_seed, generator_states, set_generator_states
-from adasde.training.step import Batch, StepGradient
 from adasde.workloads.base import Workload
 
 log = logging.getLogger(__name__)
 
 CHUNK = 2048  # samples gathered and normalised at once: few Python calls, and still in cache
 Row = tuple[str, int, float, str, float]  # run, step, time, metric, value
-
-
-class OptimizerSpec(Protocol):
-    """An optimizer's hyperparameters and the variant that implements them."""
-
-    variant: str
-    hyperparameters: AdamHyperparameters | RMSpropHyperparameters
-
-
-class ParentSpec(Protocol):
-    """The run from whose final weights another starts."""
-
-    run: str
+Batch = tuple[torch.Tensor, ...]
 
 
 class RunSpec(Protocol):
     """What training reads of a spec."""
 
     run: str  # its id
-    optimizer: OptimizerSpec
+    optimizer: Any  # hyperparameters, and the variant that implements them
     init_seed: int  # of the initial weights
     seed: int  # of all that is drawn during training
     batch_size: int
@@ -58,16 +46,29 @@ class RunSpec(Protocol):
     precision: str  # float32 | bf16 | tf32
     micro_batch: int | None
     frozen: str  # none | last-layer
-    parent: ParentSpec | None
+    parent: Any  # the run from whose final weights it starts, or None
     canonical: str  # the spec as JSON with sorted keys
     hash: str
+
+
+class Objective(torch.nn.Module):
+    """A loss as a module around the model, so that what wraps modules sees every pass."""
+
+    def __init__(self, model: torch.nn.Module, loss: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, *batch: torch.Tensor) -> torch.Tensor:
+        """Return the loss of ``batch``, a scalar."""
+        return self.loss(self.model, *batch)
 
 
 class Run:
     """One run of ``spec`` on ``workload``.
 
-    Batch norm takes its statistics over what passes the model at once: the whole minibatch of all processes, or each
-    micro-batch.
+    Each process takes its shard of every minibatch. A step is one forward and backward pass over all of its examples,
+    or one over each micro-batch. ``examples`` is the size of a pass. Batch norm takes its statistics over the examples
+    that pass at once: the whole minibatch of all processes, or each micro-batch.
     """
 
     def __init__(self, spec: RunSpec, workload: Workload) -> None:
@@ -82,9 +83,12 @@ class Run:
         # Batch size, ell and parent are in the key, so that runs which are compared across them share no random stream.
         keys = [spec.seed, spec.batch_size, spec.ell, *([spec.parent.run] if spec.parent else [])]
         torch.manual_seed(derive_seed("dropout", *keys, distributed.rank()))
-        self.draws = Draws(workload, spec.sampling, keys)
+        self.sampler = Sampler(workload, spec.sampling, keys)
         self.drawn = spec.minibatches * spec.batch_size  # samples of a step
-        self.gradient = StepGradient(model, workload.loss, spec.batch_size, spec.ell, spec.micro_batch, spec.precision)
+        self.examples, self.weights = _passes(spec)
+        one_minibatch = spec.ell == 1 or spec.micro_batch is not None
+        loss = workload.loss if one_minibatch else SVAGLoss(workload.loss, spec.ell)
+        self.objective = distributed.data_parallel(Objective(model, loss))
         self.schedule = spec.schedule
         self.hyperparameters = spec.optimizer.hyperparameters
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -109,7 +113,7 @@ class Run:
             if not self.schedule.constant:
                 self._set_learning_rate()
             self.optimizer.zero_grad()
-            losses.append(self.gradient.backward(batches))
+            losses.append(self._backward(batches))
             if self.spec.clip is not None:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.clip)
             self.optimizer.step()
@@ -134,7 +138,7 @@ class Run:
             "rows": self.rows,
             "diverged": self.diverged,
             "seconds": self.seconds,
-            "draws": self.prefetcher.state if self.prefetcher else self.draws.state(),
+            "draws": self.prefetcher.state if self.prefetcher else self.sampler.state(),
             "noise": generators,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -151,7 +155,7 @@ class Run:
         _refuse_other_spec(path, json.loads(state["spec"]), json.loads(self.spec.canonical))
         self.step, self.rows = state["step"], state["rows"]
         self.diverged, self.seconds = state["diverged"], state["seconds"]
-        self.draws.restore(state["draws"])
+        self.sampler.restore(state["draws"])
         set_generator_states(state["noise"][distributed.rank()])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -159,19 +163,45 @@ class Run:
 
     def _gathered(self, steps: int) -> Iterator[Iterable[Batch]]:
         """Yield the batches of each step's passes; the examples of all steps are gathered at once."""
-        drawn = self.draws.draw(steps * self.drawn)
+        drawn = self.sampler.draw(steps * self.drawn)
         chunk = self.workload.gather(*(distributed.shard(part, self.spec.batch_size) for part in drawn))
-        batches = zip(*(part.split(self.gradient.examples) for part in chunk), strict=True)
+        batches = zip(*(part.split(self.examples) for part in chunk), strict=True)
         for _ in range(steps):
-            yield islice(batches, len(self.gradient.weights))
+            yield islice(batches, len(self.weights))
 
     def _prefetched(self, steps: int) -> Iterator[Iterable[Batch]]:
         """Yield the batches of each step's passes, which the workload prepares ahead of time."""
         if self.prefetcher is None:
-            size, examples = self.spec.batch_size, self.gradient.examples
-            self.prefetcher = Prefetcher(self.draws, self.workload.stream, self.drawn, size, examples)
+            size = self.spec.batch_size
+            self.prefetcher = Prefetcher(self.sampler, self.workload.stream, self.drawn, size, self.examples)
         for _ in range(steps):
             yield self.prefetcher.step()
+
+    def _backward(self, batches: Iterable[Batch]) -> torch.Tensor:
+        """Add up the gradients of a step's passes; return its loss, a scalar without gradient.
+
+        Several processes average their gradients once, in the last pass.
+        """
+        total = 0.0
+        for number, (batch, weight) in enumerate(zip(batches, self.weights, strict=True), start=1):
+            last = number == len(self.weights)
+            with nullcontext() if last or distributed.world_size() == 1 else self.objective.no_sync():
+                total += self._pass(batch, weight)
+        return total
+
+    def _pass(self, batch: Batch, weight: float) -> torch.Tensor:
+        """Add the gradient of the loss times ``weight``; return that product."""
+        try:
+            with torch.autocast(self.workload.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
+                loss = self.objective(*batch)
+            loss = loss * weight
+            loss.backward()
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"micro_batch = {self.spec.micro_batch}: the device's memory is too small for {len(batch[0])} "
+                "examples at once; try a smaller micro_batch"
+            ) from error
+        return loss.detach()
 
     def _progress(self, step: int) -> float:
         return step * self.spec.batch_size / (self.spec.ell**2 * self.spec.samples)
@@ -185,6 +215,16 @@ class Run:
         self.diverged = self.diverged or "diverged" in metrics
         time = self.time(step)
         self.rows += [(self.spec.run, step, time, metric, value) for metric, value in metrics.items()]
+
+
+def _passes(spec: RunSpec) -> tuple[int, list[float]]:
+    """Return how many examples a pass holds, and the weights with which the losses of a step's passes add up."""
+    shard = spec.batch_size // distributed.world_size()
+    if spec.micro_batch is None:
+        return spec.minibatches * shard, [1.0]
+    factors = (1.0,) if spec.ell == 1 else coefficients(spec.ell)
+    passes = shard // spec.micro_batch  # of a minibatch
+    return spec.micro_batch, [factor / passes for factor in factors for _ in range(passes)]
 
 
 def _last_linear(model: torch.nn.Module) -> torch.nn.Linear:
