@@ -16,7 +16,7 @@ PYTEST := $(VENV)/bin/pytest
 # The files side by side on all cores.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: figures report test test-all test-slurm lint docs bench bench-gpu reference clean env lock help
+.PHONY: figures report test test-all test-slurm lint docs bench bench-gpu cost-profiles reference clean env lock help
 
 figures: env  ## install, fetch, train and plot everything, then print the claims
 	$(SNAKEMAKE) all $(CONFIG)
@@ -49,6 +49,9 @@ bench: env  ## speed as ratios to a bare training step and to the usual loader
 bench-gpu: env  ## steps of the paper's workloads on a GPU, three minutes
 	$(VENV)/bin/python benchmarks/gpu.py
 
+cost-profiles: env  ## count what each workload costs, for `adasde plan`
+	$(VENV)/bin/python benchmarks/count_costs.py
+
 reference: env  ## keep the tables, figures and speeds of a finished run as the reference
 	mkdir -p results/reference/$(SCALE) figures/reference/$(SCALE)
 	cp results/$(SCALE)/*.parquet results/$(SCALE)/runs.csv results/$(SCALE)/claims.csv results/reference/$(SCALE)
@@ -79,4 +82,4 @@ lock:  ## renew the lock file after a change of requirements.in; needs uv
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade envs/requirements.in -o envs/requirements.lock
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from adasde.experiments import config
 from adasde.experiments.documents import merged
 from adasde.experiments.plan import plan
 from adasde.scaling import lag
+from adasde.scaling.rules import ScalingWarning
 from adasde.workloads import metrics
 from adasde.workloads.data.registry import DATASETS
 from adasde.workloads.registry import WORKLOADS
@@ -41,6 +43,16 @@ TOPICS = {
         "rescale", "rescale_arguments", "NoiseMonitor", "svag_loss", "minibatches_apart",
     ),
     "Errors and warnings": ("InputError", "ScalingWarning"),
+}  # fmt: skip
+
+# Options whose name and model say enough in the code.
+MEANINGS = {
+    "experiments": "experiments by name", "finetunings": "finetunings by name", "simulations": "simulations by name",
+    "evaluate": "when test functions are measured", "study": "what is studied, as in the title",
+    "optimizers": "adam, rmsprop or sgd, each with its hyperparameters or the constants of its SDE",
+    "name": "the optimizer", "lr": "learning rate", "beta": "decay of the average of squared gradients",
+    "beta1": "decay of the average of gradients", "beta2": "decay of the average of squared gradients",
+    "eps": "number added to the denominator", "weight_decay": "weight decay",
 }  # fmt: skip
 
 
@@ -247,7 +259,7 @@ def options() -> str:
         for name, field in model.model_fields.items():
             sourced = isinstance(field.annotation, type) and issubclass(field.annotation, config.Sourced)
             default = "required" if field.is_required() else _short(field.default)
-            rows.append((f"`{name}`{'*' * sourced}", default, field.description or ""))
+            rows.append((f"`{name}`{'*' * sourced}", default, field.description or MEANINGS[name]))
         parts.append(f"## {title}\n\n{inspect.getdoc(model)}\n\n{table(('key', 'default', 'meaning'), rows)}")
     return "\n".join(parts)
 
@@ -273,7 +285,8 @@ def directive(module, name: str) -> str:
     """Return the lines that have autodoc describe a public object."""
     found = getattr(module, name)
     if inspect.isclass(found) and not issubclass(found, Exception):
-        return f".. autoclass:: {module.__name__}.{name}\n   :members:"
+        inherits = found.__base__.__name__.startswith("_Hyper")  # their common methods are told with each
+        return f".. autoclass:: {module.__name__}.{name}\n   :members:" + "\n   :inherited-members:" * inherits
     return f".. auto{'exception' if inspect.isclass(found) else 'function'}:: {module.__name__}.{name}"
 
 
@@ -297,6 +310,7 @@ def api() -> str:
 
 def main():
     """Write every generated part."""
+    warnings.simplefilter("ignore", ScalingWarning)  # kappa 64 is there to show where the rule breaks
     OUT.mkdir(exist_ok=True)
     claims = claims_of("mini")
     trajectories = pd.read_parquet(REFERENCE / "mini/trajectories.parquet")
