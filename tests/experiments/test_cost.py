@@ -267,13 +267,6 @@ def test_a_cost_is_told_without_torch_in_a_second(options):
     assert done.stderr.splitlines()[-1] == "[]"
 
 
-def test_the_readme_shows_what_plan_prints(adasde):
-    readme = (ROOT / "README.md").read_text()
-    command, _, rest = readme.partition("```console\n$ adasde plan ")[2].partition("\n")
-    assert "paper.yaml" in command
-    assert adasde("plan", *command.split(), cwd=ROOT).stdout == rest.partition("```")[0]
-
-
 # Several configs
 
 
