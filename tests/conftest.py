@@ -1,15 +1,19 @@
 """What several tests share: prepared real data, a small synthetic task, and a spec to train."""
 
 import copy
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
+from adasde.cli import main
 from adasde.common import text_table
 from adasde.experiments.artifacts import Result, read_results, write_results
 from adasde.experiments.plan import plan
@@ -25,11 +29,13 @@ torch.set_num_threads(1)  # as jobs run: two threads that wait for a shared core
 
 
 @pytest.fixture(scope="session")
-def data_root(tmp_path_factory):
-    """Folder with the data sets of smoke and mini fetched, verified and prepared."""
-    root = tmp_path_factory.mktemp("data")
-    prepare("fashion-mnist", root)
-    prepare("wiki-mini", root)
+def data_root(tmp_path_factory, worker_id):
+    """Folder with the data sets of smoke and mini fetched, verified and prepared, by one worker for all."""
+    folder = tmp_path_factory.getbasetemp()
+    root = (folder if worker_id == "master" else folder.parent) / "data"
+    with FileLock(f"{root}.lock"):
+        prepare("fashion-mnist", root)
+        prepare("wiki-mini", root)
     return root
 
 
@@ -91,12 +97,31 @@ def load_run(path):
 
 @pytest.fixture
 def adasde():
-    """Run the command line in a process of its own; returns the finished process with its output as text."""
+    """Run the command line in this process, which spares the imports; returns exit status and output like a process."""
 
-    def run(*arguments, **options):
+    def run(*arguments, cwd=None, env=None):
+        output, errors = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+            if cwd is not None:
+                patch.chdir(cwd)
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            try:
+                status = main([str(argument) for argument in arguments])
+            finally:
+                torch.set_num_threads(1)  # --threads
+        return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())
+
+    return run
+
+
+@pytest.fixture
+def adasde_process():
+    """The same in a process of its own, as a user calls it."""
+
+    def run(*arguments, env=None, **options):
         command = [sys.executable, "-m", "adasde", *map(str, arguments)]
-        environment = os.environ | options.pop("env", {})
-        return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
+        return subprocess.run(command, capture_output=True, text=True, env=os.environ | (env or {}), **options)
 
     return run
 

@@ -17,25 +17,12 @@ from adasde.experiments.plan import plan
 from conftest import ROOT, changed, load_run, save_run
 
 SMOKE = ROOT / "workflow/config/smoke.yaml"
-SCALE = [
-    "scale",
-    "adam",
-    "--lr",
-    "1e-3",
-    "--beta1",
-    "0.9",
-    "--beta2",
-    "0.999",
-    "--eps",
-    "1e-8",
-    "--batch-size",
-    "256",
-]
+SCALE = ["scale", "adam", "--lr", "1e-3", "--beta1", "0.9", "--beta2", "0.999", "--eps", "1e-8", "--batch-size", "256"]
 
 
-def test_scale_prints_old_new_and_formula(adasde):
+def test_scale_prints_old_new_and_formula(adasde_process):
     begun = time.monotonic()
-    done = adasde(*SCALE, "--to", 1024)
+    done = adasde_process(*SCALE, "--to", 1024)
     assert time.monotonic() - begun < 1.0
     assert done.returncode == 0
     rows = {line.split()[0]: line.split(maxsplit=3)[1:] for line in done.stdout.splitlines()}
@@ -43,12 +30,6 @@ def test_scale_prints_old_new_and_formula(adasde):
     assert rows["beta1"] == ["0.9", "0.6", "1 - kappa (1 - beta1)"]
     assert rows["eps"] == ["1e-08", "5e-09", "eps / sqrt(kappa)"]
     assert "warning" not in done.stdout
-
-
-def test_the_readme_shows_what_scale_prints(adasde):
-    readme = (ROOT / "README.md").read_text()
-    command, _, rest = readme.partition("```console\n$ adasde ")[2].partition("\n")
-    assert adasde(*command.split()).stdout == rest.partition("```")[0]
 
 
 def test_scale_as_json(adasde):
@@ -113,6 +94,14 @@ def test_bad_input_is_one_line_and_a_non_zero_exit(arguments, message, adasde, t
     assert line.startswith("adasde: error: ")
     assert message in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_ends_with_the_same_line(adasde_process):
+    done = adasde_process(*SCALE, "--to", 4096)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("adasde: error: kappa = 16: too large for beta1 = 0.9")
 
 
 def test_a_config_that_is_no_yaml(adasde, tmp_path):

@@ -136,7 +136,7 @@ def test_two_processes_are_one(at_ell, small_spec, tensors, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_run_goes_on(adasde, data_root, config, tmp_path):
+def test_sigterm_saves_and_the_run_goes_on(adasde_process, data_root, config, tmp_path):
     """Alone and with torchrun; what goes on from there equals an undisturbed run."""
     spec = plan(config).runs["fashion-cnn-adam.sqrt.k1.s0"]
     spec = changed(spec, samples=32 * 3000, evaluate=[32 * 1500, 32 * 3000])
@@ -145,7 +145,7 @@ def test_sigterm_saves_and_the_run_goes_on(adasde, data_root, config, tmp_path):
         paths = ("--out", tmp_path / f"{name}.parquet", "--checkpoint", tmp_path / f"{name}.checkpoint")
         return [*paths, "--data", data_root, "--checkpoint-every", "0.2"]
 
-    done = adasde("run", "--spec", spec.canonical, *arguments("whole"))
+    done = adasde_process("run", "--spec", spec.canonical, *arguments("whole"))
     assert done.returncode == 0, done.stderr
     whole = load_run(tmp_path / "whole.parquet").rows
     for name, count in (("alone", 1), ("shared", 2)):

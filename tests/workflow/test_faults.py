@@ -73,7 +73,7 @@ def value_at(node, path):
     return node
 
 
-def changed(changes):
+def mutated(changes):
     """The smoke config with values replaced, deleted or added where their places are still there."""
     config = copy.deepcopy(SMOKE)
     for path, how, word, value in changes:
@@ -94,7 +94,7 @@ def changed(changes):
 @given(CHANGES)
 @example([(("experiments", "fashion-cnn-adam", "optimizer", "beta1", "source"), "set", "", SMOKE["experiments"])])
 def test_a_random_config_is_planned_or_refused_in_one_line(changes):
-    config = changed(changes)
+    config = mutated(changes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ScalingWarning)
         try:
@@ -253,28 +253,28 @@ def test_a_full_disk_while_a_table_is_written(mounted, small_spec, task, spare, 
     broken(f"disk full but for {spare} bytes: table, CSV, weights, checkpoint", 4, "named; nothing half-written")
 
 
-def test_a_full_disk_while_a_run_saves_itself(mounted, adasde, small_spec, spec, data_root, tmp_path, broken):
+def test_a_full_disk_while_a_run_saves_itself(mounted, adasde_process, small_spec, spec, data_root, tmp_path, broken):
     """The first checkpoint fits, the second, which has to be whole before the first goes, does not."""
     spec = changed(spec, samples=6400, evaluate=[3200, 6400])
     options = ("run", "--spec", spec.canonical, "--data", data_root, "--checkpoint-every", 0)
     folder = mounted(440)  # a checkpoint of the network takes about 260 kB
-    done = adasde(*options, "--checkpoint", folder / "checkpoint", "--out", tmp_path / "run.parquet")
+    done = adasde_process(*options, "--checkpoint", folder / "checkpoint", "--out", tmp_path / "run.parquet")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"adasde: error: {folder / 'checkpoint'}: No space left on device"
     assert [path.name for path in folder.iterdir()] == ["checkpoint"]
     shutil.copy(folder / "checkpoint", tmp_path / "checkpoint")
     assert read_checkpoint(tmp_path / "checkpoint")["step"] > 0
-    done = adasde(*options, "--checkpoint", tmp_path / "checkpoint", "--out", tmp_path / "run.parquet")
+    done = adasde_process(*options, "--checkpoint", tmp_path / "checkpoint", "--out", tmp_path / "run.parquet")
     assert done.returncode == 0, done.stderr
     assert "resumed at step" in done.stderr
-    alone = adasde(*options, "--out", tmp_path / "alone.parquet")
+    alone = adasde_process(*options, "--out", tmp_path / "alone.parquet")
     assert alone.returncode == 0
     found, wanted = (load_run(tmp_path / f"{name}.parquet").rows for name in ("run", "alone"))
     assert rows_digest(found) == rows_digest(wanted)
     broken("disk full while a run saves itself", 1, "named; goes on from the last checkpoint, bit for bit")
 
 
-def test_a_folder_that_cannot_be_written(mounted, adasde, spec, tmp_path, broken):
+def test_a_folder_that_cannot_be_written(mounted, adasde_process, spec, tmp_path, broken):
     folder = mounted(64)
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     tries = {
@@ -283,7 +283,7 @@ def test_a_folder_that_cannot_be_written(mounted, adasde, spec, tmp_path, broken
         "data": ("fashion-mnist", "--data", folder),
     }
     for command, options in tries.items():
-        done = adasde(command, *options)
+        done = adasde_process(command, *options)
         assert done.returncode == 2, done.stderr
         assert len(done.stderr.splitlines()) == 1
         assert str(folder) in done.stderr or command == "collect"

@@ -71,7 +71,9 @@ def waited(condition, seconds=120):
     return found
 
 
-def test_the_smoke_graph_finishes_though_a_job_is_cancelled(cluster, profile, config, data_root, tmp_path, adasde):
+def test_the_smoke_graph_finishes_though_a_job_is_cancelled(
+    cluster, profile, config, data_root, tmp_path, adasde_process
+):
     long = config["experiments"]["fashion-cnn-adam"]
     long["epochs"] = {"value": 24 * long["epochs"]["value"], "source": "ours"}
     long["seeds"] = {"value": 1, "source": "ours"}
@@ -106,7 +108,7 @@ def test_the_smoke_graph_finishes_though_a_job_is_cancelled(cluster, profile, co
     assert {path.stem for path in table.parent.iterdir()} == set(cells)
     assert (tmp_path / "results/smoke/claims.csv").exists()
     options = ("--data", data_root, "--out", tmp_path / "whole.parquet")
-    done = adasde("run", "--spec", cells[run].document, *options)
+    done = adasde_process("run", "--spec", cells[run].document, *options)
     assert done.returncode == 0, done.stderr
     digests = [read_results(path)[0].facts["rows_sha256"] for path in (table, tmp_path / "whole.parquet")]
     assert digests[0] == digests[1]

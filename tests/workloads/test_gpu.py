@@ -120,12 +120,12 @@ def test_too_little_memory_is_said_in_one_line(few, tensors):
         torch.cuda.empty_cache()
 
 
-def test_the_command_line(spec, adasde, tmp_path):
+def test_the_command_line(spec, adasde_process, tmp_path):
     root = Path(os.environ.get("ADASDE_DATA", tmp_path))
     prepare("fashion-mnist", root)
     spec = changed(spec, device="cuda", samples=3200, evaluate=[3200], precision="tf32")
     out = tmp_path / "run.parquet"
-    done = adasde("run", "--spec", spec.canonical, "--data", root, "--out", out)
+    done = adasde_process("run", "--spec", spec.canonical, "--data", root, "--out", out)
     assert done.returncode == 0, done.stderr
     result = load_run(out)
     assert result.facts["device"] == torch.cuda.get_device_name(DEVICE)
