@@ -8,13 +8,13 @@ from adasde.experiments.plan import plan
 BAD = [
     ({"pretrained": "gpt2"}, "pretrained = 'gpt2': must be an experiment of wiki-roberta: roberta-adam"),
     ({"pretrained": "fashion-cnn-adam"}, "pretrained = 'fashion-cnn-adam': must be an experiment of wiki-roberta"),
-    ({"task": "wiki-roberta"}, "task = 'wiki-roberta': does not start from pre-trained weights"),
-    ({"task": "glue-rte"}, "must be an experiment of wikibooks-roberta: none of this config"),
+    ({"workload": "wiki-roberta"}, "workload = 'wiki-roberta': does not start from pre-trained weights"),
+    ({"workload": "glue-rte"}, "must be an experiment of wikibooks-roberta: none of this config"),
     (
         {"batch_size": {"value": 48, "source": "ours"}},
         "evaluate.every = 64: batch size 48 does not divide it; 192 would",
     ),
-    ({"task": "wiki-article"}, "task = 'wiki-article': must be one of fashion-cnn, "),
+    ({"workload": "wiki-article"}, "workload = 'wiki-article': must be one of fashion-cnn, "),
     ({"seeds": {"value": 0, "source": "ours"}}, "seeds.value: 0 is less than the minimum of 1"),
 ]
 

@@ -6,26 +6,26 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_data import cifar_archive
-from test_imagenet import archives, mini, root  # noqa: F401, since they are fixtures
-from test_text import parquet, prose
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from adasde.common import Stopped, spec_hash
-from adasde.experiments import plan
+from adasde.common import Stopped
 from adasde.experiments.artifacts import rows_digest
-from adasde.experiments.config import read
+from adasde.experiments.documents import read
+from adasde.experiments.plan import plan
+from adasde.experiments.specs import Finetune, spec_of
 from adasde.scaling import gradient_noise
 from adasde.training.checkpoint import read_weights
 from adasde.training.loop import train
 from adasde.workloads import glue, imagenet, language, vision
-from adasde.workloads.data.corpora import Corpus
+from adasde.workloads.data.entries import Corpus
 from adasde.workloads.data.fetch import File
 from adasde.workloads.data.registry import DATASETS, load_arrays, prepare
 from adasde.workloads.data.text import SPECIAL
 from adasde.workloads.glue import load
 from adasde.workloads.registry import load_workload
 from conftest import ROOT
+from workloads.archives import cifar_archive
+from workloads.texts import parquet, prose
 
 pytestmark = pytest.mark.slow
 
@@ -38,16 +38,16 @@ def step_by_step(monkeypatch):
 
 @pytest.fixture(scope="module")
 def specs():
-    return plan.plan(read(ROOT / "workflow/config/paper.yaml")).runs
+    return plan(read(ROOT / "workflow/config/paper.yaml")).runs
 
 
 def steps(spec, size, count, **changes):
     """The spec cut to ``count`` steps of ``size`` examples on a CPU, evaluated in the middle and at the end."""
-    spec = {key: value for key, value in spec.items() if key not in ("device", "processes", "precision")}
-    if "micro_batch" in spec:
-        spec["micro_batch"] = max(1, size // 2)
+    kept = {key: value for key, value in spec.document.items() if key not in ("device", "processes", "precision")}
+    if spec.micro_batch is not None:
+        kept["micro_batch"] = max(1, size // 2)
     half, whole = size * (count // 2), size * count
-    return {**spec, "batch_size": size, "samples": whole, "evaluate": [half, whole], **changes}
+    return spec_of({**kept, "batch_size": size, "samples": whole, "evaluate": [half, whole], **changes})
 
 
 def trained(spec, task, path, **options):
@@ -82,22 +82,22 @@ def test_cifar_10(name, specs, tmp_path, monkeypatch):
     prepare("cifar-10", tmp_path)
     monkeypatch.setattr(vision, "NOISE_CHUNK", 10)
     spec = specs[f"{name}.svag.l2.s0" if name.startswith("svag") else f"{name}.sqrt.k1.s0"]
-    assert ("frozen" in spec) == ("vgg16" in name)
+    assert (spec.frozen != "none") == ("vgg16" in name)
     spec = steps(spec, 4, 2)
-    task = vision.load(spec["task"], load_arrays("cifar-10", tmp_path))
+    task = vision.load(spec.workload, load_arrays("cifar-10", tmp_path))
     assert task.size == 20
     rows = trained(spec, task, tmp_path / "checkpoint")
     assert rows_digest(rows) == rows_digest(train(spec, task)[0])
-    assert last(rows)["test_loss"][0] == 2 * spec["ell"] ** 2
+    assert last(rows)["test_loss"][0] == 2 * spec.ell**2
     assert {"train_loss", "test_accuracy", "noise_trace", "squared_norm", "speed_k16"} <= last(rows).keys()
 
 
-def test_imagenet(specs, root, monkeypatch):  # noqa: F811
+def test_imagenet(specs, root, monkeypatch):
     prepare("imagenet", root)
     monkeypatch.setattr(imagenet, "NOISE_CHUNK", 14)
     monkeypatch.setattr(gradient_noise, "KAPPAS", (16,))
     spec = steps(specs["imagenet-adam.sqrt.k1.s0"], 4, 2, evaluate=[8])
-    task = load_workload(spec["task"], root)
+    task = load_workload(spec.workload, root)
     assert weights(task) == 25_557_032
     rows = trained(spec, task, root / "checkpoint")
     assert rows_digest(rows) == rows_digest(train(spec, task)[0])
@@ -147,7 +147,7 @@ def test_gpt_2_on_wikitext(specs, tmp_path, monkeypatch, few):
     smaller("wikitext-103", monkeypatch)
     prepare("wikitext-103", tmp_path)
     spec = steps(specs["gpt2-adam.sqrt.k1.s0"], 1, 2, evaluate=[2])
-    task = language.load(spec["task"], load_arrays("wikitext-103", tmp_path))
+    task = language.load(spec.workload, load_arrays("wikitext-103", tmp_path))
     assert task.sequences.shape[1] == 1025
     assert weights(task) == 124_439_808
     rows = trained(spec, task, tmp_path / "checkpoint")
@@ -177,14 +177,16 @@ def test_roberta_large_on_wiki_and_books_and_glue(specs, tmp_path, monkeypatch, 
         prepare(name, tmp_path)
 
     spec = steps(specs["roberta-adam.sqrt.k1.s0"], 2, 2, evaluate=[4])
-    task = language.load(spec["task"], load_arrays("wiki-books", tmp_path))
+    task = language.load(spec.workload, load_arrays("wiki-books", tmp_path))
     assert weights(task) == 355_018_841
     rows = trained(spec, task, tmp_path / "checkpoint", weights=tmp_path / "weights")
     assert last(rows)["log_perplexity"][0] == 2
 
-    pretrained = read_weights(tmp_path / "weights", spec_hash(spec))
-    spec = next(run for run in specs.values() if run["task"] == "glue-rte" and "parent" in run)
+    pretrained = read_weights(tmp_path / "weights", spec.hash)
+    spec = next(
+        run for run in specs.values() if isinstance(run, Finetune) and run.workload == "glue-rte" and run.parent
+    )
     spec = steps(spec, 2, 2, evaluate=[4])
-    task = load(spec["task"], load_arrays("glue-rte", tmp_path), pretrained)
+    task = load(spec.workload, load_arrays("glue-rte", tmp_path), pretrained)
     rows, _ = train(spec, task)  # the network that was stopped above, but for its head
     assert last(rows)["test_accuracy"][0] == 2
