@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import shlex
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,12 +11,13 @@ from jinja2 import Environment
 from adasde.analysis.claims.base import VERDICTS
 from adasde.analysis.figures import captions
 from adasde.common import InputError, atomic
+from adasde.experiments.plan import Plan
 
-FACTS = ("device", "threads", "adasde", "python", "torch", "numpy")
+FACTS = {"device": "device", "threads": "threads of a run", "adasde": "adasde", "python": "Python", "torch": "torch"}
 
 
 def write_report(
-    plan, shown: dict[str, list[str]], tables: Path, figures: Path, out: Path, config_files: list[str]
+    plan: Plan, shown: dict[str, list[str]], tables: Path, figures: Path, out: Path, config_files: list[str]
 ) -> None:
     """Write the report of a plan as one file that needs no network.
 
@@ -25,28 +27,40 @@ def write_report(
         tables: folder of runs.csv and claims.csv.
         figures: folder of the figures, PNG.
         out: HTML file to write, whole or not at all.
-        config_files: files of the config, for the commands that rebuild a figure; empty for the default config.
+        config_files: files of the config, for the command that rebuilds a figure.
 
     Raises:
         InputError: a table or a figure is missing.
     """
-    runs, claims = _rows(Path(tables, "runs.csv"), "collect"), _rows(Path(tables, "claims.csv"), "claims")
-    kinds = {}
+    runs, claims = _rows(tables / "runs.csv", "collect"), _rows(tables / "claims.csv", "claims")
+    kinds: dict[str, list] = {}
     for claim in claims:
         kinds.setdefault(claim["id"].partition(".")[0], []).append(claim)
+    groups: dict[str, list] = {}
+    for figure in plan.figures:
+        title, paragraphs = captions.caption(figure)
+        groups.setdefault(title, []).append({
+            "name": figure,
+            "label": captions.label(plan, shown[figure], figure),
+            "title": title,
+            "caption": paragraphs,
+            "image": _image(figures, figure),
+            "setting": captions.setting(plan, shown[figure]),
+            "claims": [claim for claim in claims if claim["figure"] == figure],
+            "command": shlex.join(
+                ["snakemake", "--cores", "1", f"{figures}/{figure}.png", "--configfile", *config_files]
+            ),
+        })  # fmt: skip
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         files("adasde.analysis").joinpath("report.html.jinja").read_text(encoding="utf-8")
     )
     page = template.render(
         scale=plan.scale,
-        facts={name: dict.fromkeys(run[name] for run in runs if run.get(name)) for name in FACTS},
-        count=len(runs),
-        hours=sum(float(run["seconds"]) for run in runs if run.get("seconds")) / 3600,
+        facts=_facts(runs, config_files),
         claims=claims,
         kinds=kinds,
+        figures=groups,
         verdicts=VERDICTS,
-        figures=[_figure(plan, shown[name], name, tables, figures) for name in plan.figures],
-        command="snakemake --cores 1 {}" + (f" --configfile {' '.join(config_files)}" if config_files else ""),
         number=_number,
     )
     with atomic(out) as temporary:
@@ -60,22 +74,21 @@ def _rows(path, command):
         return list(csv.DictReader(file))
 
 
-def _figure(plan, runs, name, tables, figures):
-    """All that the template shows of a figure."""
-    path = Path(figures, f"{name}.png")
+def _image(figures, name):
+    path = figures / f"{name}.png"
     if not path.exists():
         raise InputError(f"{path}: no such file; Snakemake makes it, by `adasde figure {name}`")
-    title, paragraphs = captions.caption(name)
-    return {
-        "name": name,
-        "path": str(path),
-        "label": captions.label(plan, runs, name),
-        "title": title,
-        "caption": paragraphs,
-        "image": base64.b64encode(path.read_bytes()).decode(),
-        "setting": captions.setting(plan, runs),
-        "claims": captions.verdicts(Path(tables, "claims.csv")).get(name, []),
-    }
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def _facts(runs, config_files):
+    """What ran, for how long, on which device and versions."""
+    hours = sum(float(run.get("seconds") or 0) for run in runs) / 3600
+    memory = max(float(run.get("peak_bytes") or 0) for run in runs) / 1e9
+    facts = {"config": ", ".join(config_files), "runs": f"{len(runs)}, {hours:.2f} hours in all, up to {memory:.1f} GB"}
+    for name, title in FACTS.items():
+        facts[title] = ", ".join(dict.fromkeys(run[name] for run in runs if run.get(name)))
+    return facts
 
 
 def _number(text):

@@ -43,7 +43,9 @@ def test_figures_without_their_runs_are_refused(scale, trajectories):
         plot_figure("noise", table)
     with pytest.raises(InputError, match="nothing to show, since no run follows sqrt-no-betas or sqrt-no-eps"):
         plot_figure("ablation", table[table["experiment"] != "ablation"])
-    with pytest.raises(InputError, match="figure = 'noise-x': must be one of scaling-EXPERIMENT, rules-WORKLOAD, svag-"):
+    with pytest.raises(
+        InputError, match="figure = 'noise-x': must be one of scaling-EXPERIMENT, rules-WORKLOAD, svag-"
+    ):
         plot_figure("noise-x", table)
     with pytest.raises(InputError, match="possible: none, since no run follows linear or lr-only or none"):
         plot_figure("rules-fashion-cnn", trajectories({("sqrt", 1): 0.0, ("sqrt", 2): 0.0}))

@@ -23,7 +23,7 @@ def caption(figure: str) -> tuple[str, list[str]]:
     """Title and paragraphs of the Markdown file beside the figure's module; empty if there is no such file."""
     package, _, module = PLOTS[plot_named(figure)[0]].module.rpartition(".")
     path = files(package).joinpath(f"{module}.md") if package else None
-    title, *paragraphs = path.read_text().strip().split("\n\n") if path and path.is_file() else [""]
+    title, *paragraphs = path.read_text(encoding="utf-8").strip().split("\n\n") if path and path.is_file() else [""]
     return title.removeprefix("# "), paragraphs
 
 

@@ -1,0 +1,90 @@
+"""report.py: the page of a scale holds everything, once, and needs nothing else."""
+
+import csv
+from html.parser import HTMLParser
+
+import pytest
+from runs import FAITHFUL, METRICS, write_runs
+
+from adasde.analysis import tables
+from adasde.analysis.claims.evaluation import evaluate_claims
+from adasde.analysis.claims.report import write_claims
+from adasde.analysis.figures import captions
+from adasde.analysis.figures.registry import figure_runs
+from adasde.analysis.report import write_report
+from adasde.common import InputError
+from adasde.experiments.plan import plan
+
+CONFIGS = ["a.yaml", "my own.yaml"]
+
+
+class Page(HTMLParser):
+    """Text, ids, links and sources of a page; it must close what it opens."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.ids, self.links, self.sources, self.open = "", [], [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.ids += [values["id"]] if "id" in values else []
+        self.links += [values["href"]] if "href" in values else []
+        self.sources += [values["src"]] if "src" in values else []
+        if tag not in ("meta", "link", "img", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def scale(tmp_path, spec, config):
+    """Tables and pictures of the smoke config; what write_report takes of them."""
+    planned = plan(config)
+    table, simulations, runs = tables.collect(write_runs(tmp_path / "runs", spec, FAITHFUL, metrics=METRICS))
+    tables.write(tmp_path, table, simulations, runs.assign(peak_bytes=5e8, torch="2.0 <x>"))
+    write_claims(evaluate_claims(table), tmp_path / "claims.csv")
+    (tmp_path / "figures").mkdir()
+    for figure in planned.figures:
+        (tmp_path / "figures" / f"{figure}.png").write_bytes(figure.encode())
+    return planned, figure_runs(planned), tmp_path, tmp_path / "figures", tmp_path / "report.html", CONFIGS
+
+
+def test_the_page_holds_every_figure_and_every_claim(scale):
+    planned, shown, folder, figures, out, _ = scale
+    write_report(*scale)
+    page = Page(out.read_text())
+    assert len(page.ids) == len(set(page.ids))
+    assert {link.removeprefix("#") for link in page.links} - {"data:,"} <= set(page.ids)
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert len(page.sources) == len(planned.figures)
+    words = " ".join(page.text.split())
+    for figure in planned.figures:
+        title, paragraphs = captions.caption(figure)
+        assert {figure, f"zoom-{figure}"} <= set(page.ids)
+        assert captions.label(planned, shown[figure], figure) in words
+        for part in (title, *paragraphs, *captions.setting(planned, shown[figure]).values()):
+            assert part.replace("`", "") in words
+        assert f"snakemake --cores 1 {figures}/{figure}.png --configfile a.yaml 'my own.yaml'" in words
+    with (folder / "claims.csv").open(newline="") as file:
+        claims = list(csv.DictReader(file))
+    for claim in claims:
+        assert claim["id"] in words
+        assert claim["note"] in words
+    assert f"all {len(claims)}" in words
+    assert "15, 0.00 hours in all, up to 0.5 GB" in words
+    assert "2.0 <x>" in words
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "claims.csv", "figures/noise.png"])
+def test_what_is_missing_is_named(scale, name):
+    path = scale[2] / name
+    path.unlink()
+    with pytest.raises(InputError, match=f"{name}: no such file; Snakemake makes it, by `adasde"):
+        write_report(*scale)
+    assert not scale[4].exists()
