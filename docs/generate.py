@@ -17,6 +17,8 @@ from pathlib import Path
 import pandas as pd
 
 from adasde import cli
+from adasde.analysis.claims.base import VERDICTS
+from adasde.analysis.claims.report import markdown
 from adasde.analysis.figures import captions
 from adasde.analysis.figures.registry import figure_runs
 from adasde.experiments import config
@@ -32,7 +34,6 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs/generated"
 REFERENCE = ROOT / "results/reference"
 BAR = "\\|"  # within a cell of a table
-VERDICTS = ("reproduced", "not reproduced", "inconclusive")
 
 # Every public name of the package by topic; a name that is missing here is an error.
 TOPICS = {
@@ -71,15 +72,6 @@ def claims_of(scale: str) -> pd.DataFrame:
 def counted(rows) -> list[str]:
     """Return how many claims have each verdict."""
     return [str((rows["verdict"] == verdict).sum()) for verdict in VERDICTS]
-
-
-def kinds(claims) -> str:
-    """Return the verdicts by kind of claim."""
-    rows = [
-        (f"`{kind}`", f"{part['threshold'].iloc[0]:g}: {part['reason'].iloc[0]}", *counted(part))
-        for kind, part in claims.groupby("kind", sort=False)
-    ]
-    return table(("claim", "threshold, and why", *VERDICTS), rows)
 
 
 def places(claims) -> str:
@@ -316,7 +308,7 @@ def main():
     trajectories = pd.read_parquet(REFERENCE / "mini/trajectories.parquet")
     files = {
         "numbers.json": json.dumps(numbers(claims, trajectories), indent=1),
-        "part-kinds.md": kinds(claims),
+        "part-kinds.md": markdown(claims),
         "part-places.md": places(claims),
         "figures.md": figures_page(claims),
         "part-signal.md": signal(trajectories, {"gpt2-adam": "GPT-2, kappa", "roberta-adam": "RoBERTa, kappa"}),

@@ -14,6 +14,7 @@ import yaml
 
 import adasde as package
 from adasde import sde
+from adasde.analysis.claims.report import claims_summary
 from adasde.experiments.documents import merged
 from adasde.experiments.plan import plan
 from adasde.workloads import metrics
@@ -157,4 +158,5 @@ def test_the_readme_is_one_page():
     text = (ROOT / "README.md").read_text()
     assert text.count("\n") <= 200
     assert "$ adasde scale adam" in text
+    assert claims_summary(pd.read_csv(ROOT / "results/reference/mini/claims.csv")).splitlines()[-1] in text
     assert text.count("activate") == 1
