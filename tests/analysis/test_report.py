@@ -15,8 +15,6 @@ from adasde.analysis.report import write_report
 from adasde.common import InputError
 from adasde.experiments.plan import plan
 
-CONFIGS = ["a.yaml", "my own.yaml"]
-
 
 class Page(HTMLParser):
     """Text, ids, links and sources of a page; it must close what it opens."""
@@ -52,11 +50,19 @@ def scale(tmp_path, spec, config):
     (tmp_path / "figures").mkdir()
     for figure in planned.figures:
         (tmp_path / "figures" / f"{figure}.png").write_bytes(figure.encode())
-    return planned, figure_runs(planned), tmp_path, tmp_path / "figures", tmp_path / "report.html", CONFIGS
+    return (
+        planned,
+        figure_runs(planned),
+        tmp_path,
+        tmp_path / "figures",
+        tmp_path / "report.html",
+        ["a.yaml", str(tmp_path / "my own.yaml")],
+    )
 
 
-def test_the_page_holds_every_figure_and_every_claim(scale):
-    planned, shown, folder, figures, out, _ = scale
+def test_the_page_holds_every_figure_and_every_claim(scale, monkeypatch):
+    monkeypatch.chdir(scale[2])
+    planned, shown, folder, _, out, _ = scale
     write_report(*scale)
     page = Page(out.read_text())
     assert len(page.ids) == len(set(page.ids))
@@ -70,15 +76,19 @@ def test_the_page_holds_every_figure_and_every_claim(scale):
         assert captions.label(planned, shown[figure], figure) in words
         for part in (title, *paragraphs, *captions.setting(planned, shown[figure]).values()):
             assert part.replace("`", "") in words
-        assert f"snakemake --cores 1 {figures}/{figure}.png --configfile a.yaml 'my own.yaml'" in words
+        assert f"snakemake --cores 1 figures/{figure}.png --configfile a.yaml 'my own.yaml'" in words
     with (folder / "claims.csv").open(newline="") as file:
         claims = list(csv.DictReader(file))
     for claim in claims:
         assert claim["id"] in words
         assert claim["note"] in words
     assert f"all {len(claims)}" in words
+    first = "sqrt stays closer to the baseline than linear at kappa 4"
+    assert words.count(first) == 2  # of its figure, and of all claims
+    assert words.count("reproduced") > len(claims)
     assert "15, 0.00 hours in all, up to 0.5 GB" in words
     assert "2.0 <x>" in words
+    assert str(folder) not in page.text
 
 
 @pytest.mark.parametrize("name", ["runs.csv", "claims.csv", "figures/noise.png"])

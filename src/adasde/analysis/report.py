@@ -32,6 +32,7 @@ def write_report(
     Raises:
         InputError: a table or a figure is missing.
     """
+    config_files = [_near(path) for path in config_files]
     runs, claims = _rows(tables / "runs.csv", "collect"), _rows(tables / "claims.csv", "claims")
     kinds: dict[str, list] = {}
     for claim in claims:
@@ -48,7 +49,7 @@ def write_report(
             "setting": captions.setting(plan, shown[figure]),
             "claims": [claim for claim in claims if claim["figure"] == figure],
             "command": shlex.join(
-                ["snakemake", "--cores", "1", f"{figures}/{figure}.png", "--configfile", *config_files]
+                ["snakemake", "--cores", "1", _near(figures / f"{figure}.png"), "--configfile", *config_files]
             ),
         })  # fmt: skip
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
@@ -65,6 +66,12 @@ def write_report(
     )
     with atomic(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _near(path):
+    """A path below the working directory as people type it: the report names no folder of this machine."""
+    whole = Path(path).resolve()
+    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(path)
 
 
 def _rows(path, command):

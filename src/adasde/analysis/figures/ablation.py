@@ -3,7 +3,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adasde.analysis import statistics, tables
@@ -47,7 +46,7 @@ def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
     return figure
 
 
-def _final(panel: Axes, trajectories, experiment, rules, kappas, colours):
+def _final(panel, trajectories, experiment, rules, kappas, colours):
     """Plot the train loss at the end."""
     ends = {}
     for rule in {"sqrt": None} | dict.fromkeys(rules):
@@ -61,7 +60,7 @@ def _final(panel: Axes, trajectories, experiment, rules, kappas, colours):
     panel.set_ylabel("final train loss (nats)")
 
 
-def _distances(panel: Axes, trajectories, experiment, rules, kappas, colours):
+def _distances(panel, trajectories, experiment, rules, kappas, colours):
     """Plot the geometric mean of the test functions' typical distances, as in the claims of closeness."""
     metrics = closeness_metrics(trajectories)
     groups = {
@@ -82,7 +81,7 @@ def _distances(panel: Axes, trajectories, experiment, rules, kappas, colours):
     panel.set_ylabel("typical distance from baseline\n(seed deviations)")
 
 
-def _points(panel: Axes, cells, kappa, kappas, colours):
+def _points(panel, cells, kappa, kappas, colours):
     """Plot one point per rule, (value, low, high), those of the kappas side by side."""
     x = np.arange(len(cells)) + 0.22 * (kappas.index(kappa) - (len(kappas) - 1) / 2)
     style.points(panel, x, *np.array(cells).T, linestyle="", color=colours[kappa], label=style.kappa_label(kappa))

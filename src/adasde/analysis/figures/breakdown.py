@@ -3,13 +3,12 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from adasde.analysis import statistics
 from adasde.analysis.figures import style
-from adasde.analysis.lags import Lags, has_lags, measured_lags, simulated_lags
+from adasde.analysis.lags import has_lags, measured_lags, simulated_lags
 from adasde.common import InputError
 
 # Parts of the run, at the measurements nearest to which the lag is drawn against kappa.
@@ -57,7 +56,7 @@ def _oracles(simulations):
     return [(style.subject(part.iloc[0], ",\n"), simulated_lags(part, run)) for run, part in runs]
 
 
-def _legend(panel: Axes, colours):
+def _legend(panel, colours):
     """Name right of a panel the colours of all panels in its row and those below."""
     look = {"color": "0.4", "markersize": 4}
     handles = [plt.Line2D([], [], color=colour) for colour in colours.values()]
@@ -65,22 +64,24 @@ def _legend(panel: Axes, colours):
     panel.legend(handles, [*colours, "predicted", "observed"], loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def _against_kappa(panel: Axes, lags: Lags, shades):
+def _against_kappa(panel, lags, shades):
     kappas = list(lags.predicted)
     for place, (part, colour) in enumerate(shades.items()):
         point = int(np.argmin(np.abs(lags.time - part * lags.time[-1])))
         predicted, observed = (np.array([of[k][point] for k in kappas]) for of in (lags.predicted, lags.observed))
         low, high = _bounds([lags.drawn_predicted[k][:, point] for k in kappas])
-        _prediction(panel, [1, *kappas], *([0.0, *curve] for curve in (predicted, low, high)), colour, 0.15)
+        curves = ([0.0, *curve] for curve in (predicted, low, high))
+        style.curve(panel, [1, *kappas], *curves, colour, alpha=0.15, marker=None)
         aside = 2.0 ** (0.12 * (place - (len(TIMES) - 1) / 2))  # keeps the intervals of times apart
         _points(panel, aside * np.array(kappas), observed, [lags.drawn_observed[k][:, point] for k in kappas], colour)
     style.kappa_axis(panel, [1, *kappas], r"batch multiplier $\kappa$ (moments side by side)")
 
 
-def _against_time(panel: Axes, lags: Lags, colours):
+def _against_time(panel, lags, colours):
     for place, kappa in enumerate(lags.predicted):
         bounds = _bounds(lags.drawn_predicted[kappa].T)
-        _prediction(panel, lags.progress, lags.predicted[kappa], *bounds, colours[kappa], 0.1)
+        look = {"alpha": 0.1, "marker": None}
+        style.curve(panel, lags.progress, lags.predicted[kappa], *bounds, colours[kappa], **look)
         # Keeps the intervals of kappas apart.
         aside = 0.008 * lags.progress[-1] * (place - (len(lags.predicted) - 1) / 2)
         _points(panel, lags.progress + aside, lags.observed[kappa], lags.drawn_observed[kappa].T, colours[kappa])
@@ -88,12 +89,7 @@ def _against_time(panel: Axes, lags: Lags, colours):
     panel.set_xlabel(f"{lags.unit} (batch sizes side by side)")
 
 
-def _prediction(panel: Axes, x, values, low, high, colour, alpha):
-    panel.fill_between(x, low, high, color=colour, alpha=alpha, linewidth=0)
-    panel.plot(x, values, color=colour)
-
-
-def _points(panel: Axes, x, values, drawn, colour):
+def _points(panel, x, values, drawn, colour):
     """Plot points with their intervals, where there is a value; the interval may be unknown."""
     low, high = _bounds(drawn)
     there, look = np.isfinite(values), {"color": colour, "ecolor": (*to_rgb(colour), 0.45), "linestyle": ""}

@@ -1,9 +1,7 @@
-"""What a report says of a figure beside the picture: label, caption, setting, verdicts. It imports no pandas."""
+"""What a report says of a figure beside the picture: label, caption and setting. It imports no pandas."""
 
-import csv
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 
 from adasde.analysis.figures.registry import PLOTS, plot_named
 from adasde.experiments.oracles import oracle_named
@@ -33,16 +31,6 @@ def setting(plan: Plan, runs: Sequence[str]) -> dict[str, str]:
     for spec in (plan.runs[run] for run in runs):
         groups.setdefault(spec.run if isinstance(spec, Simulation) else spec.experiment, []).append(spec)
     return {name: _setting(specs) for name, specs in groups.items()}
-
-
-def verdicts(path: Path) -> dict[str, list[dict[str, str]]]:
-    """Return the rows of a claims.csv by the figure that shows them; empty if there is no such file."""
-    rows: dict[str, list[dict[str, str]]] = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            for claim in csv.DictReader(file):
-                rows.setdefault(claim["figure"], []).append(claim)
-    return rows
 
 
 def _setting(specs):

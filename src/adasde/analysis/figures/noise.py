@@ -3,7 +3,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adasde.analysis import statistics, tables
@@ -67,7 +66,7 @@ def _ratios(trajectories, experiment):
     return squares.epoch, values
 
 
-def _curves(panel: Axes, epoch, values, colours, limits=None):
+def _curves(panel, epoch, values, colours, limits=None):
     """Plot means and intervals of ``values`` per kappa, (seeds, points): logarithms, unless they have ``limits``."""
     for kappa, curves in statistics.mean_intervals(values).items():
         curves = np.clip(curves, *limits) if limits else np.exp(curves)

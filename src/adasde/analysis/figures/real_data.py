@@ -3,7 +3,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adasde.analysis import statistics, weak_error
@@ -32,7 +31,7 @@ def plot(simulations: pd.DataFrame, subject: str) -> Figure:
     return figure
 
 
-def _trajectories(panel: Axes, rows, unit):
+def _trajectories(panel, rows, unit):
     """Plot one test function against time: SVAG at every ell, the SDE extrapolated, and its finest integration."""
     svag, sde = (rows[rows["process"] == process] for process in ("svag", "sde"))
     levels, steps = np.sort(svag["level"].unique()), np.sort(sde["level"].unique())
@@ -46,14 +45,14 @@ def _trajectories(panel: Axes, rows, unit):
         _curve(panel, sde[sde["level"] == level], unit, "0.5", ":", rf"SDE, steps of $\eta^2/{level:g}$")
 
 
-def _curve(panel: Axes, rows, unit, colour, line, label):
+def _curve(panel, rows, unit, colour, line, label):
     values = unit * rows.pivot(index="batch", columns="time", values="value")
     low, high = statistics.interval(statistics.bootstrap(values.to_numpy()))
     time = values.columns / 10.0**POWER
     style.curve(panel, time, values.mean(), low, high, colour, linestyle=line, label=label, marker=None)
 
 
-def _distance(panel: Axes, simulations, run):
+def _distance(panel, simulations, run):
     """Plot the distance over all test functions and times against ell; below its Monte Carlo error it says nothing."""
     errors = weak_error.convergence(simulations, run)
     low, high = errors.interval()

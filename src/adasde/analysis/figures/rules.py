@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adasde.analysis import statistics, tables
@@ -36,7 +35,7 @@ def plot(trajectories: pd.DataFrame, workload: str) -> Figure:
     return figure
 
 
-def _line(panel: Axes, groups, rule, unit, aside):
+def _line(panel, groups, rule, unit, aside):
     """Plot where one rule ends; a dash leads from the baseline, which is the square root's, to another rule's first."""
     final = {kappa: unit * values[:, -1:] for kappa, values in groups.healthy.items() if kappa != 1 or rule == "sqrt"}
     ends = {kappa: bounds[:, 0] for kappa, bounds in statistics.mean_intervals(final).items()}

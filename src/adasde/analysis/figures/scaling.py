@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adasde.analysis import reference, statistics, tables
@@ -57,7 +56,7 @@ def compare(
     return figure
 
 
-def _published(panel: Axes, name, groups, colours):
+def _published(panel, name, groups, colours):
     """Plot the authors' own curves of the experiment ``name`` behind ours, if there are any."""
     published = reference.author_curves(name)
     sizes = {size: kappa for kappa, size in groups.batch_size.items()}
@@ -68,7 +67,7 @@ def _published(panel: Axes, name, groups, colours):
         panel.plot([], [], color="0.6", linewidth=3.0, alpha=0.5, label="the authors'")
 
 
-def _distances(panel: Axes, groups, colours):
+def _distances(panel, groups, colours):
     """Plot the others' distance from level 1, linear within the margin and logarithmic beyond it."""
     panel.axhspan(-MARGIN, MARGIN, **style.BAND, label=f"within {MARGIN:g} seed deviations")
     panel.axhline(0, color="0.4", linewidth=0.8)

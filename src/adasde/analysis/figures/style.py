@@ -31,25 +31,19 @@ LABELS = {
 }
 UNITS = {"test_accuracy": 100.0}  # factor from the table's unit to the label's
 
-RULES = {
-    "sqrt": "square root",
-    "linear": "linear",
-    "lr-only": r"lr only, $\sqrt{\kappa}$",
-    "none": "nothing changed",
-    "sqrt-no-betas": r"square root without $\beta$",
-    "sqrt-no-eps": r"square root without $\epsilon$",
-}
 PALETTE = sns.color_palette("colorblind")
+_LOOKS = {
+    "sqrt": ("square root", 0, "o", "-"),
+    "linear": ("linear", 3, "s", "--"),
+    "lr-only": (r"lr only, $\sqrt{\kappa}$", 1, "^", "-."),
+    "none": ("nothing changed", 7, "D", ":"),
+    "sqrt-no-betas": (r"square root without $\beta$", 2, "v", "--"),
+    "sqrt-no-eps": (r"square root without $\epsilon$", 4, "P", "-."),
+}
+RULES = {rule: label for rule, (label, *_) in _LOOKS.items()}
 RULE_STYLES = {
-    rule: {"color": PALETTE[i], "marker": marker, "linestyle": line}
-    for rule, i, marker, line in (
-        ("sqrt", 0, "o", "-"),
-        ("linear", 3, "s", "--"),
-        ("lr-only", 1, "^", "-."),
-        ("none", 7, "D", ":"),
-        ("sqrt-no-betas", 2, "v", "--"),
-        ("sqrt-no-eps", 4, "P", "-."),
-    )
+    rule: {"color": PALETTE[place], "marker": marker, "linestyle": line}
+    for rule, (_, place, marker, line) in _LOOKS.items()
 }
 REACH = 2.0  # of intervals beyond their curves, up to which a logarithmic axis shows them whole
 BAND = {"color": "0.88", "zorder": 0}  # where a rule that preserves training stays
@@ -117,9 +111,9 @@ def sample(seeds: int | set[int], one: str = "one seed", many: str = "seeds") ->
     return f"mean and 95% interval of {' or '.join(map(str, counts))} {many}"
 
 
-def curve(panel: Axes, x: np.ndarray, mean: Any, low: Any, high: Any, colour: Any, **look: Any) -> None:
+def curve(panel: Axes, x: Any, mean: Any, low: Any, high: Any, colour: Any, alpha: float = 0.2, **look: Any) -> None:
     """Plot a mean with its points, and its interval as a band."""
-    panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    panel.fill_between(x, low, high, color=colour, alpha=alpha, linewidth=0)
     panel.plot(x, mean, **{"color": colour, "marker": "o"} | look)
 
 

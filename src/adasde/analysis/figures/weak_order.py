@@ -3,7 +3,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adasde.analysis import statistics, weak_error
@@ -63,7 +62,7 @@ def plot(simulations: pd.DataFrame, subject: str) -> Figure:
     return figure
 
 
-def _functions(panel: Axes, rows):
+def _functions(panel, rows):
     """Plot the errors of every test function on one oracle, and their root mean square with its slope."""
     errors = weak_error.weak_order(rows, rows["run"].iloc[0], "paper")
     low, high = statistics.interval(statistics.bootstrap(errors.gaps))
@@ -79,7 +78,7 @@ def _functions(panel: Axes, rows):
     panel.text(0.04, 0.95, f"slope {slope}", transform=panel.transAxes, va="top")
 
 
-def _variants(panel: Axes, own, variants):
+def _variants(panel, own, variants):
     """Plot the variants' total errors on the oracle where they are compared."""
     oracle = variants["oracle"].iloc[0]
     paper = own.loc[(own["optimizer"] == "rmsprop") & (own["oracle"] == oracle), "run"].iloc[0]
@@ -95,7 +94,7 @@ def _variants(panel: Axes, own, variants):
     _ticks(panel, np.unique(np.concatenate([errors.levels for errors in compared.values()])))
 
 
-def _total(panel: Axes, errors, colour, title=None, **look):
+def _total(panel, errors, colour, title=None, **look):
     """Plot the root mean square over all test functions; return its slope with the interval."""
     slope, replicates = errors.slope()
     words = "{:.2f} [{:.2f}, {:.2f}]".format(slope, *statistics.interval(replicates))
@@ -106,7 +105,7 @@ def _total(panel: Axes, errors, colour, title=None, **look):
     return words
 
 
-def _axes(panel: Axes, errors):
+def _axes(panel, errors):
     top = errors.error[-1] * 3
     panel.plot(errors.levels, top * errors.levels / errors.levels[-1], color="0.5", linestyle="--", linewidth=1)
     panel.set_xscale("log", base=2)
@@ -114,6 +113,6 @@ def _axes(panel: Axes, errors):
     _ticks(panel, errors.levels)
 
 
-def _ticks(panel: Axes, levels):
+def _ticks(panel, levels):
     panel.set_xticks(levels, [f"1/{1 / level:g}" for level in levels])
     panel.minorticks_off()
