@@ -20,14 +20,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from training import ROOT, photographs
 from tokenizers import Tokenizer, models
 from torchvision.models import resnet50
 
-from adasde.experiments import cost, plan
+from adasde.experiments import cost
 from adasde.experiments.artifacts import provenance
-from adasde.experiments.config import merged, read
-from adasde.scaling import optimizers
+from adasde.experiments.documents import merged, read
+from adasde.experiments.plan import plan
 from adasde.scaling.rules import ScalingWarning
 from adasde.training.loop import prepare_torch, train
 from adasde.training.run import CHUNK, Run
@@ -35,6 +34,7 @@ from adasde.workloads import imagenet, language, vision
 from adasde.workloads.data.registry import prepare
 from adasde.workloads.glue import load
 from adasde.workloads.registry import load_workload, workload_named
+from training import ROOT, changed, photographs
 
 ROUNDS = 3
 SECONDS = 0.6  # of a round of one contestant
@@ -65,7 +65,7 @@ BATCHES = (
 
 
 def images(name, device):
-    """A task of random images of CIFAR-10's form."""
+    """A workload of random images of CIFAR-10's form."""
     sizes = {"train": 20_000, "test": 1_000}
     tensors = {f"{k}-images": torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8) for k, n in sizes.items()}
     tensors |= {f"{k}-labels": torch.randint(0, 10, (n,), dtype=torch.uint8) for k, n in sizes.items()}
@@ -73,7 +73,7 @@ def images(name, device):
 
 
 def texts(name, device):
-    """A language task of random tokens, from a tokenizer of as many as the real one."""
+    """A language workload of random tokens, from a tokenizer of as many as the real one."""
     gpt = name == "wikitext103-gpt2"
     count = 50_257 if gpt else 50_265
     places = {50_256: "<|endoftext|>"} if gpt else {0: "<s>", 1: "<pad>", 2: "</s>", 3: "<unk>", 50_264: "<mask>"}
@@ -89,8 +89,8 @@ def texts(name, device):
     return language.load(name, tensors, device=device)
 
 
-def task_of(name, device):
-    """Return the task called ``name`` on synthetic data."""
+def workload_of(name, device):
+    """Return the workload called ``name`` on synthetic data."""
     if name == "imagenet-resnet50":
         tensors, _ = photographs(512)
         return imagenet.ImageNetWorkload(tensors, Path(), resnet50, device, workers=workload_named(name).workers - 1)
@@ -107,15 +107,15 @@ def seconds(function, steps, device):
     return time.perf_counter() - begun
 
 
-def measured(spec, task, device):
+def measured(spec, workload, device):
     """Return the table's row for ``spec``: our steps and bare ones, interleaved."""
-    ours = Run(spec, task)
+    ours = Run(spec, workload)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds(lambda: ours.advance(1), 2, device)  # warm: algorithms are chosen
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-    fixed = Run(spec, task)
-    batch = task.gather(*fixed.sampler.draw(fixed.drawn))
+    fixed = Run(spec, workload)
+    batch = workload.gather(*fixed.sampler.draw(fixed.drawn))
     passes = list(zip(*(part.split(fixed.examples) for part in batch), strict=True))
 
     def bare():
@@ -135,23 +135,23 @@ def measured(spec, task, device):
     ours.close(), fixed.close()
     drawn = repeats * chunk * ours.drawn
     rate, bare_rate = (drawn / statistics.median(r[name] for r in rounds) for name in ("ours", "bare"))
-    precision, entry = spec.get("precision", "float32"), workload_named(spec["task"])
+    precision, entry = spec.precision, workload_named(spec.workload)
     known = next((d for d in cost.DEVICES.values() if d.model in provenance(device)["device"]), None)
-    share = cost.BACKWARD * entry.facts.flops / known.peak[precision] if known else math.nan
+    share = cost.BACKWARD * entry.profile.flops / known.peak[precision] if known else math.nan
     return {
         "device": provenance(device)["device"],
         "torch": torch.__version__,
-        "task": spec["task"],
+        "task": spec.workload,
         "precision": precision,
-        "batch_size": spec["batch_size"],
-        "micro_batch": spec.get("micro_batch"),
-        "ell": spec["ell"],
+        "batch_size": spec.batch_size,
+        "micro_batch": spec.micro_batch,
+        "ell": spec.ell,
         "examples_per_second": rate,
         "step_over_bare": statistics.median(r["ours"] / r["bare"] for r in rounds),
         "share_of_peak": rate * share,
         "bare_share_of_peak": bare_rate * share,
         "peak_gigabytes": peak / 1e9,
-        "expected_gigabytes": cost.peak_bytes(spec, "GPU", cost.examples_per_pass(spec)) / 1e9,
+        "expected_gigabytes": cost.cost_of(spec, "h100").memory / 1e9,
     }
 
 
@@ -172,15 +172,15 @@ def trajectories(root, device):
     """Yield rows of runs that differ in nothing but their precision, three seeds each."""
     configs = [ROOT / f"workflow/config/{name}.yaml" for name in ("gpu", "fashion")]
     epoch = 480 * 128
-    spec = plan.plan(merged(configs)).runs["vgg16-adam.sqrt.k1.s0"]
-    spec |= {"samples": epoch, "evaluate": [epoch // 16, epoch // 4, epoch], "schedule": {}}
+    spec = plan(merged(configs)).runs["vgg16-adam.sqrt.k1.s0"]
+    spec = changed(spec, samples=epoch, evaluate=[epoch // 16, epoch // 4, epoch], schedule={})
     prepare("fashion-mnist", root)
-    task = load_workload(spec["task"], root, device=device)
+    workload = load_workload(spec.workload, root, device=device)
     for seed in range(3):
         for precision in ("float32", "tf32", "bf16"):
-            spec |= {"seed": seed, "precision": precision}
+            spec = changed(spec, seed=seed, precision=precision, device=device.type)
             prepare_torch(device, spec.precision)
-            rows, facts = train({k: v for k, v in spec.items() if v != "float32"}, task)
+            rows, facts = train(spec, workload)
             for _, step, _, metric, value in rows:
                 if not metric.startswith("speed"):
                     yield {"precision": precision, "seed": seed, "step": step, "metric": metric, "value": value}
@@ -195,31 +195,29 @@ def main():
     options.add_argument("--data", type=Path, default=ROOT / "results/data")
     options = options.parse_args()
     warnings.simplefilter("ignore", ScalingWarning)
-    optimizers.skip_compiler()
     device = torch.device("cuda", 0) if options.device == "cuda" else torch.device("cpu")
     facts = {**provenance(device), "products": products(device)}
     print(json.dumps(facts), flush=True)
-    paper = plan.plan(read(ROOT / "workflow/config/paper.yaml")).runs
-    rows, name, task = [], None, None
+    paper = plan(read(ROOT / "workflow/config/paper.yaml")).runs
+    rows, name, workload = [], None, None
     for run, precision, size, micro in BATCHES:
         if options.only not in f"{run} {precision}":
             continue
-        spec = {k: v for k, v in paper[run].items() if k not in ("processes", "micro_batch", "precision", "device")}
-        spec |= {"batch_size": size} | ({"micro_batch": micro} if micro else {})
-        spec |= {"precision": precision} if precision != "float32" else {}
+        spec = changed(paper[run], size, processes=1, micro_batch=micro, precision=precision, device=device.type)
         if device.type == "cuda":
-            spec["device"] = "cuda"
             torch.cuda.empty_cache()
-        if spec["task"] != name:
-            name, task = spec["task"], None
-            task = task_of(name, device)
+        if spec.workload != name:
+            name, workload = spec.workload, None
+            workload = workload_of(name, device)
         prepare_torch(device, spec.precision)
-        rows.append(measured(spec, task, device))
+        rows.append(measured(spec, workload, device))
         print(json.dumps(rows[-1]), flush=True)
         if options.out:
             options.out.mkdir(parents=True, exist_ok=True)
             pd.DataFrame(rows).to_csv(options.out / "steps.csv", index=False, float_format="%.4g")
             (options.out / "device.json").write_text(json.dumps(facts, indent=2) + "\n")
+    if device.type != "cuda":
+        return
     rows = pd.DataFrame(trajectories(options.data, device))
     ends = rows[rows["step"] == rows["step"].max()]
     print(ends.pivot_table(index=["metric", "seed"], columns="precision", values="value").to_string())

@@ -19,15 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-import yaml
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from adasde.experiments import plan
 from adasde.experiments.artifacts import device_name
-from adasde.experiments.config import read
-from adasde.scaling import optimizers
+from adasde.experiments.documents import read
+from adasde.experiments.plan import plan
+from adasde.experiments.specs import spec_of
 from adasde.scaling.rules import ScalingWarning
 from adasde.training.loop import keep_memory, train
 from adasde.training.run import CHUNK, Run
@@ -56,27 +55,35 @@ class Images(Dataset):
         return self.transform(Image.fromarray(self.images[index].numpy())), int(self.labels[index])
 
 
-def bare(spec, task):
+def changed(spec, batch_size=None, **changes):
+    """Return the spec with other values; another batch size comes with a length that it divides."""
+    if batch_size is not None:
+        samples = (1 << 14) * batch_size
+        changes = {"batch_size": batch_size, "samples": samples, "evaluate": [samples], **changes}
+    return spec_of({**spec.document, **changes})
+
+
+def bare(spec, workload):
     """Return a function of one step on a fixed batch, with the run's own model, memory format and optimizer."""
-    run = Run(spec, task)
-    batch = task.gather(*run.sampler.draw(spec["batch_size"]))
+    run = Run(spec, workload)
+    batch = workload.gather(*run.sampler.draw(spec.batch_size))
 
     def step():
         run.optimizer.zero_grad()
-        task.loss(run.model, *batch).backward()
+        workload.loss(run.model, *batch).backward()
         run.optimizer.step()
 
     return step
 
 
-def usual(spec, task, tensors):
+def usual(spec, workload, tensors):
     """Return a function of one step of the usual loop."""
-    model = task.build().train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=spec["optimizer"]["lr"])
+    model = workload.build().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=spec.optimizer.lr)
 
     def endless():
         while True:
-            yield from DataLoader(Images(tensors), batch_size=spec["batch_size"], shuffle=True, drop_last=True)
+            yield from DataLoader(Images(tensors), batch_size=spec.batch_size, shuffle=True, drop_last=True)
 
     batches = endless()
 
@@ -97,11 +104,11 @@ def seconds(function):
     return time.perf_counter() - begun
 
 
-def steps_of(spec, task, tensors):
+def steps_of(spec, workload, tensors):
     """Seconds per round of the bare step, of ours and of the usual loop, interleaved."""
-    size = spec["batch_size"]
+    size = spec.batch_size
     steps = SAMPLES // size
-    ours, fixed, loop = Run(spec, task), bare(spec, task), usual(spec, task, tensors)
+    ours, fixed, loop = Run(spec, workload), bare(spec, workload), usual(spec, workload, tensors)
 
     def advance():
         for _ in range(SAMPLES // CHUNK):
@@ -117,10 +124,10 @@ def steps_of(spec, task, tensors):
     return [{name: seconds(function) for name, function in contestants.items()} for _ in range(ROUNDS)]
 
 
-def whole_run(spec, task):
+def whole_run(spec, workload):
     """Ratio of a whole run to its steps, each bare, timed before and after; and the run's seconds."""
-    steps = spec["samples"] // spec["batch_size"]
-    fixed = bare(spec, task)
+    steps = spec.samples // spec.batch_size
+    fixed = bare(spec, workload)
     part = steps // 4
 
     def some():
@@ -128,33 +135,33 @@ def whole_run(spec, task):
 
     some()
     before = some()
-    whole = seconds(lambda: train(spec, task))
+    whole = seconds(lambda: train(spec, workload))
     return whole / (steps * (before + some()) / 2), whole
 
 
-def noise_seconds(spec, task):
+def noise_seconds(spec, workload):
     """Seconds per evaluation of the gradient with its noise and speeds, less those of the gradient alone."""
-    model = task.model().eval()
-    joined = [torch.cat(parts) for parts in zip(*task.subset, strict=True)]
+    model = workload.model().eval()
+    joined = [torch.cat(parts) for parts in zip(*workload.subset, strict=True)]
     few = list(zip(*(part.split(CHUNK_ALONE) for part in joined), strict=True))
 
     def alone():
         weights = list(model.parameters())
         total = [torch.zeros_like(p) for p in weights]
         for chunk in few:
-            torch._foreach_add_(total, torch.autograd.grad(task.loss(model, *chunk), weights))
+            torch._foreach_add_(total, torch.autograd.grad(workload.loss(model, *chunk), weights))
         return torch.stack(torch._foreach_norm(total)).norm().item()
 
     def whole():
-        loss_and_gradient(model, task.loss, task.subset, spec["batch_size"] ** -0.5, spec["optimizer"]["eps"])
+        loss_and_gradient(model, workload.loss, workload.subset, spec.batch_size**-0.5, spec.optimizer.eps)
 
     alone(), whole()  # warm
     return statistics.median(-seconds(alone) + seconds(whole) for _ in range(ROUNDS))
 
 
-def svag_of(spec, plain, task):
+def svag_of(spec, plain, workload):
     """Seconds per round of SVAG and of a plain run that draws as many samples, in twice as many steps, interleaved."""
-    runs = {"svag": Run(spec, task), "plain": Run(plain, task)}
+    runs = {"svag": Run(spec, workload), "plain": Run(plain, workload)}
 
     def advance(run):
         for _ in range(SAMPLES // CHUNK):
@@ -165,9 +172,9 @@ def svag_of(spec, plain, task):
     return [{name: seconds(lambda run=run: advance(run)) for name, run in runs.items()} for _ in range(ROUNDS)]
 
 
-def paper_step(spec, task):
+def paper_step(spec, workload):
     """Seconds per round of a step of a network of the paper, its images mirrored and cropped, and of a bare step."""
-    ours, fixed = Run(spec, task), bare(spec, task)
+    ours, fixed = Run(spec, workload), bare(spec, workload)
     ours.advance(1), fixed()  # warm
     return [{"ours": seconds(lambda: ours.advance(1)), "bare": seconds(fixed)} for _ in range(7)]
 
@@ -230,31 +237,30 @@ def main():
     warnings.simplefilter("ignore", ScalingWarning)  # mini goes where the rule breaks
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    optimizers.skip_compiler()
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "results/data"
     prepare("fashion-mnist", root)
     tensors = load_arrays("fashion-mnist", root)
-    task = load_workload("fashion-cnn", root)
-    runs = plan.plan(yaml.safe_load((ROOT / "workflow/config/mini.yaml").read_text())).runs
+    workload = load_workload("fashion-cnn", root)
+    runs = plan(read(ROOT / "workflow/config/mini.yaml")).runs
     print(f"{device_name()}, torch {torch.__version__}, one thread; medians of {ROUNDS} interleaved rounds")
     names = f"{'step (<= 1.05)':>22}{'usual (>= 2.6)':>22}{'run (<= 1.25)':>16}{'noise (<= 5%)':>16}"
     print(f"{'fashion-cnn, adam':22}{names}")
     for kappa in (1, 4, 16):
         spec = runs[f"fashion-cnn-adam.sqrt.k{kappa}.s0"]
-        rounds = steps_of(spec, task, tensors)
+        rounds = steps_of(spec, workload, tensors)
         cells = [ratio(rounds, "ours", "bare"), ratio(rounds, "usual", "ours")]
-        ratios, times = zip(*(whole_run(spec, task) for _ in range(3)), strict=True)
-        share = noise_seconds(spec, task) * (1 + len(spec["evaluate"])) / statistics.median(times)
+        ratios, times = zip(*(whole_run(spec, workload) for _ in range(3)), strict=True)
+        share = noise_seconds(spec, workload) * (1 + len(spec.evaluate)) / statistics.median(times)
         whole = f"{statistics.median(ratios):>16.3f}{100 * share:>15.1f}%"
-        print(f"B = {spec['batch_size']:<18}{cells[0]:>22}{cells[1]:>22}{whole}", flush=True)
+        print(f"B = {spec.batch_size:<18}{cells[0]:>22}{cells[1]:>22}{whole}", flush=True)
     print(f"{'svag, ell = 2':22}{'step / two plain steps':>24}")
     for name, size, goal in (("fashion-cnn", 32, 0.85), ("fashion-cnn", 128, 0.95), ("fashion-resnet", 32, 1.05)):
-        spec, plain = ({**runs[f"svag-{name}-adam.{level}.s0"], "batch_size": size} for level in ("svag.l2", "sqrt.k1"))
+        spec, plain = (changed(runs[f"svag-{name}-adam.{level}.s0"], size) for level in ("svag.l2", "sqrt.k1"))
         found = ratio(svag_of(spec, plain, load_workload(name, root)), "svag", "plain")
         print(f"{f'{name}, B = {size}':22}{found:>24} (<= {goal})", flush=True)
-    paper = plan.plan(read(ROOT / "workflow/config/paper.yaml")).runs["vgg16-adam.sqrt.k1.s0"] | {"batch_size": 64}
+    paper = changed(plan(read(ROOT / "workflow/config/paper.yaml")).runs["vgg16-adam.sqrt.k1.s0"], 64)
     rounds = paper_step(paper, load_workload("fashion32-vgg16", root))
-    print(f"VGG-16, B = {paper['batch_size']}, augmented: step / bare {ratio(rounds, 'ours', 'bare')} (<= 1.05)")
+    print(f"VGG-16, B = {paper.batch_size}, augmented: step / bare {ratio(rounds, 'ours', 'bare')} (<= 1.05)")
     rounds = loader()
     speed = 256 / statistics.median(r["ours"] for r in rounds)
     found = ratio(rounds, "torchvision", "ours")
