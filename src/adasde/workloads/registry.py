@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from adasde.common import InputError
 from adasde.workloads.base import Workload
@@ -41,7 +41,7 @@ class Entry:
 
     title: str  # its name in figures
     data: str  # name of its data set
-    kind: str  # vision or language
+    kind: Literal["vision", "language"]
     module: str  # whose `load` makes it
     profile: CostProfile | None = None  # None if it was not counted
     examples: int | None = None  # training examples if the data set counts something else, such as tokens
@@ -59,54 +59,47 @@ class Entry:
         return (self.profile and self.profile.tested) or dataset_named(self.data).test_size
 
 
-def _entry(title: str, data: str, kind: str, module: str, **options: Any) -> Entry:
-    return Entry(title, data, kind, f"adasde.workloads.{module}", **options)
+def _vision(title: str, data: str, module: str = "vision", workers: int = 0) -> Entry:
+    return Entry(title, data, "vision", f"adasde.workloads.{module}", workers=workers)
 
 
-def _entries() -> dict[str, Entry]:
-    """Return the workloads, without what they cost."""
-    small = {"cnn": "CNN", "resnet": "ResNet"}
-    paper = {"vgg16": "VGG-16", "resnet56": "ResNet-56", "resnet50": "ResNet-50"}
-    images = [
-        ("fashion", "Fashion-MNIST", "fashion-mnist", small),
-        ("cifar10", "CIFAR-10", "cifar-10", paper),
-        ("fashion32", "framed Fashion-MNIST", "fashion-mnist", paper),
-    ]
-    glue = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B"}
-    glue |= {"qqp": "QQP", "mnli": "MNLI", "qnli": "QNLI", "rte": "RTE"}
-    language, classified = ("language", "language"), ("language", "glue")
-    return {
-        **{
-            f"{prefix}-{network}": _entry(f"{title} on {what}", data, "vision", "vision")
-            for prefix, what, data, networks in images
-            for network, title in networks.items()
-        },
-        "imagenet-resnet50": _entry("ResNet-50 on ImageNet", "imagenet", "vision", "imagenet", workers=16),
-        "wiki-gpt2": _entry("GPT-2 on a Wikipedia extract", "wiki-mini", *language, examples=16_268),
-        "wiki-roberta": _entry("RoBERTa on a Wikipedia extract", "wiki-mini", *language, examples=16_268),
-        "wiki-articles": _entry(
-            "articles of paragraphs, RoBERTa", "wiki-mini", *classified, examples=2_166, pretrained="wiki-roberta"
-        ),
-        "wikitext103-gpt2": _entry("GPT-2 on WikiText-103", "wikitext-103", *language, examples=115_000),
-        "wikibooks-roberta": _entry("RoBERTa on Wiki+Books", "wiki-books", *language, examples=47_600_000),
-        **{
-            f"glue-{name}": _entry(
-                f"GLUE {title}, RoBERTa", f"glue-{name}", *classified, pretrained="wikibooks-roberta"
-            )
-            for name, title in glue.items()
-        },
-    }
+def _language(title: str, data: str, examples: int) -> Entry:
+    return Entry(title, data, "language", "adasde.workloads.language", examples=examples)
 
 
-def _with_profiles(entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    profiles = json.loads(files("adasde.workloads").joinpath("cost_profiles.json").read_text())
-    return {
-        name: replace(entry, profile=CostProfile(**profiles[name]) if name in profiles else None)
-        for name, entry in entries.items()
-    }
+def _classified(title: str, data: str, pretrained: str, examples: int | None = None) -> Entry:
+    return Entry(f"{title}, RoBERTa", data, "language", "adasde.workloads.glue", None, examples, pretrained)
 
 
-WORKLOADS = _with_profiles(_entries())
+WORKLOADS = {
+    "fashion-cnn": _vision("CNN on Fashion-MNIST", "fashion-mnist"),
+    "fashion-resnet": _vision("ResNet on Fashion-MNIST", "fashion-mnist"),
+    "cifar10-vgg16": _vision("VGG-16 on CIFAR-10", "cifar-10"),
+    "cifar10-resnet56": _vision("ResNet-56 on CIFAR-10", "cifar-10"),
+    "cifar10-resnet50": _vision("ResNet-50 on CIFAR-10", "cifar-10"),
+    "fashion32-vgg16": _vision("VGG-16 on framed Fashion-MNIST", "fashion-mnist"),
+    "fashion32-resnet56": _vision("ResNet-56 on framed Fashion-MNIST", "fashion-mnist"),
+    "fashion32-resnet50": _vision("ResNet-50 on framed Fashion-MNIST", "fashion-mnist"),
+    "imagenet-resnet50": _vision("ResNet-50 on ImageNet", "imagenet", "imagenet", workers=16),
+    "wiki-gpt2": _language("GPT-2 on a Wikipedia extract", "wiki-mini", 16_268),
+    "wiki-roberta": _language("RoBERTa on a Wikipedia extract", "wiki-mini", 16_268),
+    "wiki-articles": _classified("articles of paragraphs", "wiki-mini", "wiki-roberta", 2_166),
+    # The examples of these are about right, as their data are too large to be here.
+    "wikitext103-gpt2": _language("GPT-2 on WikiText-103", "wikitext-103", 115_000),
+    "wikibooks-roberta": _language("RoBERTa on Wiki+Books", "wiki-books", 47_600_000),
+    "glue-cola": _classified("GLUE CoLA", "glue-cola", "wikibooks-roberta"),
+    "glue-sst2": _classified("GLUE SST-2", "glue-sst2", "wikibooks-roberta"),
+    "glue-mrpc": _classified("GLUE MRPC", "glue-mrpc", "wikibooks-roberta"),
+    "glue-stsb": _classified("GLUE STS-B", "glue-stsb", "wikibooks-roberta"),
+    "glue-qqp": _classified("GLUE QQP", "glue-qqp", "wikibooks-roberta"),
+    "glue-mnli": _classified("GLUE MNLI", "glue-mnli", "wikibooks-roberta"),
+    "glue-qnli": _classified("GLUE QNLI", "glue-qnli", "wikibooks-roberta"),
+    "glue-rte": _classified("GLUE RTE", "glue-rte", "wikibooks-roberta"),
+}
+_PROFILES = json.loads(files("adasde.workloads").joinpath("cost_profiles.json").read_text())
+WORKLOADS |= {
+    name: replace(WORKLOADS[name], profile=CostProfile(**_PROFILES[name])) for name in WORKLOADS.keys() & _PROFILES
+}
 
 
 def workload_named(name: str) -> Entry:

@@ -113,7 +113,7 @@ def _unreadable(source, folder, where, error):
 
 
 def _place(source, folder):
-    return Path(folder, "sources", source.name)
+    return folder / "sources" / source.name
 
 
 def _files(source, folder):
@@ -121,7 +121,7 @@ def _files(source, folder):
 
 
 def _called(source, folder):
-    return f"{Path(folder).name}/{source.name}"
+    return f"{folder.name}/{source.name}"
 
 
 def pretrained_tokenizer(name: str, folder: Path, repository: str, revision: str, size: int) -> Tokenizer:
@@ -129,10 +129,8 @@ def pretrained_tokenizer(name: str, folder: Path, repository: str, revision: str
     _hush()
     path = Path(folder, "sources/tokenizer.json")
     try:
-        if path.exists():
-            tokenizer = Tokenizer.from_file(str(path))
-        else:
-            tokenizer = Tokenizer.from_pretrained(repository, revision=revision)
+        here = path.exists()
+        tokenizer = Tokenizer.from_file(str(path)) if here else Tokenizer.from_pretrained(repository, revision)
     except Exception as error:  # the library raises nothing narrower
         raise InputError(
             f"{name}: no tokenizer of {repository} ({type(error).__name__}); put its tokenizer.json at {path}"
