@@ -18,13 +18,11 @@ if TYPE_CHECKING:
 class Workload(ABC):
     """Data, model, loss and metrics under one name: all that training needs to know of what it trains.
 
-    Attributes:
-        device: Where its model and its batches are.
-        streamed: Whether examples take so long to make that training reads batches from `stream`, which makes them
-            ahead of time, and not from `gather`.
+    Training reads batches from `gather` or, if the workload is ``streamed``, from `stream`: examples that take long to
+    make are made there ahead of time.
     """
 
-    device: torch.device
+    device: torch.device  #: where its model and its batches are
     streamed: bool = False
 
     @property
@@ -82,28 +80,19 @@ class Workload(ABC):
 class Dataset:
     """A data set in the registry: what it is, and the module that makes its arrays. Entries are frozen dataclasses.
 
-    Attributes:
-        name: Name in the registry and of its folder.
-        licence: Terms of use.
-        download_bytes: Bytes of its files as they are fetched.
-        prepared_bytes: Bytes of its arrays.
-        train_size: Training examples, counted in ``unit``.
-        test_size: Test examples, counted in ``unit``.
-        unit: What sizes count, such as examples or tokens.
-        tolerance: Largest relative error of a stated number of examples; other versions of libraries change it a bit.
-        module: Module with functions ``facts(dataset, folder)`` and ``make(dataset, folder)``, imported only when a
-            data set is prepared, since planning does without the libraries that this needs.
+    The module has functions ``facts(dataset, folder)`` and ``make(dataset, folder)``. It is imported only when the data
+    set is prepared, since planning does without the libraries that this needs.
     """
 
-    name: str
+    name: str  #: in the registry, and of its folder
     licence: str
-    download_bytes: int
-    prepared_bytes: int
-    train_size: int
-    test_size: int
-    unit: str
+    download_bytes: int  #: of its files as they are fetched
+    prepared_bytes: int  #: of its arrays
+    train_size: int  #: training examples, counted in ``unit``
+    test_size: int  #: test examples, counted in ``unit``
+    unit: str  #: what sizes count, such as examples or tokens
     module: ClassVar[str]
-    tolerance: ClassVar[float] = 0.02
+    tolerance: ClassVar[float] = 0.02  #: relative error of sizes; other versions of libraries change them a little
 
     def facts(self, folder: Path) -> dict[str, str]:
         """Return what the arrays in ``folder`` are made from: hashes by file."""

@@ -25,28 +25,28 @@ if TYPE_CHECKING:
 class CostProfile:
     """What a workload costs, known without torch. `make cost-profiles` counts it into cost_profiles.json."""
 
-    parameters: int  # number of trained weights
-    flops: float  # of one example's forward pass, two per multiply-add
-    activations: float  # float32 bytes that this pass holds for the backward pass, with fused attention
-    graded: int  # training examples whose gradient an evaluation takes
-    chunk: int  # examples per gradient of these
-    tested: int | None = None  # other examples that an evaluation tests; all test examples of the data set if None
-    resident: int = 0  # bytes of an example that stay in a GPU's memory during the whole run
-    moment: float = 0.0  # bytes per example that a step holds for a moment beside the activations, where they matter
+    parameters: int  #: number of trained weights
+    flops: float  #: of one example's forward pass, two per multiply-add
+    activations: float  #: float32 bytes that this pass holds for the backward pass, with fused attention
+    graded: int  #: training examples whose gradient an evaluation takes
+    chunk: int  #: examples per gradient of these
+    tested: int | None = None  #: other examples that an evaluation tests; all test examples of the data set if None
+    resident: int = 0  #: bytes of an example that stay in a GPU's memory during the whole run
+    moment: float = 0.0  #: bytes per example that a step holds for a moment beside the activations, where they matter
 
 
 @dataclass(frozen=True)
 class Entry:
     """A registered workload: where it is made, and what can be known of it without torch."""
 
-    title: str  # its name in figures
-    data: str  # name of its data set
-    kind: Literal["vision", "language"]
-    module: str  # whose `load` makes it
-    profile: CostProfile | None = None  # None if it was not counted
-    examples: int | None = None  # training examples if the data set counts something else, such as tokens
-    pretrained: str | None = None  # the workload whose models it fine-tunes
-    workers: int = 0  # most processes that decode its examples; `load` is then given `workers` and the data's `folder`
+    title: str  #: its name in figures
+    data: str  #: name of its data set
+    kind: Literal["vision", "language"]  #: what it is about
+    module: str  #: whose `load` makes it
+    profile: CostProfile | None = None  #: None if it was not counted
+    examples: int | None = None  #: training examples if the data set counts something else, such as tokens
+    pretrained: str | None = None  #: the workload whose models it fine-tunes
+    workers: int = 0  #: most processes that decode its examples; `load` is then given `workers` and the data's `folder`
 
     @property
     def train_size(self) -> int:
