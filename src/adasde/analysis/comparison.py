@@ -60,10 +60,8 @@ def compare(here: Path, reference: Path) -> Comparison:
     if not Path(reference).is_dir():
         raise InputError(f"reference = {reference}: no such folder; name it by --reference")
     mine, theirs = tables.both(here), tables.both(reference)
-    rows = []
-    for own, other, key, row in zip(
-        mine, theirs, ("experiment", "simulation"), (_experiment, _simulation), strict=True
-    ):
+    rows, kinds = [], (("experiment", _experiment), ("simulation", _simulation))
+    for own, other, (key, row) in zip(mine, theirs, kinds, strict=True):
         parts = dict(iter(own.groupby(key, sort=False)))
         rows += [row(name, parts[name], part) for name, part in other.groupby(key, sort=False) if name in parts]
     if not rows:
@@ -77,33 +75,35 @@ def compare(here: Path, reference: Path) -> Comparison:
 
 def summary(found: Comparison) -> str:
     """Return the comparison as text for a terminal."""
-    experiments = [
-        (row.experiment, str(row.runs), str(row.identical), f"{row.typical:.2f}", f"{row.largest:.1f}")
-        for row in found.experiments.itertuples()
-    ]
-    figures = [(row.figure, str(row.claims), str(row.same), f"{row.largest:.1f}") for row in found.figures.itertuples()]
-    changed = [
-        (
-            row.id,
-            f"{row.reference} ({row.value_reference:.3g})",
-            f"{row.here} ({row.value_here:.3g})",
-            f"{row.difference:.2f}",
-        )
-        for row in found.verdicts.itertuples()
-        if row.reference != row.here
-    ]
+    changed = found.verdicts[found.verdicts["reference"] != found.verdicts["here"]]
+    largest = "largest difference"
     parts = [
-        [("", "reference", "here"), *found.facts.itertuples(index=False, name=None)],
-        [("experiment", "runs", "identical", "typical", "largest difference, in standard errors"), *experiments],
-        [("figure", "claims", "same verdict", "largest difference of a claim, in its noise"), *figures],
+        _text(found.facts, ("", "reference", "here"), "{0.fact}|{0.reference}|{0.here}"),
+        _text(
+            found.experiments,
+            ("experiment", "runs", "identical", "typical", f"{largest}, in standard errors"),
+            "{0.experiment}|{0.runs}|{0.identical}|{0.typical:.2f}|{0.largest:.1f}",
+        ),
+        _text(
+            found.figures,
+            ("figure", "claims", "same verdict", f"{largest} of a claim, in its noise"),
+            "{0.figure}|{0.claims}|{0.same}|{0.largest:.1f}",
+        ),
     ]
-    if changed:
-        parts.append([("claim with another verdict", "reference", "here", "difference, in its noise"), *changed])
+    if len(changed):
+        header = ("claim with another verdict", "reference", "here", "difference, in its noise")
+        cells = "{0.id}|{0.reference} ({0.value_reference:.3g})|{0.here} ({0.value_here:.3g})|{0.difference:.2f}"
+        parts.append(_text(changed, header, cells))
     total, opposite = len(found.verdicts), len(found.contradicted)
     last = f"{total - len(changed)} of {total} claims have the same verdict, {opposite} the opposite one"
     if found.strayed:
         last += f"; more than noise apart: {', '.join(found.strayed)}"
-    return "\n\n".join([*map(text_table, parts), last])
+    return "\n\n".join([*parts, last])
+
+
+def _text(frame, header, cells):
+    """A table as text, each row of ``frame`` in the format ``cells``."""
+    return text_table([header, *(cells.format(row).split("|") for row in frame.itertuples())])
 
 
 def plot(here: Path, reference: Path, folder: Path) -> Iterator[Path]:

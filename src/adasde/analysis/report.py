@@ -19,18 +19,10 @@ FACTS = {"device": "device", "threads": "threads of a run", "adasde": "adasde", 
 def write_report(
     plan: Plan, shown: dict[str, list[str]], tables: Path, figures: Path, out: Path, config_files: list[str]
 ) -> None:
-    """Write the report of a plan as one file that needs no network.
+    """Write the report of a plan as one HTML file that needs no network. InputError names what is missing.
 
-    Args:
-        plan: what the config asks for (`experiments.plan.plan`).
-        shown: the runs that each figure is drawn from (`figures.registry.figure_runs`).
-        tables: folder of runs.csv and claims.csv.
-        figures: folder of the figures, PNG.
-        out: HTML file to write, whole or not at all.
-        config_files: files of the config, for the command that rebuilds a figure.
-
-    Raises:
-        InputError: a table or a figure is missing.
+    ``shown`` are the runs of each figure (`figure_runs`). The folder ``tables`` holds runs.csv and claims.csv, and
+    ``figures`` a PNG per figure. ``config_files`` are for the command that rebuilds a figure.
     """
     config_files = [_near(path) for path in config_files]
     runs, claims = _rows(tables / "runs.csv", "collect"), _rows(tables / "claims.csv", "claims")

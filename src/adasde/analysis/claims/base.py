@@ -13,33 +13,31 @@ from adasde.scaling.rules import ABLATIONS
 from adasde.workloads.registry import workload_named
 
 COLUMNS = (
-    "id", "place", "statement", "statistic", "value", "low", "high", "n", "threshold", "reason", "verdict", "note",
-    "figure",
-)  # fmt: skip
+    *("id", "place", "statement", "statistic", "value", "low", "high", "n"),
+    *("threshold", "reason", "verdict", "note", "figure"),
+)
 VERDICTS = ("reproduced", "not reproduced", "inconclusive")
 
 # Every claim compares what its workload measures of these.
 TEST_FUNCTIONS = ("train_loss", "test_loss", "test_accuracy", "log_perplexity", "squared_norm", "gradient_norm")
 
-CLAIMS: list[Callable[[pd.DataFrame, str], list[dict]]] = []
-SIMULATION_CLAIMS: list[Callable[[pd.DataFrame], list[dict]]] = []
+Claim = Callable[[pd.DataFrame, str], list[dict]]
+SimulationClaim = Callable[[pd.DataFrame], list[dict]]
+CLAIMS: list[Claim] = []
+SIMULATION_CLAIMS: list[SimulationClaim] = []
 
 
-def claim(function: Callable[[pd.DataFrame, str], list[dict]]) -> Callable[[pd.DataFrame, str], list[dict]]:
-    """Register ``function(trajectories, experiment)``, which judges every experiment of a scale.
+def claim(function: Claim) -> Claim:
+    """Register ``function(trajectories, experiment)``, which judges every experiment of a scale; return it.
 
-    Args:
-        function: takes the trajectories of one experiment and its name; returns rows made by `row`, or an empty list
-            if it does not apply. A new claim is one such function under this decorator.
-
-    Returns:
-        The function itself.
+    It takes the trajectories of one experiment and its name. It returns rows made by `row`, or an empty list if it does
+    not apply. A new claim is one such function under this decorator.
     """
     CLAIMS.append(function)
     return function
 
 
-def simulation_claim(function: Callable[[pd.DataFrame], list[dict]]) -> Callable[[pd.DataFrame], list[dict]]:
+def simulation_claim(function: SimulationClaim) -> SimulationClaim:
     """Register ``function(simulations)``, which judges the table of simulations, as `claim` does for trajectories."""
     SIMULATION_CLAIMS.append(function)
     return function
@@ -47,39 +45,23 @@ def simulation_claim(function: Callable[[pd.DataFrame], list[dict]]) -> Callable
 
 def row(
     *,
-    id: str,
-    place: str,
-    statement: str,
-    statistic: str,
+    id: str,  # kind of claim, experiment and what else tells it apart, joined by dots
+    place: str,  # where the paper says it
+    statement: str,  # the claim, as a sentence without a full stop
+    statistic: str,  # what the value is
     value: float,
-    bounds: tuple[float, float],
-    n: int,
+    bounds: tuple[float, float],  # the value's 95% interval
+    n: int,  # number of seeds, or of batches of paths
     threshold: float,
-    reason: str,
-    below: bool,
-    note: str = "",
-    diverged: Iterable[str] = (),
-    figure: str | None = None,
+    reason: str,  # why the threshold is that
+    below: bool,  # whether the statement holds below the threshold, or else above it
+    note: str = "",  # details behind the value
+    diverged: Iterable[str] = (),  # names of runs that diverged
+    figure: str | None = None,  # that shows it, "" if none does; None leaves it to `evaluate_claims`
 ) -> dict:
-    """Judge one claim: make its row of the table of claims.
+    """Judge one claim: return its row of the table, values by the names of COLUMNS.
 
-    Args:
-        id: kind of claim, experiment and what else tells it apart, joined by dots.
-        place: where the paper says it.
-        statement: the claim, as a sentence without a full stop.
-        statistic: what ``value`` is.
-        value: the statistic's estimate.
-        bounds: its 95% interval (low, high).
-        n: number of seeds, or of batches of paths.
-        threshold: the value of the statistic up to which the statement holds.
-        reason: why the threshold is that.
-        below: whether the statement holds below the threshold (or else above it).
-        note: details behind the value.
-        diverged: names of runs that diverged; the statistic of a claim about smallness is then infinite.
-        figure: name of the figure that shows it, "" if none does; None leaves it to `evaluate_claims`.
-
-    Returns:
-        Values by the names of COLUMNS.
+    If a run diverged, the statistic of a claim about smallness is infinite, and the note names the run.
     """
     if diverged:
         note = f"{', '.join(diverged)} diverged"

@@ -12,15 +12,9 @@ from adasde.analysis.claims.base import CLAIMS, COLUMNS, SIMULATION_CLAIMS, is_a
 
 
 def evaluate_claims(trajectories: pd.DataFrame, simulations: pd.DataFrame = tables.NO_SIMULATIONS) -> pd.DataFrame:
-    """Return one row per claim, with the columns COLUMNS.
+    """Return one row per claim, with the columns COLUMNS: the experiments in their order, then the simulations.
 
-    Args:
-        trajectories: the table of training runs (`tables.read`).
-        simulations: the table of simulations, by default an empty one.
-
-    Returns:
-        The claims of the experiments in their order, then those of the simulations. A claim that names no figure is
-        shown by the ablation's, or else by its experiment's figure of trajectories.
+    A claim that names no figure is shown by the ablation's, or else by its experiment's figure of trajectories.
     """
     rows = []
     for experiment, part in trajectories.groupby("experiment", sort=False):

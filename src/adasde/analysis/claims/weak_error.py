@@ -17,22 +17,19 @@ def order(simulations: pd.DataFrame) -> list[dict]:
     rows = []
     weak = simulations[simulations["study"] == "weak-order"]
     for optimizer, part in weak.groupby("optimizer", sort=False):
-        runs = {name: (run["oracle"].iloc[0], run["process"].unique()) for name, run in part.groupby("run", sort=False)}
-        found = {
-            ORACLES[oracle].title: weak_error.weak_order(simulations, name, "paper")
-            for name, (oracle, processes) in runs.items()
-            if "paper" in processes
-        }
-        if found:
-            first, *others = found.values()
-            note = ", ".join(f"{oracle} {errors.slope()[0]:.2f}" for oracle, errors in found.items())
+        parts, slopes, variants = [], [], []
+        for (run, process), found in part[part["process"] != "sde"].groupby(["run", "process"], sort=False):
+            errors = weak_error.weak_order(simulations, run, process)
+            if process == "paper":
+                parts.append(errors)
+                slopes.append(f"{ORACLES[found['oracle'].iloc[0]].title} {errors.slope()[0]:.2f}")
+            else:
+                statement = f"RMSprop as in {process} has the SDE of the paper's RMSprop"
+                variants.append(_order(f"rmsprop-{process}", statement, errors, run))
+        if parts:
             statement = f"the SDE of {optimizer} approximates it with order 1 in eta^2"
-            rows.append(_order(optimizer, statement, first.join(*others), note))
-        for name, (_, processes) in runs.items():
-            for variant in processes[~np.isin(processes, ("sde", "paper"))]:
-                statement = f"RMSprop as in {variant} has the SDE of the paper's RMSprop"
-                errors = weak_error.weak_order(simulations, name, variant)
-                rows.append(_order(f"rmsprop-{variant}", statement, errors, name))
+            rows.append(_order(optimizer, statement, parts[0].join(*parts[1:]), ", ".join(slopes)))
+        rows += variants
     return rows
 
 

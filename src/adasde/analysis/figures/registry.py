@@ -31,23 +31,14 @@ Row = tuple[str, str, str]  # experiment, workload and rule of a training run
 
 @dataclass(frozen=True)
 class Plot:
-    """The module of a plot, and what it can show.
-
-    Args:
-        module: name of the module that holds the function ``plot``.
-        subject: what a figure shows: ``experiment``, ``workload`` or, if None, the scale.
-        rules: it shows the experiments with runs that follow one of these, and no training if there are none.
-        without: of those, it shows only the experiments with no runs that follow one of these.
-        beside: it also shows the experiments on the same workload with runs that follow one of these.
-        study: the study whose simulations it shows; by default none.
-    """
+    """The module that holds a function ``plot``, and what it can show."""
 
     module: str
-    subject: str | None = None
-    rules: frozenset[str] = frozenset({"sqrt"})
-    without: frozenset[str] = frozenset()
-    beside: frozenset[str] = frozenset()
-    study: str | None = None
+    subject: str | None = None  # what a figure shows: an ``experiment``, a ``workload`` or, if None, the scale
+    rules: frozenset[str] = frozenset({"sqrt"})  # experiments with runs that follow one of these are shown,
+    without: frozenset[str] = frozenset()  # but not those that also have runs that follow one of these
+    beside: frozenset[str] = frozenset()  # experiments on the same workload that follow one of these are shown too
+    study: str | None = None  # simulations of this study are shown
 
     def subject_of(self, row: Row) -> str:
         """What the figure that shows a run is about."""
@@ -146,19 +137,9 @@ def plot_figure(
     simulations: "pd.DataFrame | None" = None,
     reference: "Tables | None" = None,
 ) -> "Figure":
-    """Plot a figure from the tables of a scale.
+    """Plot a figure from the tables of a scale. InputError if they cannot show it.
 
-    Args:
-        figure: name of the figure.
-        trajectories: the table of training runs.
-        simulations: the table of simulations, by default an empty one.
-        reference: the same two tables of other runs; what these give is drawn behind, broad and grey.
-
-    Returns:
-        The matplotlib Figure.
-
-    Raises:
-        InputError: the tables cannot show the figure, or the reference has other panels.
+    If there is a ``reference``, the same two tables of other runs, its curves are plotted behind, broad and grey.
     """
     from adasde.analysis import tables  # with pandas, which planning does not need
 

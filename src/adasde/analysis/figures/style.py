@@ -124,12 +124,9 @@ def points(panel: Axes, x: Any, values: np.ndarray, low: np.ndarray, high: np.nd
 
 
 def legend(figure: Figure, entries: Mapping[str, Any] | Iterable[Axes], columns: int | None = None) -> None:
-    """Put one legend below all panels.
+    """Put one legend below all panels, at most so many ``columns`` wide.
 
-    Args:
-        figure: the figure.
-        entries: handles by their label, or panels: then what each of them names, once, in the order of first mention.
-        columns: most entries side by side; by default all.
+    ``entries`` are handles by their label, or panels: then what these name, once, in the order of first mention.
     """
     if not isinstance(entries, Mapping):
         named: dict[str, Any] = {}
