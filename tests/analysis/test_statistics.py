@@ -42,39 +42,39 @@ def test_the_same_seed_gives_the_same_interval():
     assert not np.array_equal(first, other)
 
 
-def test_noise_is_pooled_over_groups():
+def test_spread_is_pooled_over_groups():
     groups = {1: np.array([[1.0], [3.0]]), 2: np.array([[10.0], [10.0], [10.0]])}
     assert statistics.degrees_of_freedom(groups) == 3
-    assert np.isclose(statistics.seed_noise(groups)[0], np.sqrt(2 / 3))
+    assert np.isclose(statistics.seed_spread(groups)[0], np.sqrt(2 / 3))
 
 
-def test_one_seed_says_nothing_about_noise():
+def test_one_seed_says_nothing_about_spread():
     groups = {1: np.ones((1, 4)), 2: np.zeros((1, 4))}
-    assert np.isnan(statistics.seed_noise(groups)).all()
+    assert np.isnan(statistics.seed_spread(groups)).all()
     assert np.isnan(statistics.bootstrap_means(groups)[1]).all()
 
 
 def test_distances_by_hand():
-    means, reference, noise = (
+    means, reference, spread = (
         np.array([[1.0, 2.0, 5.0]]),
         np.array([1.0, 1.0, 1.0]),
         np.array([1.0, 1.0, 2.0]),
     )
-    assert np.abs(statistics.in_noise(means, reference, noise)).max(axis=-1) == [2.0]
-    assert np.isclose(statistics.typical_gap(means, reference, noise)[0], np.sqrt((0 + 1 + 4) / 3))
+    assert np.abs(statistics.in_deviations(means, reference, spread)).max(axis=-1) == [2.0]
+    assert np.isclose(statistics.typical_gap(means, reference, spread)[0], np.sqrt((0 + 1 + 4) / 3))
     single = np.full(3, np.nan)
-    assert np.isnan(statistics.in_noise(means, reference, single)).all()
+    assert np.isnan(statistics.in_deviations(means, reference, single)).all()
 
 
-def test_a_common_start_is_no_distance_and_a_difference_without_noise_an_infinite_one():
+def test_a_common_start_is_no_distance_and_a_difference_without_spread_an_infinite_one():
     start = np.full((3, 1), 0.1)
     groups = {1: np.hstack([start, [[1.0], [2.0], [3.0]]]), 4: np.hstack([start, [[2.0], [3.0], [4.0]]])}
-    noise = statistics.seed_noise(groups)
+    spread = statistics.seed_spread(groups)
     means = {kappa: group.mean(axis=0) for kappa, group in groups.items()}
-    assert np.abs(statistics.in_noise(means[4], means[1], noise)).max() == 1.0
+    assert np.abs(statistics.in_deviations(means[4], means[1], spread)).max() == 1.0
     drawn = statistics.bootstrap_means(groups)
-    assert (statistics.in_noise(drawn[4], drawn[1], noise)[:, 0] == 0).all()
-    assert statistics.in_noise(np.array([0.2]), np.array([0.1]), np.array([0.0])) == np.inf
+    assert (statistics.in_deviations(drawn[4], drawn[1], spread)[:, 0] == 0).all()
+    assert statistics.in_deviations(np.array([0.2]), np.array([0.1]), np.array([0.0])) == np.inf
 
 
 def test_ranks_and_distances_skip_unknown_points():
@@ -93,7 +93,7 @@ def profile(size, levels=4, points=6):
 
 
 def simulated(random, truth, seeds):
-    """Runs about the true curves, whose noise of standard deviation 1 is correlated over time by 0.7."""
+    """Runs about the true curves, whose spread of standard deviation 1 is correlated over time by 0.7."""
     points = len(truth[1])
     root = np.linalg.cholesky(0.7 ** np.abs(np.subtract.outer(np.arange(points), np.arange(points))))
     return {level: curve + random.normal(size=(seeds, points)) @ root.T for level, curve in truth.items()}
@@ -111,10 +111,10 @@ def test_how_often_the_interval_of_the_largest_distance_misses_it(size, seeds):
     below, above, wrong = 0, 0, 0
     for trial in range(trials):
         groups = simulated(random, truth, seeds)
-        noise = statistics.seed_noise(groups)
-        scale, drawn = statistics.bootstrap_noise(groups, replicates=400, seed=trial)
-        gaps = np.concatenate([(groups[k].mean(axis=0) - groups[1].mean(axis=0)) / noise for k in groups if k != 1])
-        errors = np.concatenate([(drawn[k] - drawn[1]) / noise for k in groups if k != 1], axis=1)
+        spread = statistics.seed_spread(groups)
+        scale, drawn = statistics.bootstrap_errors(groups, replicates=400, seed=trial)
+        gaps = np.concatenate([(groups[k].mean(axis=0) - groups[1].mean(axis=0)) / spread for k in groups if k != 1])
+        errors = np.concatenate([(drawn[k] - drawn[1]) / spread for k in groups if k != 1], axis=1)
         low, high = statistics.largest(gaps, errors, scale)
         below, above = below + (high < size), above + (low > size)
         wrong += (low > 3 and size <= 3) or (high < 3 and size >= 3)
@@ -127,15 +127,15 @@ def test_enough_seeds_show_equivalence_and_difference():
     random, shown = np.random.default_rng(0), []
     for size, verdict in ((0.5, "within"), (6.0, "beyond")):
         groups = simulated(random, profile(size), 8)
-        noise, (scale, drawn) = statistics.seed_noise(groups), statistics.bootstrap_noise(groups)
-        gaps = np.concatenate([(groups[k].mean(axis=0) - groups[1].mean(axis=0)) / noise for k in groups if k != 1])
-        errors = np.concatenate([(drawn[k] - drawn[1]) / noise for k in groups if k != 1], axis=1)
+        spread, (scale, drawn) = statistics.seed_spread(groups), statistics.bootstrap_errors(groups)
+        gaps = np.concatenate([(groups[k].mean(axis=0) - groups[1].mean(axis=0)) / spread for k in groups if k != 1])
+        errors = np.concatenate([(drawn[k] - drawn[1]) / spread for k in groups if k != 1], axis=1)
         low, high = statistics.largest(gaps, errors, scale)
         shown.append("within" if high < 3 else "beyond" if low > 3 else "undecided")
         assert shown[-1] == verdict, (low, high)
 
 
-def test_a_largest_gap_without_noise_is_exact_and_unknown_without_repeats():
+def test_a_largest_gap_without_spread_is_exact_and_unknown_without_repeats():
     assert statistics.largest(np.array([-2.0, 1.0]), np.zeros((50, 2))) == (2.0, 2.0)
     assert np.isnan(statistics.largest(np.array([2.0]), np.full((50, 1), np.nan), np.full((50, 1), np.nan))).all()
     assert statistics.largest(np.array([np.inf, 1.0]), np.zeros((50, 2)))[0] == np.inf

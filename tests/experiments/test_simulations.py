@@ -97,7 +97,7 @@ def test_the_sde_is_a_weak_approximation_of_order_one(planned, name):
     slope, drawn = errors.slope()
     low, high = statistics.interval(drawn)
     assert 0.75 < low <= slope <= high < 1.25
-    assert (errors.noise < errors.error / 3).all()
+    assert (errors.monte_carlo_error < errors.error / 3).all()
 
 
 def test_all_variants_of_rmsprop_share_the_limit(planned):
@@ -142,7 +142,7 @@ def test_integrations_share_their_paths_and_are_extrapolated(planned, data_root)
     assert integrations.levels.tolist() == [8, 16]
     assert np.allclose(integrations.gaps[:, 0], 2 * integrations.gaps[:, 1], rtol=1e-6)
     apart = (2 / (spec.sde_paths * spec.batches)) ** 0.5  # noise of the difference of independent paths
-    assert integrations.noise[1] < apart / 2
+    assert integrations.monte_carlo_error[1] < apart / 2
     single = simulations[(simulations["process"] != "sde") | (simulations["level"] == 16)]
     assert weak_error.convergence(single, spec.run, "sde").error.tolist() == [0.0]
 

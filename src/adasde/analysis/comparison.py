@@ -148,8 +148,8 @@ def _experiment(name, mine, theirs):
             levels = [level for level in there.healthy if level in found.healthy]
             both = {(level, n): groups.values[level] for n, groups in enumerate((there, found)) for level in levels}
             for a, b in ((both[level, 0], both[level, 1]) for level in levels):
-                error = statistics.seed_noise(both) * np.sqrt(1 / len(a) + 1 / len(b))
-                differences.append(statistics.in_noise(b.mean(axis=0), a.mean(axis=0), error))
+                error = statistics.seed_spread(both) * np.sqrt(1 / len(a) + 1 / len(b))
+                differences.append(statistics.in_deviations(b.mean(axis=0), a.mean(axis=0), error))
     return name, *_identical(mine, theirs, ["run", "step", "metric"]), *_sizes(differences)
 
 
@@ -159,7 +159,9 @@ def _simulation(name, mine, theirs):
     there, here = (table.groupby(where)["value"].agg(["mean", "var", "count"]) for table in (theirs, mine))
     joined = there.merge(here, on=where, suffixes=("_there", "_here"))
     error = np.sqrt(joined["var_there"] / joined["count_there"] + joined["var_here"] / joined["count_here"])
-    differences = statistics.in_noise(joined["mean_here"].to_numpy(), joined["mean_there"].to_numpy(), error.to_numpy())
+    differences = statistics.in_deviations(
+        joined["mean_here"].to_numpy(), joined["mean_there"].to_numpy(), error.to_numpy()
+    )
     return name, *_identical(mine, theirs, [*where, "batch"]), *_sizes([differences])
 
 

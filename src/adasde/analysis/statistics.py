@@ -22,7 +22,7 @@ def degrees_of_freedom(groups: Groups) -> int:
     return sum(len(group) - 1 for group in groups.values())
 
 
-def seed_noise(groups: Groups) -> np.ndarray:
+def seed_spread(groups: Groups) -> np.ndarray:
     """Pooled standard deviation of a single run about its group's mean, of shape (points,); NaN without repeats."""
     squares = sum(((group - group.mean(axis=0)) ** 2).sum(axis=0) for group in groups.values())
     freedom = degrees_of_freedom(groups)
@@ -35,12 +35,12 @@ def bootstrap_means(groups: Groups, replicates: int = REPLICATES, seed: int = 0)
     For Gaussian spread the percentile interval of a mean is Student's. The normal one would be too narrow, which
     matters with two or three seeds. Without repeats every replicate is NaN.
     """
-    scale, noise = bootstrap_noise(groups, replicates, seed)
-    return {label: group.mean(axis=0) + scale * noise[label] for label, group in groups.items()}
+    scale, errors = bootstrap_errors(groups, replicates, seed)
+    return {label: group.mean(axis=0) + scale * errors[label] for label, group in groups.items()}
 
 
-def bootstrap_noise(groups: Groups, replicates: int = REPLICATES, seed: int = 0) -> tuple[np.ndarray, Groups]:
-    """Replicates (scale, noise) of the error of the groups' means: label -> (replicates, points), times the scale.
+def bootstrap_errors(groups: Groups, replicates: int = REPLICATES, seed: int = 0) -> tuple[np.ndarray, Groups]:
+    """Replicates (scale, errors) of the errors of the groups' means: label -> (replicates, points), times the scale.
 
     Residuals are resampled as whole trajectories, which keeps their correlation over time, from the pool of all
     groups after the correction sqrt(n / (n - 1)). The scale, (replicates, 1), is sqrt(f / chi^2_f), f the pooled
@@ -55,10 +55,10 @@ def bootstrap_noise(groups: Groups, replicates: int = REPLICATES, seed: int = 0)
         [(g - g.mean(axis=0)) * np.sqrt(len(g) / (len(g) - 1)) for g in groups.values() if len(g) > 1]
     )
     scale = np.sqrt(freedom / random.chisquare(freedom, replicates))[:, None]
-    noise = {}
+    errors = {}
     for label, group in groups.items():
-        noise[label] = pool[random.integers(len(pool), size=(replicates, len(group)))].mean(axis=1)
-    return scale, noise
+        errors[label] = pool[random.integers(len(pool), size=(replicates, len(group)))].mean(axis=1)
+    return scale, errors
 
 
 def interval(replicates: np.ndarray, level: float = LEVEL, axis: int = 0) -> tuple:
@@ -81,11 +81,11 @@ def mean_intervals(groups: Groups) -> Groups:
 
 
 def largest(
-    gaps: np.ndarray, noise: np.ndarray, scale: float | np.ndarray = 1.0, level: float = LEVEL
+    gaps: np.ndarray, errors: np.ndarray, scale: float | np.ndarray = 1.0, level: float = LEVEL
 ) -> tuple[float, float]:
     """Interval (low, high) of the largest |true gap|, in true units, where ``gaps`` are estimates in estimated ones.
 
-    ``noise`` are replicates of the gaps' errors, (replicates, gaps), and ``scale``, (replicates, 1), of the unit. The
+    ``errors`` are replicates of the gaps' errors, (replicates, gaps), and ``scale``, (replicates, 1), of the unit. The
     largest of noisy gaps is larger than the largest gap, and a plain bootstrap makes it larger still. So the lower end
     allows for errors in all gaps at once: the largest is above it only if one is. The upper end is the
     intersection-union test of equivalence (Berger and Hsu 1996): all gaps are below it if each one is, and each has
@@ -95,15 +95,15 @@ def largest(
     """
     tail = (1 - level) / 2
     with np.errstate(invalid="ignore"):
-        low = np.abs(gaps).max() / scale - np.abs(noise).max(axis=-1, keepdims=True)
-        each = np.abs(gaps) / scale + np.where(gaps < 0, -1.0, 1.0) * noise
+        low = np.abs(gaps).max() / scale - np.abs(errors).max(axis=-1, keepdims=True)
+        each = np.abs(gaps) / scale + np.where(gaps < 0, -1.0, 1.0) * errors
     lowest = np.quantile(low, tail, method="inverted_cdf")
     return np.maximum(lowest, 0.0), np.quantile(each, 1 - tail, axis=0, method="inverted_cdf").max()
 
 
-def typical_gap(means: np.ndarray, reference: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Root mean square of |means - reference| / noise over the last axis."""
-    return np.sqrt((in_noise(means, reference, noise) ** 2).mean(axis=-1))
+def typical_gap(means: np.ndarray, reference: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Root mean square of |means - reference| / deviation over the last axis."""
+    return np.sqrt((in_deviations(means, reference, deviation) ** 2).mean(axis=-1))
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -125,16 +125,16 @@ def mean_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.where(known, gaps, 0.0).sum(axis=-1) / known.sum(axis=-1)
 
 
-def in_noise(means: np.ndarray, reference: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """(means - reference) / noise: 0 where they agree to rounding, as at the common start, whatever the noise there.
+def in_deviations(means: np.ndarray, reference: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """(means - reference) / deviation: 0 if they agree to rounding and nothing deviates, as at the common start.
 
-    Where they differ without any noise the distance is infinite, and unknown (NaN) where the noise is.
+    Where they differ and nothing deviates, the distance is infinite. It is unknown (NaN) where the deviation is.
     """
     gap = means - reference
-    # Means of equal numbers differ in their last bit, and so does the noise from zero.
-    same = (np.abs(gap) <= ROUNDING * np.abs(reference)) & (noise <= ROUNDING * np.abs(reference))
+    # Means of equal numbers differ in their last bit, and so does their deviation from zero.
+    same = (np.abs(gap) <= ROUNDING * np.abs(reference)) & (deviation <= ROUNDING * np.abs(reference))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(same, 0.0, gap / noise)
+        return np.where(same, 0.0, gap / deviation)
 
 
 def bootstrap(
@@ -143,7 +143,7 @@ def bootstrap(
     """Bootstrap replicates of ``statistic(mean)`` where ``values`` is (repeats, ...) and mean is over its first axis.
 
     Repeats are resampled whole, which keeps whatever correlation they have within, and with the two corrections of
-    `bootstrap_noise`.
+    `bootstrap_errors`.
     """
     n = len(values)
     mean = values.mean(axis=0)

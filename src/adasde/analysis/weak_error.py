@@ -33,7 +33,7 @@ class Errors:
         return self.total(self.gaps.mean(axis=0))
 
     @property
-    def noise(self) -> np.ndarray:
+    def monte_carlo_error(self) -> np.ndarray:
         """Monte Carlo error of the total error at every level: its size if there were no error; NaN for one batch."""
         if len(self.gaps) < 2:
             return np.full(len(self.levels), np.nan)
@@ -45,7 +45,7 @@ class Errors:
 
     def resolved(self) -> "Errors":
         """The levels whose error is above twice its Monte Carlo error: only these tell an order."""
-        seen = self.error > 2.0 * self.noise
+        seen = self.error > 2.0 * self.monte_carlo_error
         return Errors(self.levels[seen], self.gaps[:, seen])
 
     def slope(self) -> tuple[float, np.ndarray]:

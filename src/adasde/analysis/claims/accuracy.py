@@ -54,10 +54,10 @@ def spread(groups: tables.Groups) -> dict:
     means = {level: values.mean() for level, values in final.items()}
     value, bounds = np.nan, (np.nan, np.nan)
     if means:
-        scale, noise = statistics.bootstrap_noise(final)
+        scale, drawn = statistics.bootstrap_errors(final)
         pairs = list(combinations(means, 2))
         gaps = np.array([means[b] - means[a] for a, b in pairs] or [0.0])
-        errors = scale * np.concatenate([noise[b] - noise[a] for a, b in pairs] or [0.0 * scale], axis=1)
+        errors = scale * np.concatenate([drawn[b] - drawn[a] for a, b in pairs] or [0.0 * scale], axis=1)
         value, bounds = np.abs(gaps).max(), statistics.largest(gaps, errors)
     note = ", ".join(f"k{level:g} {mean:.4f}" for level, mean in means.items())
     diverged = groups.diverged_runs

@@ -68,11 +68,11 @@ def typical_distance(root: tables.Groups, runs: tables.Groups, kappa: float) -> 
     ``root`` holds the runs of the square root, and ``runs`` may be ``root`` itself; neither may hold diverged runs at
     kappa, nor ``root`` at 1.
     """
-    noise, drawn = statistics.seed_noise(root.healthy), statistics.bootstrap_means(root.healthy)
+    spread, drawn = statistics.seed_spread(root.healthy), statistics.bootstrap_means(root.healthy)
     others = {k: values for k, values in runs.healthy.items() if k != 1}
     replicates = drawn if runs is root else statistics.bootstrap_means(others, seed=1)
-    value = statistics.typical_gap(others[kappa].mean(axis=0), root.values[1].mean(axis=0), noise)
-    return value, statistics.typical_gap(replicates[kappa], drawn[1], noise)
+    value = statistics.typical_gap(others[kappa].mean(axis=0), root.values[1].mean(axis=0), spread)
+    return value, statistics.typical_gap(replicates[kappa], drawn[1], spread)
 
 
 def geometric_mean(ratios: list) -> np.ndarray:

@@ -15,7 +15,7 @@ REASON = "within three standard deviations of a run, one run more would not tell
 
 @claim
 def trajectory(trajectories: pd.DataFrame, experiment: str) -> list[dict]:
-    """Under the square-root rule, every test function stays within the seed noise of the baseline."""
+    """Under the square-root rule, every test function stays within the seed spread of the baseline."""
     if not scales_batch(trajectories):
         return []
     rows, metrics = [], measured(trajectories)
@@ -85,11 +85,11 @@ def _largest_distance(groups, prefix, starts=None):
     starts = dict.fromkeys(groups.values, 0) if starts is None else starts
     others = [level for level in groups.values if level != 1 and starts.get(level, np.inf) < len(groups.time)]
     if others and not groups.diverged:
-        noise, (scale, drawn) = statistics.seed_noise(groups.values), statistics.bootstrap_noise(groups.values)
+        spread, (scale, drawn) = statistics.seed_spread(groups.values), statistics.bootstrap_errors(groups.values)
         means = {level: values.mean(axis=0) for level, values in groups.values.items()}
-        gaps = {level: statistics.in_noise(means[level], means[1], noise) for level in others}
+        gaps = {level: statistics.in_deviations(means[level], means[1], spread) for level in others}
         # There is no error where all runs are equal, as at the common start.
-        unit = np.where(noise <= statistics.ROUNDING * np.abs(means[1]), np.inf, noise)
+        unit = np.where(spread <= statistics.ROUNDING * np.abs(means[1]), np.inf, spread)
         errors = [((drawn[level] - drawn[1]) / unit)[:, starts[level] :] for level in others]
         late = {level: gap[starts[level] :] for level, gap in gaps.items()}
         value = max(np.abs(gap).max() for gap in late.values())

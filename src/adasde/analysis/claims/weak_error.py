@@ -81,6 +81,6 @@ def _approach(errors, run):
         threshold=APPROACH,
         reason="half of the algorithm's own distance is a clear approach (ours)",
         below=True,
-        note=f"distances in path deviations: {distances}; noise {errors.noise.max():.2f}; {seen}",
+        note=f"distances in path deviations: {distances}; noise {errors.monte_carlo_error.max():.2f}; {seen}",
         figure="sde-real-data",
     )

@@ -61,12 +61,12 @@ def _distance(panel, simulations, run):
     lost = ~np.isin(errors.levels, errors.resolved().levels)
     look |= {"markerfacecolor": "white", "linestyle": "", "zorder": 4}
     panel.plot(errors.levels[lost], errors.error[lost], **look, label="below twice that error")
-    panel.plot(errors.levels, errors.noise, color="0.6", linestyle=":", label="its Monte Carlo error")
+    panel.plot(errors.levels, errors.monte_carlo_error, color="0.6", linestyle=":", label="its Monte Carlo error")
     integrations = weak_error.convergence(simulations, run, "sde")
     if len(integrations.levels) > 1:
         label = rf"distance of its integration at $\eta^2/{integrations.levels[-1]:g}$"
         panel.axhline(integrations.error[-1], color="0.5", linewidth=0.9, linestyle="-.", label=label)
-    style.log_axis(panel, [errors.error, low, high, errors.noise])
+    style.log_axis(panel, [errors.error, low, high, errors.monte_carlo_error])
     style.kappa_axis(panel, errors.levels, "")
     panel.xaxis.set_minor_locator(plt.NullLocator())
     resolved = errors.resolved()

@@ -72,13 +72,13 @@ def _distances(panel, groups, colours):
     panel.axhspan(-MARGIN, MARGIN, **style.BAND, label=f"within {MARGIN:g} seed deviations")
     panel.axhline(0, color="0.4", linewidth=0.8)
     drawn = statistics.bootstrap_means(groups.healthy)
-    noise = statistics.seed_noise(groups.healthy)
+    spread = statistics.seed_spread(groups.healthy)
     for level in groups.healthy:
         if level != 1 and 1 in drawn:
-            low, high = statistics.interval(statistics.in_noise(drawn[level], drawn[1], noise))
-            gap = statistics.in_noise(groups.values[level].mean(axis=0), groups.values[1].mean(axis=0), noise)
+            low, high = statistics.interval(statistics.in_deviations(drawn[level], drawn[1], spread))
+            gap = statistics.in_deviations(groups.values[level].mean(axis=0), groups.values[1].mean(axis=0), spread)
             style.curve(panel, groups.epoch, gap, low, high, colours[level])
-    if not np.isfinite(noise).any():
+    if not np.isfinite(spread).any():
         panel.text(0.5, 0.8, "unknown: one seed", transform=panel.transAxes, ha="center")
     panel.set_yscale("symlog", linthresh=MARGIN, linscale=1.0)
     low, high = panel.get_ylim()
