@@ -28,6 +28,14 @@ LONGEST = ("test_workflow.py", "test_slurm.py", "test_paper.py")  # begun first,
 torch.set_num_threads(1)  # as jobs run: two threads that wait for a shared core can take a hundred times as long
 
 
+@pytest.fixture(autouse=True)
+def own_settings():
+    """Undo what a job sets for its whole process."""
+    yield
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory, worker_id):
     """Folder with the data sets of smoke and mini fetched, verified and prepared, by one worker for all."""
@@ -106,10 +114,7 @@ def adasde():
                 patch.chdir(cwd)
             for name, value in (env or {}).items():
                 patch.setenv(name, value)
-            try:
-                status = main([str(argument) for argument in arguments])
-            finally:
-                torch.set_num_threads(1)  # --threads
+            status = main([str(argument) for argument in arguments])
         return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())
 
     return run
