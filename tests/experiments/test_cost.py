@@ -190,26 +190,14 @@ def test_a_figure_of_fine_tuning_needs_the_pre_training_first(smoke):
     runs = cost.needed(smoke, shown, "finetune")
     assert {run for run in runs if run.startswith("roberta-adam")} == smoke.parents != set()
     assert set(shown["finetune"]) < set(runs)
-    jobs = {job.name: job for job in cost.jobs(smoke, runs)["core"]}
-    chains = [job.seconds + jobs[parent].seconds for job in jobs.values() for parent in job.after]
-    assert len(chains) == 2
-    assert cost.makespan(list(jobs.values()), 100) == pytest.approx(max(chains))
-    assert cost.makespan(list(jobs.values()), 1) == pytest.approx(sum(job.seconds for job in jobs.values()))
-
-
-def test_makespan_by_hand():
-    def job(name, seconds, *after, processes=1):
-        return cost.Job(name, seconds, processes, frozenset(after))
-
-    jobs = [job("a", 2), job("b", 3), job("c", 4), job("after a", 6, "a")]
-    # a has the longest way to the end, then c: [a 0-2, after a 2-8], [c 0-4, b 4-7].
-    assert cost.makespan(jobs, 2) == 8
-    assert cost.makespan(jobs, 1) == 15
-    assert cost.makespan(jobs, 9) == 8
-    assert cost.makespan([*jobs, job("wide", 5, processes=2)], 2) == 13  # [b 4-7], then both for wide, 8-13
-    assert cost.makespan([job("wide", 5, processes=8)], 2) == 20
-    assert cost.makespan([job("child", 6, "elsewhere")], 1) == 6
-    assert cost.makespan([job("a", 2), job("b", 3), job("after both", 1, "a", "b")], 2) == 4
+    total, chain = cost.hours_of(smoke, runs)["core"]
+    cells = {name: cost.job_seconds(cell.specs) / 3600 for name, cell in smoke.cells.items()}
+    mine = [name for name in cells if name.startswith(("roberta-adam", "finetune"))]
+    assert total == pytest.approx(sum(cells[name] for name in mine))
+    chains = [cells[f"roberta-adam.sqrt.k{kappa}"] + cells[f"finetune-roberta.k{kappa}"] for kappa in (1, 4)]
+    assert chain == pytest.approx(max(chains))
+    text = cost.report(smoke, shown, "finetune", devices=100)
+    assert f"100 cores: {chain * 60:.3g} min" in text or f"100 cores: {chain * 3600:.3g} s" in text
 
 
 def test_a_report_marks_what_is_measured_estimated_and_too_large(smoke):

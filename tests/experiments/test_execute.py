@@ -47,7 +47,7 @@ def test_a_cell_is_what_its_runs_are_alone(job, seeds, whole, tmp_path):
 
 
 def test_an_interrupted_cell_goes_on_with_the_run_that_was_stopped(job, seeds, whole, tmp_path, monkeypatch):
-    """The second run is stopped in its middle: the first is not run again, and the second goes on from its checkpoint."""
+    """The second run is stopped in its middle: the first is not run again, the second goes on from its checkpoint."""
     train, begun = execute.train, []
 
     def stopped(spec, workload, checkpoint, every, report, weights, stop):

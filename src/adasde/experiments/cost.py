@@ -10,7 +10,6 @@ start of the process. Elsewhere it is the peak FLOP/s times an assumed utilisati
 """
 
 import csv
-import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -255,69 +254,24 @@ def needed(plan: Plan, shown: Mapping[str, Sequence[str]], figure: str) -> list[
     return [run for run in plan.runs if run in wanted]
 
 
-@dataclass(frozen=True)
-class Job:
-    """A job for the makespan: how long it takes on so many devices, and the jobs that have to end before it."""
+def hours_of(plan: Plan, runs: Iterable[str], device: str | None = None) -> dict[str, tuple[float, float]]:
+    """Return (device-hours, hours of the longest chain of jobs) of these runs, by unit: GPU or core.
 
-    name: str
-    seconds: float
-    devices: int = 1
-    after: frozenset[str] = frozenset()
-
-
-def jobs(plan: Plan, runs: Iterable[str], device: str | None = None) -> dict[str, list[Job]]:
-    """Return the jobs that run these runs, by the unit of the device that they take: GPU or core."""
-    wanted, found = set(runs), {}
+    No number of devices can be faster than the chain: a job that starts from weights waits for the job that makes them.
+    """
+    wanted = set(runs)
+    total, ends = {}, {}
     for cell in plan.cells.values():
         specs = [spec for spec in cell.specs if spec.run in wanted]
         if specs:
             costs = [cost_of(spec, device) for spec in specs]
-            parents = {parent.run for spec in specs if (parent := getattr(spec, "parent", None))}
-            seconds = START[specs[0].kind] + sum(cost.seconds for cost in costs)
-            job = Job(cell.name, seconds, costs[0].processes, frozenset(plan.cell_of[run] for run in parents & wanted))
-            found.setdefault(DEVICES[costs[0].device].unit, []).append(job)
-    return found
-
-
-def makespan(jobs: Sequence[Job], devices: int) -> float:
-    """Seconds in which so many devices of one kind finish all jobs, none of them before those that it comes after.
-
-    List scheduling: as devices become free, the ready job that fits and has the longest way to the end starts. A job
-    for more devices than there are takes them all, and in proportion longer.
-    """
-    width = {job.name: min(job.devices, devices) for job in jobs}
-    length = {job.name: job.seconds * job.devices / width[job.name] for job in jobs}
-    waits = {job.name: len(job.after & width.keys()) for job in jobs}
-    followers = {name: [job.name for job in jobs if name in job.after] for name in width}
-
-    def start(name: str) -> None:
-        after = max((length[other] for other in followers[name]), default=0.0)
-        heapq.heappush(ready, (-length[name] - after, name))
-
-    ready: list[tuple[float, str]] = []
-    running: list[tuple[float, str]] = []
-    free, now = devices, 0.0
-    for name in width:
-        if not waits[name]:
-            start(name)
-    while ready or running:
-        too_wide = []
-        while ready and free:
-            rank, name = heapq.heappop(ready)
-            if width[name] > free:
-                too_wide.append((rank, name))
-                continue
-            free -= width[name]
-            heapq.heappush(running, (now + length[name], name))
-        for waiting in too_wide:
-            heapq.heappush(ready, waiting)
-        now, name = heapq.heappop(running)
-        free += width[name]
-        for other in followers[name]:
-            waits[other] -= 1
-            if not waits[other]:
-                start(other)
-    return now
+            unit, hours = DEVICES[costs[0].device].unit, (START[specs[0].kind] + sum(c.seconds for c in costs)) / 3600
+            before = [
+                ends.get(parent.run, (unit, 0.0))[1] for spec in specs if (parent := getattr(spec, "parent", None))
+            ]
+            ends |= {spec.run: (unit, hours + max(before, default=0.0)) for spec in specs}
+            total[unit] = total.get(unit, 0.0) + hours * costs[0].processes
+    return {unit: (hours, max(end for of, end in ends.values() if of == unit)) for unit, hours in total.items()}
 
 
 def report(
@@ -340,18 +294,21 @@ def report(
     units = list(dict.fromkeys(DEVICES[costs[run].device].unit for run in whole))
     rows = [("figure", "runs", "steps", "samples", *(f"{unit}-hours" for unit in units), "speed", "memory", "disk")]
     for name, runs in parts.items():
-        mine, of = [costs[run] for run in runs], jobs(plan, runs, device)
-        hours = (_hours(sum(job.seconds * job.devices for job in of.get(unit, ())) / 3600) for unit in units)
+        mine, of = [costs[run] for run in runs], hours_of(plan, runs, device)
+        hours = (_hours(of[unit][0] if unit in of else 0.0) for unit in units)
         speed = " and ".join(sorted({"estimated" if c.assumed else "measured" for c in mine}, reverse=True))
         memory = _bytes(max(c.memory for c in mine)) + "!" * any(c.micro_batch is not None for c in mine)
         counts = (f"{len(mine):,}", f"{sum(c.steps for c in mine):,}", f"{sum(c.samples for c in mine):,}")
         rows.append((name, *counts, *hours, speed, memory, _bytes(sum(_disk(plan, runs, costs).values()))))
     lines = [text_table(rows), ""]
-    for unit, of_unit in jobs(plan, whole, device).items():
-        counts = (devices,) if devices else PARALLEL
-        times = [f"{n:,} {unit}{'s' * (n > 1)}: {_time(makespan(of_unit, n))}" for n in counts]
-        least = makespan(of_unit, sum(job.devices for job in of_unit))
-        lines.append(f"time with {', '.join(times)}; never less than {_time(least)}, the longest chain of jobs")
+    for unit, (total, chain) in hours_of(plan, whole, device).items():
+        times = [
+            f"{n:,} {unit}{'s' * (n > 1)}: {_time(max(total / n, chain) * 3600)}"
+            for n in ((devices,) if devices else PARALLEL)
+        ]
+        lines.append(
+            f"time with {', '.join(times)}, if none is idle; the longest chain of jobs takes {_time(chain * 3600)}"
+        )
     lines.append("disk: " + ", ".join(f"{what} {_bytes(size)}" for what, size in _disk(plan, whole, costs).items()))
     mine = [costs[run] for run in whole]
     return "\n".join([*lines, *_too_large(plan, mine), *_presumed(plan, mine)])
