@@ -97,7 +97,6 @@ if found:
 """
 
 
-@pytest.mark.slow
 def test_two_processes_are_one(at_ell, small_spec, tensors, tmp_path):
     """Plain and SVAG, whole batches with batch norm and micro-batches without, augmentation; checkpoints, too."""
     # Few steps: Adam divides by the gradient's size, and what rounding differs by grows tenfold in ten steps.

@@ -20,8 +20,6 @@ from adasde.experiments.artifacts import read_results
 from adasde.experiments.plan import plan
 from conftest import ROOT
 
-pytestmark = pytest.mark.slow
-
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -60,10 +58,19 @@ def built(data_root, tmp_path_factory):
 
 
 def built_whole(folder):
-    status, output = snakemake(folder, *SMOKE, "--verbose")
+    options = re.search(r"^SNAKEMAKE :=.*?(--logger.*?)\n[^ ]", (ROOT / "Makefile").read_text(), re.M | re.S)[1]
+    timespan, display = re.search(r"--max-jobs-per-timespan \S+", options)[0], re.search(r"--logger \S+", options)[0]
+    status, output = snakemake(folder, *timespan.split(), *display.split(), "--verbose", *SMOKE)
     assert status == 0, output
-    # What can begin is looked for when a job has ended, and not ever more often as the graph goes on.
-    assert output.count("Ready jobs") < 2 * output.count("Finished jobid")
+    (log,) = (folder / ".snakemake/log").iterdir()
+    text = log.read_text()
+    # Snakemake looks for what can begin when a job has ended, and not ever more often as the graph goes on.
+    assert text.count("Finished jobid") == 29
+    assert text.count("Ready jobs") < 2 * 29
+    lines = output.splitlines()
+    assert lines[-1] == "29 of 29 jobs done"
+    assert len(lines) < 20
+    assert re.match(r"\d+ min: \d+ of 29 jobs done, (about \d+ min|less than a minute) left; running: \w", lines[0])
 
 
 def seconds(function, *arguments, **options):
@@ -106,6 +113,7 @@ def test_a_figure_that_is_not_in_the_config_is_refused_before_any_job(built):
     assert "MissingRuleException" in output
 
 
+@pytest.mark.slow
 def test_a_damaged_run_file_can_be_deleted_and_comes_back(built, adasde):
     path = built / "results/smoke/runs/fashion-cnn-adam.sqrt.k4.parquet"
     content = bytearray(path.read_bytes())
@@ -120,6 +128,7 @@ def test_a_damaged_run_file_can_be_deleted_and_comes_back(built, adasde):
     assert adasde(*check).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_killed_graph_is_taken_up_again(built):
     """SIGKILL to Snakemake and its jobs; then what `make figures` calls finishes the rest."""
     runs = sorted((built / "results/smoke/runs").glob("*.parquet"))
@@ -140,6 +149,7 @@ def test_a_killed_graph_is_taken_up_again(built):
     assert {path.name: digests(path) for path in runs} == before
 
 
+@pytest.mark.slow
 def test_twenty_kills_cost_nothing(built, data_root, tmp_path, broken):
     """SIGKILL to Snakemake and all of its jobs at random moments; then the graph finishes, with the same tables."""
     (tmp_path / "results").mkdir()
@@ -174,6 +184,7 @@ def test_twenty_kills_cost_nothing(built, data_root, tmp_path, broken):
     broken("SIGKILL to a graph and its jobs at a random moment", 20, "finished with identical tables")
 
 
+@pytest.mark.slow
 def test_two_graphs_in_one_folder(built, broken):
     """The second is refused, in one line, and the first does not notice; a kill lets go of the folder."""
     runs = sorted((built / "results/smoke/runs").glob("*.parquet"))
@@ -266,6 +277,7 @@ def test_the_report_is_made(built):
     assert (built / "report.html").stat().st_size > 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_the_report_in_a_browser(built, tmp_path):
