@@ -33,7 +33,6 @@ OPTIMIZERS = {
     "AdamW": (lambda: adam(torch.optim.AdamW), True),
     "NAdam": (lambda: adam(torch.optim.NAdam), False),
     "decoupled NAdam": (lambda: adam(torch.optim.NAdam, decoupled_weight_decay=True), True),
-    "our Adam": (lambda: optimizers.Adam(groups(), 1e-3, 0.9, 0.99, 1e-6, 0.1, decoupled=True), True),
 }
 
 

@@ -11,7 +11,7 @@ from adasde.scaling import optimizers
 from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters
 from adasde.scaling.rules import rule_named
 
-_ADAM = (torch.optim.Adam, torch.optim.NAdam, optimizers.Adam)
+_ADAM = (torch.optim.Adam, torch.optim.NAdam)
 _RMSPROP = (torch.optim.RMSprop, optimizers.RMSprop)
 _RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # all but the first are put into a group by a scheduler
 
@@ -60,8 +60,6 @@ def betas_of(group: dict[str, Any]) -> tuple[Any, ...]:
     """Return a parameter group's betas, that of the second moment last, by whichever names the optimizer has."""
     if "betas" in group:
         return tuple(group["betas"])
-    if "beta1" in group:
-        return group["beta1"], group["beta2"]
     return (group["alpha"] if "alpha" in group else group["beta"],)
 
 
@@ -78,7 +76,7 @@ def scaled_group(optimizer: torch.optim.Optimizer, group: dict[str, Any], kappa:
         key = "alpha" if "alpha" in group else "beta"
         scaled = RMSpropHyperparameters(1.0, group[key], group["eps"], decay).scaled(kappa, rule)
         return {key: scaled.beta, "eps": scaled.eps}
-    decoupled = bool(group.get("decoupled", group.get("decoupled_weight_decay", False)))
+    decoupled = bool(group.get("decoupled_weight_decay"))
     beta1, beta2 = (float(beta) for beta in betas_of(group))
     if beta1 == 0.0:  # RMSprop, as the authors run it; Adam's rule would refuse a beta of 0
         found = RMSpropHyperparameters(1.0, beta2, group["eps"], decay).scaled(kappa, rule)
@@ -86,8 +84,7 @@ def scaled_group(optimizer: torch.optim.Optimizer, group: dict[str, Any], kappa:
         new = AdamHyperparameters(found.lr, 0.0, found.beta, found.eps, decay)
     else:
         new = AdamHyperparameters(1.0, beta1, beta2, group["eps"], decay, decoupled).scaled(kappa, rule)
-    betas = {"betas": (new.beta1, new.beta2)} if "betas" in group else {"beta1": new.beta1, "beta2": new.beta2}
-    change = {**betas, "eps": new.eps, "weight_decay": new.weight_decay}
+    change = {"betas": (new.beta1, new.beta2), "eps": new.eps, "weight_decay": new.weight_decay}
     if "momentum_decay" in group:  # NAdam's, per step
         change["momentum_decay"] = group["momentum_decay"] * kappa
     return change
