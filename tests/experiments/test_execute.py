@@ -50,9 +50,9 @@ def test_an_interrupted_cell_goes_on_with_the_run_that_was_stopped(job, seeds, w
     """The second run is stopped in its middle: the first is not run again, the second goes on from its checkpoint."""
     train, begun = execute.train, []
 
-    def stopped(spec, workload, checkpoint, every, report, weights, stop):
+    def stopped(spec, workload, checkpoint, every, report, weights, stop, start):
         begun.append(spec.run)
-        return train(spec, workload, checkpoint, every, report, weights, lambda: spec.seed == 1)
+        return train(spec, workload, checkpoint, every, report, weights, lambda: spec.seed == 1, start)
 
     monkeypatch.setattr("adasde.training.loop.CHUNK", 320)
     monkeypatch.setattr(execute, "train", stopped)

@@ -49,6 +49,7 @@ class Job:
     overwrite: bool = False
     progress: Progress = field(default=lambda run: nullcontext())
     _shared: tuple[str, Workload] | None = field(default=None, init=False, repr=False)
+    _start: dict[str, float] | None = field(default=None, init=False, repr=False)
 
     def check(self) -> None:
         """InputError, before any work, for outputs that cannot be written and for inputs that are missing."""
@@ -126,8 +127,17 @@ class Job:
                 weights = self.weights and (self.waiting or self.weights) / f"{spec.run}.safetensors"
                 with signals.stopping() as stop:
                     rows, facts = train(
-                        spec, self._workload(spec, device), self.checkpoint, self.every, report, weights, stop
+                        spec,
+                        self._workload(spec, device),
+                        self.checkpoint,
+                        self.every,
+                        report,
+                        weights,
+                        stop,
+                        self._start,
                     )
+                if spec.parent is None:  # the other seeds start from the same weights
+                    self._start = {metric: value for _, step, _, metric, value in rows if step == 0}
         result = Result(spec, rows, {**provenance(device), **facts})
         if first and self.waiting:
             write_results(self.waiting / f"{spec.run}.parquet", [result])

@@ -25,6 +25,7 @@ def train(
     report: Callable[[int, int], None] | None = None,
     weights: Path | None = None,
     stopping: Callable[[], bool] = bool,
+    start: dict[str, float] | None = None,
 ) -> tuple[list[Row], dict[str, float]]:
     """Train one run; return its rows and facts about the job: seconds and peak memory in bytes.
 
@@ -32,7 +33,8 @@ def train(
     caller deletes the file once the rows are safe. An interrupted and resumed run has the rows of an undisturbed one,
     bit for bit on a CPU. ``report(step, steps)`` is called as the run advances. Its final weights go to the file
     ``weights``. Once ``stopping()`` is true the run is saved and ends with Stopped. Of several processes that share the
-    run, only the first writes files. Divergence is a row, not an exception.
+    run, only the first writes files. ``start`` are the metrics at the start, if a run that shares it has measured them.
+    Divergence is a row, not an exception.
     """
     if spec.batch_size > workload.size:
         raise InputError(f"batch_size = {spec.batch_size}: larger than the {workload.size} training examples")
@@ -43,7 +45,7 @@ def train(
         saved = time.monotonic()
         begun = saved - run.seconds
         if not run.rows:
-            run.measure()  # the start, which all runs of an experiment share
+            run.measure(start)
         while run.step < stops[-1] and not run.diverged:
             stop = next(s for s in stops if s > run.step)
             run.advance(min(max(1, CHUNK // run.drawn), stop - run.step))

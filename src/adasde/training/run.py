@@ -122,10 +122,10 @@ class Run:
         if any(diverged):
             self._record(self.step - steps + diverged.index(True), {"diverged": 1.0})
 
-    def measure(self) -> None:
-        """Append a row for every metric of the current weights."""
+    def measure(self, known: dict[str, float] | None = None) -> None:
+        """Append a row for every metric of the current weights; ``known`` are their values, if they are known."""
         eps = self.hyperparameters.eps
-        metrics = distributed.broadcast(lambda: self.workload.measure(self.model, self.sigma, eps))
+        metrics = known or distributed.broadcast(lambda: self.workload.measure(self.model, self.sigma, eps))
         finite = torch.tensor(list(metrics.values())).isfinite().all()
         self._record(self.step, metrics if finite else {"diverged": 1.0})
 
