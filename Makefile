@@ -8,7 +8,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check --no-deps
 # Python compiles modules when they are first imported. Compiling every installed one now would take a minute.
 unexport PYTHONDONTWRITEBYTECODE
 # No lock of Snakemake's: it outlives a graph that is killed. The Snakefile keeps a second graph away by a lock that does not.
-# Snakemake looks for new jobs once per timespan for every job that has ended; its default of a second costs a core's 3 %.
+# Snakemake looks for new jobs once per timespan for every job that has ended; its default of a second costs 5 % of a core.
 SNAKEMAKE := $(VENV)/bin/snakemake --logger adasde --cores $(CORES) --resources gpu=$(GPUS) --nolock --rerun-incomplete \
   --max-jobs-per-timespan 1000/30s
 CONFIG := --configfile workflow/config/$(SCALE).yaml
@@ -72,7 +72,7 @@ $(VENV)/installed: envs/requirements.lock pyproject.toml
 	@awk '/^[^ #]/ {large = /^(cuda|nvidia|torch=|triton)/} large' $< > $(VENV)/large.lock
 	@awk '/^[^ #]/ {large = /^(cuda|nvidia|torch=|triton)/} !large' $< > $(VENV)/rest.lock
 	@echo "2 of 3: the locked packages, a minute or two; torch is shown, $$(grep -c == $(VENV)/rest.lock) smaller ones install beside it"
-	@$(PIP) --quiet --no-compile --require-hashes -r $(VENV)/rest.lock & $(PIP) --no-compile --require-hashes -r $(VENV)/large.lock; \
+	@trap 'kill $$!' INT TERM; $(PIP) --quiet --no-compile --require-hashes -r $(VENV)/rest.lock & $(PIP) --no-compile --require-hashes -r $(VENV)/large.lock; \
 	  large=$$?; echo "waiting for the smaller packages"; wait $$! && exit $$large
 	@echo "3 of 3: adasde itself"
 	@$(PIP) --quiet --no-build-isolation --editable .
