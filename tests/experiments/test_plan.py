@@ -143,6 +143,7 @@ SVAG = "experiments/svag-fashion-cnn-adam"
         ),
         (edit(f"{EXPERIMENT}/rules/sqrt/value", [2, 4]), "rules.sqrt = .2, 4.: must contain 1, the baseline"),
         (edit(f"{EXPERIMENT}/rules/sqrt/value", []), "rules.sqrt.value: "),
+        (edit(f"{EXPERIMENT}/rules", {}), "rules: 'sqrt' is a required property"),
         (edit(f"{EXPERIMENT}/rules/none", {"value": [1], "source": "ours"}), "leave 1 to sqrt"),
         (
             edit(f"{EXPERIMENT}/rules/none", {"value": [1.3], "source": "ours"}),

@@ -34,6 +34,12 @@ def _distinct(values: list) -> list:
     return values
 
 
+def _with_sqrt(rules: dict[str, list]) -> dict[str, list]:
+    if "sqrt" not in rules:
+        raise PydanticCustomError("missing_rule", "'sqrt' is a required property")
+    return rules
+
+
 class Given:
     """``Given[kind]``: in YAML a `Sourced` value, once validated the value itself."""
 
@@ -150,7 +156,7 @@ class Experiment(_Trains):
     frozen: Given[Literal["last-layer", "none"]] = Field(
         "none", description="last-layer: the last linear layer keeps its initial weights"
     )
-    rules: dict[str, Given[Factors]] = Field(
+    rules: Annotated[dict[str, Given[Factors]], AfterValidator(_with_sqrt)] = Field(
         description="rule -> the kappas it is run at; sqrt must contain 1, the baseline"
     )
     ell: Given[Ells] = Field([1], description="SVAG levels of the baseline; must contain 1, the plain run")
