@@ -226,8 +226,8 @@ class StudiedRMSprop(Model):
 class StudiedOptimizers(Model):
     """Each optimizer's hyperparameters."""
 
-    adam: StudiedAdam = None
     rmsprop: StudiedRMSprop = None
+    adam: StudiedAdam = None
 
 
 class Simulation(Model):

@@ -57,7 +57,7 @@ UTILISATION = {
 EFFICIENCY = 0.90  # of several GPUs that share a run, against the same number that need not talk: an assumption
 
 # Seconds of a job beside those that its runs record: imports, and reading the data. Measured on one core.
-START = {"vision": 3.0, "language": 5.0, "theory": 2.0}
+START = {"vision": 2.6, "language": 6.0, "theory": 2.2}
 
 BACKWARD = 3  # passes per training example: one forward, two for the gradients of activations and weights
 STATE = 16  # bytes per weight while training: weight, gradient, Adam's two averages, all float32

@@ -75,8 +75,8 @@ class RMSprop(Optimizer):
 class FusedAdam:
     """Adam or AdamW by torch's fused kernel, with the numbers of torch.optim's class and less Python around them.
 
-    A step of a small network, of a millisecond or two, is 2 % shorter. A job is a second shorter, because the first use
-    of torch.optim's class imports torch's compiler. ``param_groups`` holds one group, for schedules that set its ``lr``.
+    A step of a small network, of a millisecond or two, is 2 % shorter. A job is a second shorter, because torch.optim's
+    class imports torch's compiler at its first use. ``param_groups`` holds one group, whose ``lr`` schedules set.
     """
 
     def __init__(
