@@ -17,9 +17,8 @@ from adasde import __version__
 from adasde.analysis.figures.registry import figure_runs, plot_figure, plot_named
 from adasde.common import InputError, Stopped, text_table
 from adasde.experiments import cost
+from adasde.experiments.cells import Plan
 from adasde.experiments.documents import merged, read
-from adasde.experiments.plan import Plan
-from adasde.experiments.plan import plan as plan_of
 from adasde.experiments.specs import Simulation, Trained, spec_of
 from adasde.scaling import recipe
 from adasde.scaling.hyperparameters import hyperparameters_named
@@ -277,10 +276,12 @@ def check(options: argparse.Namespace) -> int:
 
 def _planned(paths: list[Path]) -> tuple[Plan, dict[str, list[str]]]:
     """Return the plan of configs that are merged, and the runs of each figure; warnings go to stderr, once each."""
+    from adasde.experiments.plan import plan
+
     config = merged(paths)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ScalingWarning)
-        planned = plan_of(config)
+        planned = plan(config)
         shown = figure_runs(planned)
     for note in dict.fromkeys(str(warning.message) for warning in caught):
         print(f"adasde: warning: {note}", file=sys.stderr)

@@ -297,3 +297,27 @@ def test_the_registries_point_to_code():
     assert all(hasattr(import_module(entry.module), "load") for entry in WORKLOADS.values())
     assert all(hasattr(import_module(plot.module), "plot") for plot in PLOTS.values())
     assert set(RULES) == set(NAMES) == set(RULE_STYLES)
+
+
+def test_cells_are_the_runs_that_differ_in_their_seed(config):
+    planned = plan.plan(config)
+    cells = planned.cells
+    assert [spec.run for cell in cells.values() for spec in cell.specs] == list(planned.runs)
+    assert [spec.seed for spec in cells["fashion-cnn-adam.sqrt.k4"].specs] == [0, 1]
+    assert {"svag-fashion-cnn-adam.svag.l2", "finetune-roberta.k4", "finetune-roberta.scratch"} <= set(cells)
+        "svag-fashion-cnn-adam.svag.l2",
+        "finetune-roberta.k4",
+        "finetune-roberta.scratch",
+        "sde.softmax.adam",
+    } <= set(cells)
+    assert planned.cell_of["fashion-cnn-adam.sqrt.k4.s1"] == "fashion-cnn-adam.sqrt.k4"
+    config["seeds_per_job"] = 1
+    assert [name for name in plan.plan(config).cells if name.startswith("fashion-cnn-adam.sqrt.k4")] == [
+        "fashion-cnn-adam.sqrt.k4.s0", "fashion-cnn-adam.sqrt.k4.s1",
+    ]  # fmt: skip
+    # However many seeds there are, the specs of a job fit into a command.
+    config["seeds_per_job"] = 1000
+    config["experiments"]["fashion-cnn-adam"]["seeds"]["value"] = 400
+    cells = plan.plan(config).cells
+    assert max(len(cell.document) for cell in cells.values()) < 131_072
+    assert sum(len(cell.specs) for name, cell in cells.items() if name.startswith("fashion-cnn-adam.sqrt.k4")) == 400

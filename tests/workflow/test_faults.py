@@ -17,8 +17,9 @@ from adasde.analysis import tables
 from adasde.analysis.claims.report import write_claims
 from adasde.common import InputError
 from adasde.experiments.artifacts import provenance, rows_digest
+from adasde.experiments.cells import Plan
 from adasde.experiments.cost import cost_of
-from adasde.experiments.plan import Plan, plan
+from adasde.experiments.plan import plan
 from adasde.scaling.rules import ScalingWarning
 from adasde.training.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
 from adasde.training.loop import train

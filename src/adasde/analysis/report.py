@@ -11,7 +11,7 @@ from jinja2 import Environment
 from adasde.analysis.claims.base import VERDICTS
 from adasde.analysis.figures import captions
 from adasde.common import InputError, atomic
-from adasde.experiments.plan import Plan
+from adasde.experiments.cells import Plan
 
 FACTS = {"device": "device", "threads": "threads of a run", "adasde": "adasde", "python": "Python", "torch": "torch"}
 

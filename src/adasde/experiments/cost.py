@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from adasde.common import InputError, atomic, text_table
-from adasde.experiments.plan import Plan
+from adasde.experiments.cells import Plan
 from adasde.experiments.specs import AnySpec, Simulation, Trained
 from adasde.workloads.data.registry import dataset_named
 from adasde.workloads.registry import CostProfile, workload_named

@@ -1,79 +1,19 @@
 """From a config to the table of runs: pure, and without torch, so that a workflow can be planned in a second."""
 
-import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from typing import Any
 
 from adasde.common import InputError
+from adasde.experiments.cells import Plan
 from adasde.experiments.config import Config, Experiment, Finetuning, Study, config_of
-from adasde.experiments.specs import RECIPE, AnySpec, Finetune, Training, spec_of
+from adasde.experiments.specs import RECIPE, AnySpec, Training, spec_of
 from adasde.scaling.rules import rule_named, scaled_batch_size
 from adasde.workloads.registry import Entry, workload_named
 
 # How a run is computed, beside what: a spec has these fields only where they are not the default.
 OPTIONS = ("device", "precision", "processes", "micro_batch", "frozen")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The runs of one job: those of an experiment at one rule and level, which differ in their seed only."""
-
-    name: str
-    specs: tuple[AnySpec, ...]
-
-    @property
-    def document(self) -> str:
-        """The specs as a JSON list, which a job takes."""
-        return f"[{','.join(spec.canonical for spec in self.specs)}]"
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of all specs, in hexadecimal."""
-        return hashlib.sha256(self.document.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a config asks for: specs by run id, the figures' names, and how many runs of a cell a job runs at most."""
-
-    scale: str
-    runs: dict[str, AnySpec]
-    figures: tuple[str, ...]
-    seeds_per_job: int = 100
-
-    @cached_property
-    def cells(self) -> dict[str, Cell]:
-        """The jobs by name, in the order of their first runs.
-
-        A cell of more runs than a job may run becomes several, named also by their first seed.
-        """
-        cells = {}
-        for name, specs in _grouped(self.runs.values()).items():
-            size = self.seeds_per_job
-            for start in range(0, len(specs), size):
-                own = name if len(specs) <= size else f"{name}.s{specs[start].seed}"
-                cells[own] = Cell(own, tuple(specs[start : start + size]))
-        return cells
-
-    @cached_property
-    def cell_of(self) -> dict[str, str]:
-        """The name of the cell that holds a run, by run id."""
-        return {spec.run: cell.name for cell in self.cells.values() for spec in cell.specs}
-
-    @cached_property
-    def parents(self) -> set[str]:
-        """Ids of the runs from whose final weights others start."""
-        return {spec.parent.run for spec in self.runs.values() if isinstance(spec, Finetune) and spec.parent}
-
-
-def _grouped(specs) -> dict[str, list[AnySpec]]:
-    cells: dict[str, list[AnySpec]] = {}
-    for spec in specs:
-        cells.setdefault(spec.cell, []).append(spec)
-    return cells
 
 
 def plan(document: Any) -> Plan:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from adasde.analysis.figures.registry import PLOTS, plot_named
+from adasde.experiments.cells import Plan
 from adasde.experiments.oracles import oracle_named
-from adasde.experiments.plan import Plan
 from adasde.experiments.specs import AnySpec, Simulation, WeakOrder
 from adasde.scaling.hyperparameters import OPTIMIZERS
 from adasde.workloads.registry import workload_named

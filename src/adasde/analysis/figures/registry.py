@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from adasde.common import InputError
-from adasde.experiments.plan import Plan
+from adasde.experiments.cells import Plan
 from adasde.experiments.specs import Simulation
 from adasde.scaling.rules import ABLATIONS, RULES
 
