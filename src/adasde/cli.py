@@ -1,4 +1,4 @@
-"""The command line: the only door from Snakemake, and for people."""
+"""Change the batch size of Adam or RMSprop; plan, run and judge the paper's experiments."""
 
 import argparse
 import json
@@ -400,7 +400,12 @@ def _add_reading(command: _Command) -> None:
     sub.add_argument("--reference", type=Path, metavar="FOLDER", help="tables of other runs, drawn behind in grey")
 
     sub = command(predict, "predict", "how far larger batches would fall behind finished runs")
-    sub.add_argument("run", type=Path, metavar="RUN", help="file of finished runs, such as results/mini/runs/*.parquet")
+    sub.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="file of finished runs, such as results/mini/runs/fashion-cnn-adam.sqrt.k1.parquet",
+    )
     sub.add_argument("--json", action="store_true")
 
     sub = command(claims, "claims", "judge the claims and print them with their verdicts")

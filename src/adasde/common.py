@@ -24,7 +24,7 @@ class InputError(ValueError):
 
 
 class Stopped(Exception):  # noqa: N818, since it is not an error
-    """A run stopped because a signal such as SIGTERM asked it to. Its state has been saved."""
+    """A run stopped because a signal such as SIGTERM asked it to. Its state is saved if it has a checkpoint."""
 
 
 def positive(name: str, value: float) -> float:
@@ -106,11 +106,6 @@ def canonical(value: Any) -> str:
 def digest(text: str) -> str:
     """Return the SHA-256 of ``text`` in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def spec_hash(document: Any) -> str:
-    """Return the digest of the canonical JSON of ``document``."""
-    return digest(canonical(document))
 
 
 def text_table(rows: Iterable[Sequence[str]]) -> str:

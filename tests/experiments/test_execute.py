@@ -78,6 +78,15 @@ def test_another_seed_runs_only_itself(job, seeds, whole, tmp_path):
     assert list(digests(tmp_path / "cell.parquet")) == [spec.run for spec in seeds[:2]]
 
 
+def test_weights_that_nobody_wants_any_more_are_dropped(job, seeds, whole, tmp_path):
+    """An interrupted job had to keep weights; the job that goes on need not."""
+    (tmp_path / "c.finished").mkdir()
+    (tmp_path / "c.finished" / f"{seeds[0].run}.safetensors").write_bytes(b"weights")
+    job(seeds, checkpoint=tmp_path / "c").run()
+    assert digests(tmp_path / "cell.parquet") == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["cell.parquet"]
+
+
 @pytest.mark.slow
 def test_weights_of_a_cell_are_where_its_children_look(config, data_root, tmp_path):
     planned = plan(config)

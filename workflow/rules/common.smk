@@ -69,7 +69,7 @@ def tables(runs):
 
 def parents(cell):
     """The folders of the weights from which a cell's runs start."""
-    runs = [spec.parent.run for spec in specs(cell) if getattr(spec, "parent", None)]
+    runs = [spec.parent.run for spec in specs(cell) if spec.parent]
     cells = dict.fromkeys(PLAN.cell_of[run] for run in runs)
     return expand("<results>/weights/{cell}", cell=cells)
 
@@ -85,7 +85,7 @@ def figures_of(kind):
 
 def launcher(cell):
     """What starts a job: torchrun starts several processes, one per GPU of a machine."""
-    count = getattr(specs(cell)[0], "processes", 1)
+    count = specs(cell)[0].processes
     torchrun = f"torchrun --standalone --nproc-per-node {count} -m "
     return f"{torchrun if count > 1 else ''}adasde"
 

@@ -46,9 +46,10 @@ rule run:
         mem_mb=lambda wildcards: estimated(cost.job_memory, specs(wildcards.cell)),
         runtime=lambda wildcards: estimated(cost.job_minutes, specs(wildcards.cell)),
     params:
-        options=lambda wildcards, input: [
+        options=lambda wildcards, input, output: [
             *(["--data", dirname(dirname(input.data[0]))] if input.data else []),
             *(["--pretrained", *input.pretrained] if input.pretrained else []),
+            *(["--weights", output.weights] if hasattr(output, "weights") else []),
         ],
         adasde=lambda wildcards: launcher(wildcards.cell),
         spec=lambda wildcards: PLAN.cells[wildcards.cell].document,
@@ -67,15 +68,6 @@ use rule run as pretrain with:
     wildcard_constraints:
         cell="|".join(re.escape(PLAN.cell_of[run]) for run in sorted(PLAN.parents))
         or "(?!)",
-    params:
-        options=lambda wildcards, input, output: [
-            *(["--data", dirname(dirname(input.data[0]))] if input.data else []),
-            "--weights",
-            output.weights,
-        ],
-        adasde=lambda wildcards: launcher(wildcards.cell),
-        spec=lambda wildcards: PLAN.cells[wildcards.cell].document,
-        checkpoint=lambda wildcards: PLAN.cells[wildcards.cell].hash[:12],
 
 
 # What needs no GPU at any scale.

@@ -5,7 +5,6 @@ seconds and the peak memory travel in the file, and so does a digest of its rows
 can be compared whenever they were made.
 """
 
-import hashlib
 import json
 import platform
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import adasde
-from adasde.common import InputError, atomic, canonical
+from adasde.common import InputError, atomic, canonical, digest
 from adasde.experiments.specs import AnySpec, Simulation, spec_of
 
 KEY = b"adasde"  # of the metadata inside the parquet file
@@ -80,7 +79,7 @@ def device_name() -> str:
 def rows_digest(rows: Iterable[Sequence]) -> str:
     """SHA-256 of the rows' exact values, each a text, an int or a float; NaN equals NaN."""
     exact = [[value.hex() if isinstance(value, float) else value for value in row] for row in rows]
-    return hashlib.sha256(json.dumps(exact).encode()).hexdigest()
+    return digest(json.dumps(exact))
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
@@ -131,4 +130,4 @@ def _spec(path: Path, document: Any) -> AnySpec:
 
 def _seal(facts: dict[str, Any]) -> str:
     """SHA-256 of what a file says of a run beside its rows."""
-    return hashlib.sha256(canonical(facts).encode()).hexdigest()
+    return digest(canonical(facts))

@@ -1,10 +1,10 @@
 """Cells, which are the jobs of a plan, and the plan: what a config asks for, all numbers resolved."""
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
-from adasde.experiments.specs import AnySpec, Finetune
+from adasde.common import digest
+from adasde.experiments.specs import AnySpec
 
 LONGEST = 100_000  # characters of a job's specs: Linux lets an argument of a command have 131,072
 
@@ -24,7 +24,7 @@ class Cell:
     @property
     def hash(self) -> str:
         """SHA-256 of all specs, in hexadecimal."""
-        return hashlib.sha256(self.document.encode()).hexdigest()
+        return digest(self.document)
 
 
 @dataclass(frozen=True)
@@ -62,4 +62,4 @@ class Plan:
     @cached_property
     def parents(self) -> set[str]:
         """Ids of the runs from whose final weights others start."""
-        return {spec.parent.run for spec in self.runs.values() if isinstance(spec, Finetune) and spec.parent}
+        return {spec.parent.run for spec in self.runs.values() if spec.parent}

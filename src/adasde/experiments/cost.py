@@ -250,7 +250,7 @@ def needed(plan: Plan, shown: Mapping[str, Sequence[str]], figure: str) -> list[
     if figure not in shown:
         raise InputError(f"figure = {figure!r}: must be one of {', '.join(shown)}")
     wanted = set(shown[figure])
-    wanted |= {parent.run for run in shown[figure] if (parent := getattr(plan.runs[run], "parent", None))}
+    wanted |= {parent.run for run in shown[figure] if (parent := plan.runs[run].parent)}
     return [run for run in plan.runs if run in wanted]
 
 
@@ -266,9 +266,7 @@ def hours_of(plan: Plan, runs: Iterable[str], device: str | None = None) -> dict
         if specs:
             costs = [cost_of(spec, device) for spec in specs]
             unit, hours = DEVICES[costs[0].device].unit, (START[specs[0].kind] + sum(c.seconds for c in costs)) / 3600
-            before = [
-                ends.get(parent.run, (unit, 0.0))[1] for spec in specs if (parent := getattr(spec, "parent", None))
-            ]
+            before = [ends.get(spec.parent.run, (unit, 0.0))[1] for spec in specs if spec.parent]
             ends |= {spec.run: (unit, hours + max(before, default=0.0)) for spec in specs}
             total[unit] = total.get(unit, 0.0) + hours * costs[0].processes
     return {unit: (hours, max(end for of, end in ends.values() if of == unit)) for unit, hours in total.items()}

@@ -1,4 +1,4 @@
-"""YAML files, in which no key may stand twice, alone or laid over each other."""
+"""Read YAML files, one or several laid over each other. A key that is given twice in one file is refused."""
 
 from pathlib import Path
 from typing import Any

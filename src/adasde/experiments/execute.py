@@ -48,8 +48,8 @@ class Job:
     threads: int = 1
     overwrite: bool = False
     progress: Progress = field(default=lambda run: nullcontext())
-    _shared: tuple[str, Workload] | None = field(default=None, init=False, repr=False)
-    _start: dict[str, float] | None = field(default=None, init=False, repr=False)
+    _workload_read: tuple[str, Workload] | None = field(default=None, init=False, repr=False)
+    _start_metrics: dict[str, float] | None = field(default=None, init=False, repr=False)
 
     def check(self) -> None:
         """InputError, before any work, for outputs that cannot be written and for inputs that are missing."""
@@ -64,7 +64,7 @@ class Job:
                 raise InputError(f"checkpoint = {self.checkpoint}: is also the output; name another file")
         if self.weights is not None:
             check_writable("weights", self.weights / "any")
-        children = [spec for spec in self.specs if getattr(spec, "parent", None)]
+        children = [spec for spec in self.specs if spec.parent]
         if self.pretrained and not children:
             raise InputError(
                 f"pretrained = {self.pretrained[0]}: {self.specs[0].run} starts from new weights; leave it out"
@@ -105,9 +105,7 @@ class Job:
         keep_memory()
         torch.set_num_threads(self.threads)
         torch.set_flush_denormal(True)  # the averages of inactive units decay into numbers that are slow to add
-        first = self.specs[0]
-        shared = (first.processes, first.device) if isinstance(first, Trained) else (1, "cpu")
-        with distributed.process_group(*shared) as device:
+        with distributed.process_group(self.specs[0].processes, self.specs[0].device) as device:
             for spec in self.specs:
                 if spec.hash not in results:
                     results[spec.hash] = self._run_one(spec, device)
@@ -134,10 +132,10 @@ class Job:
                         report,
                         weights,
                         stop,
-                        self._start,
+                        self._start_metrics,
                     )
                 if spec.parent is None:  # the other seeds start from the same weights
-                    self._start = {metric: value for _, step, _, metric, value in rows if step == 0}
+                    self._start_metrics = {metric: value for _, step, _, metric, value in rows if step == 0}
         result = Result(spec, rows, {**provenance(device), **facts})
         if first and self.waiting:
             write_results(self.waiting / f"{spec.run}.parquet", [result])
@@ -148,9 +146,9 @@ class Job:
     def _workload(self, spec: Trained, device: torch.device) -> Workload:
         """The workload of a spec; runs that start from new weights share one."""
         if spec.parent is None:
-            if self._shared is None or self._shared[0] != spec.workload:
-                self._shared = spec.workload, load_workload(spec.workload, self.root, device=device)
-            return self._shared[1]
+            if self._workload_read is None or self._workload_read[0] != spec.workload:
+                self._workload_read = spec.workload, load_workload(spec.workload, self.root, device=device)
+            return self._workload_read[1]
         places = [folder / f"{spec.parent.run}.safetensors" for folder in self.pretrained]
         place = next((path for path in places if path.exists()), places[0])
         return load_workload(spec.workload, self.root, read_weights(place, spec.parent.spec_hash), device)
@@ -163,6 +161,6 @@ class Job:
         """Move the weights to their place, and remove what finished runs have left on the way."""
         if self.waiting is None:
             return
-        for path in self.waiting.glob("*.safetensors"):
+        for path in self.waiting.glob("*.safetensors") if self.weights else ():
             path.replace(self.weights / path.name)
         shutil.rmtree(self.waiting, ignore_errors=True)

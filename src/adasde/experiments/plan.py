@@ -12,7 +12,7 @@ from adasde.experiments.specs import RECIPE, AnySpec, Training, spec_of
 from adasde.scaling.rules import rule_named, scaled_batch_size
 from adasde.workloads.registry import Entry, workload_named
 
-# How a run is computed, beside what: a spec has these fields only where they are not the default.
+# Options of a run. A default is left out of the spec, so that a new option changes no hash.
 OPTIONS = ("device", "precision", "processes", "micro_batch", "frozen")
 
 

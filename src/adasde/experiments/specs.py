@@ -4,13 +4,12 @@ A run is a `Training`, a `Finetune` or a `Simulation`. A spec checks itself when
 its hash, tells runs, checkpoints and weights apart; both stay the same as long as RECIPE does.
 """
 
-import hashlib
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, TypeAdapter, model_serializer, model_validator
 
-from adasde.common import InputError, canonical
+from adasde.common import InputError, canonical, digest
 from adasde.experiments.fields import (
     MOST,
     Count,
@@ -66,7 +65,7 @@ class Spec(Model):
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal."""
-        return hashlib.sha256(self.canonical.encode()).hexdigest()
+        return digest(self.canonical)
 
     @model_validator(mode="after")
     def _check_recipe(self) -> "Spec":
@@ -135,7 +134,9 @@ class Trained(Spec):
     """What the runs that train a network have."""
 
     experiment: str
-    workload: Annotated[str, Field(alias="task")]  # its name before RECIPE 5 would change the hashes
+    workload: Annotated[
+        str, Field(alias="task")
+    ]  # JSON keeps the old name until RECIPE 5: a new one would change every hash
     optimizer: Annotated[AdamSpec | RMSpropSpec, Field(discriminator="name")]
     rule: str
     kappa: Positive
@@ -259,6 +260,10 @@ class Simulation(Spec):
 
     oracles: ClassVar[tuple[str, ...]] = tuple(ORACLES)  # that the study can take
     kind: ClassVar[str] = "theory"
+    # What training runs can choose.
+    device: ClassVar[str] = "cpu"
+    processes: ClassVar[int] = 1
+    parent: ClassVar[None] = None
 
     @property
     def cell(self) -> str:

@@ -22,9 +22,9 @@ def rescale(
     """Change ``optimizer`` in place for a batch ``kappa`` times as large, also in mid-training.
 
     All parameter groups follow the rule; weight decay follows where it is decoupled. The running averages are kept.
-    They estimate moments of the gradient, which differ at another batch size only by the noise, and soon forget the old
-    batch size. Counts of steps, from which their bias is corrected, are divided by kappa, so that the correction goes
-    on where it was.
+    Where noise dominates the gradient, the second moment is then too large by a factor of kappa, and steps are too
+    short by one of sqrt(kappa), until it has forgotten the old batch size. Counts of steps, from which the bias is
+    corrected, are divided by kappa, so that the correction continues.
 
     Args:
         optimizer: torch's Adam, AdamW, NAdam or RMSprop, or one of `adasde.scaling.optimizers`.
