@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from adasde.common import InputError, atomic
+from adasde.common import InputError
 from adasde.experiments.artifacts import COLUMNS, Result, provenance, read_results, rows_digest, write_results
 from adasde.experiments.specs import spec_of
 from conftest import changed, load_run, save_run
@@ -76,19 +76,6 @@ def test_damage_is_noticed(spec, tmp_path):
     path.unlink()
     with pytest.raises(InputError, match="no such file"):
         load_run(path)
-
-
-def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), atomic(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-    with atomic(path) as temporary:
-        temporary.write_text("new")
-    assert path.read_text() == "new"
 
 
 def test_equal_specs_have_equal_hashes(spec):

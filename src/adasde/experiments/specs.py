@@ -4,6 +4,7 @@ A run is a `Training`, a `Finetune` or a `Simulation`. A spec checks itself when
 its hash, tells runs, checkpoints and weights apart; both stay the same as long as RECIPE does.
 """
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -46,7 +47,7 @@ Wholes = Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)]
 Positives = Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
 
 
-class Spec(Model):
+class Spec(Model, ABC):
     """What all kinds of runs have: the RECIPE that they follow, and an id derived from their parameters."""
 
     recipe: int
@@ -208,8 +209,9 @@ class Trained(Spec):
             raise InputError("precision = 'tf32': only a GPU has it")
         return self
 
+    @abstractmethod
     def _check_rule(self) -> None:
-        raise NotImplementedError
+        """InputError unless rule, kappa and ell go together."""
 
 
 class Training(Trained):
@@ -276,9 +278,9 @@ class Simulation(Spec):
         return oracle_named(self.oracle).data
 
     @property
+    @abstractmethod
     def path_steps(self) -> int:
         """Steps of single paths: the work of the simulation. Each step is about the same work."""
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _check_simulation(self) -> "Simulation":
@@ -288,8 +290,9 @@ class Simulation(Spec):
         self._check_study()
         return self
 
+    @abstractmethod
     def _check_study(self) -> None:
-        raise NotImplementedError
+        """InputError for values that do not go together."""
 
 
 class OptimizerName(Model):
