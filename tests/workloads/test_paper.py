@@ -1,6 +1,5 @@
 """The paper's own tasks on small files of exactly the real forms: two steps, a checkpoint, the rest, evaluations."""
 
-import hashlib
 import math
 from dataclasses import replace
 
@@ -18,13 +17,12 @@ from adasde.training.checkpoint import read_weights
 from adasde.training.loop import train
 from adasde.workloads import glue, imagenet, language, vision
 from adasde.workloads.data.entries import Corpus
-from adasde.workloads.data.fetch import File
 from adasde.workloads.data.registry import DATASETS, load_arrays, prepare
 from adasde.workloads.data.text import SPECIAL
 from adasde.workloads.glue import load
 from adasde.workloads.registry import load_workload
 from conftest import ROOT
-from workloads.archives import cifar_archive
+from workloads.archives import cifar_archive, prepare_cifar
 from workloads.texts import parquet, prose
 
 pytestmark = pytest.mark.slow
@@ -75,11 +73,7 @@ def last(rows):
 @pytest.mark.parametrize("name", ["vgg16-rmsprop", "resnet56-adam", "resnet50-adam", "svag-vgg16-adam"])
 def test_cifar_10(name, specs, tmp_path, monkeypatch):
     content, _ = cifar_archive()
-    file = File("cifar-10-python.tar.gz", hashlib.sha256(content).hexdigest())
-    monkeypatch.setitem(DATASETS, "cifar-10", replace(DATASETS["cifar-10"], files=(file,), sources=()))
-    (tmp_path / "cifar-10/sources").mkdir(parents=True)
-    (tmp_path / "cifar-10/sources" / file.name).write_bytes(content)
-    prepare("cifar-10", tmp_path)
+    prepare_cifar(content, tmp_path, monkeypatch)
     monkeypatch.setattr(vision, "NOISE_CHUNK", 10)
     spec = specs[f"{name}.svag.l2.s0" if name.startswith("svag") else f"{name}.sqrt.k1.s0"]
     assert (spec.frozen != "none") == ("vgg16" in name)

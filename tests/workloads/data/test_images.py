@@ -1,26 +1,19 @@
 """Arrays of images from the official files."""
 
-import hashlib
 import pickle
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from adasde.workloads.data import images
-from adasde.workloads.data.fetch import File
-from adasde.workloads.data.registry import DATASETS, load_arrays, prepare
-from workloads.archives import cifar_archive, idx
+from adasde.workloads.data.registry import load_arrays
+from workloads.archives import cifar_archive, idx, prepare_cifar
 
 
 def test_cifar_archive_in_the_official_form(tmp_path, monkeypatch):
     content, batches = cifar_archive()
-    file = File("cifar-10-python.tar.gz", hashlib.sha256(content).hexdigest())
-    monkeypatch.setitem(DATASETS, "cifar-10", replace(DATASETS["cifar-10"], files=(file,), sources=()))
-    (tmp_path / "cifar-10/sources").mkdir(parents=True)
-    (tmp_path / "cifar-10/sources" / file.name).write_bytes(content)
-    prepare("cifar-10", tmp_path)
+    prepare_cifar(content, tmp_path, monkeypatch)
     tensors = load_arrays("cifar-10", tmp_path)
     assert tensors["train-images"].shape == (20, 3, 32, 32)
     pixels, labels = batches["data_batch_2"]
