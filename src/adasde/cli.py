@@ -152,11 +152,9 @@ def collect(options: argparse.Namespace) -> None:
 
 def throughput(options: argparse.Namespace) -> None:
     """Write how many examples per second finished runs took, from which `plan` tells what others will cost."""
-    from adasde.experiments.artifacts import read_results
+    from adasde.experiments.throughput import write_throughput
 
-    steps = [path for path in options.runs if path.suffix == ".csv"]
-    results = [(path, result) for path in options.runs if path not in steps for result in read_results(path)]
-    cost.write_throughput(results, steps, options.out)
+    write_throughput(options.runs, options.out)
 
 
 def figure(options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from adasde.common import InputError
 from adasde.experiments import cost, plan
 from adasde.experiments.documents import merged, read
 from adasde.experiments.specs import spec_of
+from adasde.experiments.throughput import COLUMNS
 from adasde.workloads.registry import WORKLOADS, CostProfile, Entry
 from conftest import ROOT, changed, save_run
 
@@ -327,9 +328,7 @@ def test_throughput_is_work_over_seconds(adasde, spec, small_spec, tmp_path):
     gpu = changed(spec, device="cuda", precision="bf16")
     run(done, gpu, device="NVIDIA H100 80GB HBM3", seconds=1.0)
     out = tmp_path / "throughput.csv"
-    out.write_text(
-        ",".join(cost.THROUGHPUT) + "\nfashion-cnn,cpu-core,float32,32,1.0,1,old\nother,h100,bf16,,2.0,1,x\n"
-    )
+    out.write_text(",".join(COLUMNS) + "\nfashion-cnn,cpu-core,float32,32,1.0,1,old\nother,h100,bf16,,2.0,1,x\n")
     assert adasde("throughput", *paths, "--out", out).returncode == 0
     examples = 13_824 + 4 * (1000 + 10_000 / 3)
     found = [(r["task"], r["device"], r["precision"], r["batch_size"], float(r["examples_per_second"]), r["runs"])

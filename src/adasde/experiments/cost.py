@@ -15,10 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
-from typing import Any
 
-from adasde.common import InputError, atomic, text_table
+from adasde.common import InputError, text_table
 from adasde.experiments.cells import Plan
 from adasde.experiments.specs import AnySpec, Simulation, Trained
 from adasde.workloads.data.registry import dataset_named
@@ -72,7 +70,6 @@ TABLE = 30_000  # bytes that a run leaves in files other than weights, at most
 WORKER = 0.2e9  # bytes of a process that decodes images, without what it shares with the others (measured)
 PROCESS = {"core": 0.9e9, "GPU": 6e9}  # bytes of a process without its model: libraries (measured), CUDA's (assumed)
 PARALLEL = (1, 8, 64)  # numbers of devices for which a report says the time
-THROUGHPUT = ("task", "device", "precision", "batch_size", "examples_per_second", "runs", "source")
 
 
 @dataclass(frozen=True)
@@ -361,78 +358,3 @@ def _time(seconds: float) -> str:
 def _bytes(size: float) -> str:
     power = next((p for p in (12, 9, 6) if size >= 10**p), 3)
     return f"{size / 10**power:.3g} {'kMGT'[power // 3 - 1]}B"
-
-
-# What was measured
-
-
-def write_throughput(results: Iterable[tuple[Path, Any]], steps: Iterable[Path], out: Path) -> None:
-    """Write examples per second, as this module counts and reads them, as CSV.
-
-    ``results`` are pairs of a file and a finished run in it. Plain runs count that came to their end, on one device
-    and, if that is a CPU, on one core; those at one batch size of a workload count together. ``steps`` are tables of
-    single steps that benchmarks/gpu.py measured. Rows of ``out`` for other workloads, devices, precisions and sizes are
-    kept.
-    """
-    rows: dict[tuple[str, ...], dict[str, str]] = {}
-    if out.exists():
-        with out.open(newline="") as file:
-            rows = {tuple(row[name] for name in THROUGHPUT[:4]): row for row in csv.DictReader(file)}
-    sums: dict[tuple[str, ...], list] = {}
-    for path, result in results:
-        spec, facts = result.spec, result.facts
-        simulated = isinstance(spec, Simulation)
-        gpu = not simulated and spec.device == "cuda"
-        if not simulated and (result.rows[-1][1] < spec.steps or spec.ell != 1 or spec.processes != 1):
-            continue
-        if not gpu and facts["threads"] != 1:
-            continue
-        name = f"{spec.study}.{spec.oracle}" if simulated else spec.workload
-        device = _gpu_named(facts["device"], path) if gpu else "cpu-core"
-        key = (name, device, *(("float32", "") if simulated else (spec.precision, str(spec.batch_size))))
-        source = f"finished runs on {facts['device']}, torch {facts['torch']}"
-        total = sums.setdefault(key, [0.0, 0.0, 0, source])
-        total[0] += spec.path_steps if simulated else sum(work(spec))
-        total[1] += facts["seconds"]
-        total[2] += 1
-    for key, (amount, seconds, count, source) in sums.items():
-        values = (*key, str(float(f"{amount / seconds:.4g}")), str(count), source)
-        rows[key] = dict(zip(THROUGHPUT, values, strict=True))
-    for path in steps:
-        rows |= {tuple(row[name] for name in THROUGHPUT[:4]): row for row in _measured_steps(path)}
-
-    def order(row: dict[str, str]) -> tuple:
-        return row["device"], row["task"], row["precision"], float(row["batch_size"] or "inf")
-
-    with atomic(out) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, THROUGHPUT, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(rows.values(), key=order))
-
-
-def _measured_steps(path: Path) -> list[dict[str, str]]:
-    """Return rows of THROUGHPUT from a table of steps: those of plain runs."""
-    try:
-        with path.open(newline="") as file:
-            return [
-                {
-                    **{name: row[name] for name in ("task", "precision", "batch_size", "examples_per_second")},
-                    "device": _gpu_named(row["device"], path),
-                    "runs": "",
-                    "source": f"steps on {row['device']}, torch {row['torch']}",
-                }
-                for row in csv.DictReader(file)
-                if row["ell"] == "1"
-            ]
-    except (KeyError, ValueError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: no table of steps, as benchmarks/gpu.py writes it") from error
-
-
-def _gpu_named(model: str, path: Path) -> str:
-    """Return the name in DEVICES of a GPU from that which the system gives it."""
-    names = [name for name, device in DEVICES.items() if device.unit == "GPU" and device.model in model]
-    if not names:
-        raise InputError(f"{path}: made on {model}, which is no device that cost.py knows")
-    return names[0]
