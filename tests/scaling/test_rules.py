@@ -58,7 +58,7 @@ def test_decoupled_decay_shrinks_the_weights_equally_per_sample():
 def test_a_kappa_too_large_names_the_beta_and_the_limit():
     h = AdamHyperparameters(1e-3, 0.9, 0.999, 1e-8)
     for kappa in (10, 16):  # 10 * (1 - 0.9) is below 1 in floating point
-        with pytest.raises(InputError, match=f"kappa = {kappa}: too large for beta1 = 0.9.* below 10$"):
+        with pytest.raises(InputError, match=f"kappa = {kappa}: too large for beta1 = 0.9.* below 10\\. Half-life"):
             h.scaled(kappa)
     assert h.scaled(16, "linear").beta1 == 0.9
 
@@ -71,6 +71,36 @@ def test_beyond_half_is_a_warning():
         warnings.simplefilter("error")
         h.scaled(5)
         h.scaled(0.1)
+
+
+def test_half_life_betas_exist_at_every_kappa():
+    h = AdamHyperparameters(1e-3, 0.9, 0.999, 1e-8)
+    wanted = AdamHyperparameters(4e-3, 0.9**16, 0.999**16, 1e-8 / 4)
+    assert same(h.scaled(16, betas="half-life"), wanted)
+    assert same(h.scaled(16, "half-life"), wanted)
+    assert h.scaled(16, "linear", betas="half-life").beta1 == 0.9  # a rule that leaves the betas alone
+    with pytest.warns(
+        ScalingWarning, match=r"leaves beta1 = 0.0343.*: half-life betas were right .* kappa 16.*InvariantAdam"
+    ):
+        h.scaled(32, "half-life")
+    with pytest.raises(InputError, match="betas = 'half': must be linear or half-life"):
+        h.scaled(2, betas="half")
+
+
+def test_where_the_linear_form_ends_the_error_says_what_else_there_is():  # case C19
+    with pytest.raises(InputError, match="Half-life betas.*kappa 16.*wrong at 32.*InvariantAdam.*larger base batch"):
+        AdamHyperparameters(1e-3, 0.9, 0.999, 1e-8).scaled(16)
+
+
+def test_without_momentum_there_is_none_at_any_batch():  # case R12
+    h = AdamHyperparameters(1e-3, 0.0, 0.99, 1e-8)
+    for new in (h.scaled(0.25), h.scaled(4), h.svag(2), h.scaled(4, betas="half-life")):
+        assert new.beta1 == 0.0
+
+
+def test_invariant_adam_keeps_the_hyperparameters_of_the_base_batch():
+    h = AdamHyperparameters(1e-3, 0.9, 0.999, 1e-8, 0.1, decoupled=True)
+    assert h.scaled(16, "invariant") == h
 
 
 def test_a_batch_size_is_whole():

@@ -80,19 +80,22 @@ class AdamHyperparameters(_Hyperparameters):
     def __post_init__(self) -> None:
         _check(self.lr, self.eps, self.weight_decay, beta1=self.beta1, beta2=self.beta2)
 
-    def scaled(self, kappa: float, rule: str = "sqrt") -> Self:
+    def scaled(self, kappa: float, rule: str = "sqrt", betas: str = "linear") -> Self:
         """Return the hyperparameters for a batch ``kappa`` times as large.
 
         Args:
             kappa: Batch multiplier, > 0; it may be below 1.
             rule: Name of the rule, one of `adasde.scaling.rules.RULES`; default the square-root rule.
+            betas: What becomes of a beta that the rule changes: ``linear`` (default) is 1 - kappa (1 - beta), and
+                ``half-life`` is beta^kappa, which exists at every kappa.
 
         Raises:
-            InputError: If kappa (1 - beta) >= 1 for a beta. Above 0.5 it warns (ScalingWarning).
+            InputError: If kappa (1 - beta) >= 1 for a linear beta. Small betas give a ScalingWarning.
 
-        Source: the paper's square-root scaling rule. The power of decoupled decay is ours, by the same argument.
+        Source: the paper's square-root scaling rule. Half-life betas are those of Marek et al. (arXiv 2507.07101). The
+        power of decoupled decay is ours, by the paper's argument.
         """
-        powers, kappa = rule_named(rule), positive("kappa", kappa)
+        powers, kappa = rule_named(rule, betas), positive("kappa", kappa)
         return replace(
             self,
             lr=self.lr * kappa**powers.lr,
@@ -134,9 +137,9 @@ class RMSpropHyperparameters(_Hyperparameters):
     def __post_init__(self) -> None:
         _check(self.lr, self.eps, self.weight_decay, beta=self.beta)
 
-    def scaled(self, kappa: float, rule: str = "sqrt") -> Self:
+    def scaled(self, kappa: float, rule: str = "sqrt", betas: str = "linear") -> Self:
         """Return the hyperparameters for a batch ``kappa`` times as large, as for Adam."""
-        powers, kappa = rule_named(rule), positive("kappa", kappa)
+        powers, kappa = rule_named(rule, betas), positive("kappa", kappa)
         return replace(
             self,
             lr=self.lr * kappa**powers.lr,

@@ -1,59 +1,98 @@
-"""Rescale an optimizer of torch in place, together with its scheduler, for another batch size."""
+"""Rescale an optimizer of torch in place, with its state and its schedulers, for another batch size.
 
-import math
+The state of the SDE is (theta, m, u) with u = v / sigma^2. A batch kappa times as large has sigma^2 / kappa. So u goes
+on where it was only if the noise part of the second moment v is divided by kappa. Kept as it is, v makes every step
+1 / sqrt(kappa) times as long as it should be, until beta2 has forgotten the old batch size.
+"""
+
+import warnings
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler
 
-from adasde.common import InputError
+from adasde.common import InputError, positive
 from adasde.scaling import optimizers
 from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters
-from adasde.scaling.rules import rule_named
+from adasde.scaling.rules import ScalingWarning, rule_named, scaled_beta
+from adasde.scaling.schedulers import MOMENTA, RATES, momenta_of, scale_rates, schedulers_of, unwrapped
 
-_ADAM = (torch.optim.Adam, torch.optim.NAdam)
+_ADAM = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam)
 _RMSPROP = (torch.optim.RMSprop, optimizers.RMSprop)
-_RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # all but the first are put into a group by a scheduler
+_KNOWN = "must be torch's Adam, AdamW, NAdam or RMSprop"
+# What to do about optimizers that people ask for, by the names of their classes.
+_ADVICE = {
+    ("SGD",): "for SGD the linear rule keeps the SDE: adasde.SGDHyperparameters(lr).scaled(kappa)",
+    ("Adam8bit", "AdamW8bit", "PagedAdam8bit", "PagedAdamW8bit", "AdamW4bit", "AdamWFp8", "RMSprop8bit"): (
+        "a quantised state cannot be carried over; rescale torch's AdamW"
+    ),
+    ("Lion", "Lamb", "LAMB", "Lars", "LARS", "Adafactor", "Adagrad", "Muon", "Sophia", "Shampoo", "SOAP"): (
+        "no rule is known for it; for the parameters that an Adam beside it holds, rescale that Adam"
+    ),
+}
 
 
 def rescale(
-    optimizer: torch.optim.Optimizer, kappa: float, rule: str = "sqrt", scheduler: LRScheduler | None = None
+    optimizer: torch.optim.Optimizer,
+    kappa: float,
+    rule: str = "sqrt",
+    scheduler: Any = None,
+    betas: str = "linear",
+    second_moment: str = "transport",
 ) -> None:
     """Change ``optimizer`` in place for a batch ``kappa`` times as large, also in mid-training.
 
-    All parameter groups follow the rule; weight decay follows where it is decoupled. The running averages are kept.
-    Where noise dominates the gradient, the second moment is then too large by a factor of kappa, and steps are too
-    short by one of sqrt(kappa), until it has forgotten the old batch size. Counts of steps, from which the bias is
-    corrected, are divided by kappa, so that the correction continues.
+    All parameter groups and the optimizer's defaults follow the rule; weight decay follows where it is decoupled. The
+    state is carried over, so that steps have their right length from the first one on: Adam's second moment v becomes
+    g2 + (v - g2) / kappa, where g2 is the part that the mean gradient explains, and RMSprop's v / kappa. RMSprop cannot
+    tell that part: where the gradient dominates its noise, its steps are too long at first. The running mean of
+    gradients stays. Counts of steps are divided by kappa, so that the correction of the bias goes on. Tensors
+    are changed in place, since captured graphs and compiled steps hold them.
 
     Args:
-        optimizer: torch's Adam, AdamW, NAdam or RMSprop, or one of `adasde.scaling.optimizers`.
+        optimizer: torch's Adam, AdamW, NAdam or RMSprop, one of `adasde.scaling.optimizers`, or one of these wrapped by
+            accelerate or Lightning.
         kappa: Batch multiplier, > 0; it may be below 1.
-        rule: Name of the rule, one of `adasde.scaling.rules.RULES`; default the square-root rule.
-        scheduler: The torch scheduler that is attached to the optimizer, if any. Only its learning rates change, so
-            recreate it with step counts from `scaled_steps`; otherwise it decays kappa times too late.
+        rule: Name of the rule, one of `adasde.scaling.rules.RULES`; default the square-root rule. Under ``invariant``
+            an `InvariantAdam` takes kappa times as many micro-batches, and nothing else changes.
+        scheduler: The schedulers that hold rates of the optimizer: one of torch, transformers, timm or accelerate, a
+            list of them, or a dictionary with one under ``scheduler``; default none. Their rates follow. Their counts
+            of steps do not: create them again with those of `scaled_steps`, or they decay kappa times too late.
+        betas: ``linear`` (default) is 1 - kappa (1 - beta); ``half-life`` is beta^kappa, which exists at every kappa.
+        second_moment: ``transport`` (default) as said above, or ``keep``: v as it is, which people do and which is
+            wrong until beta2 has forgotten.
 
     Raises:
-        InputError: If the rule does not cover the optimizer, one of its options or kappa, or if a scheduler is attached
-            and not given. Nothing has been changed then. Betas that fall below 0.5 give a ScalingWarning.
+        InputError: If the rule does not cover the optimizer, one of its options or kappa, or if a scheduler is left
+            out, unknown or another optimizer's. Nothing has been changed then. Small betas give a ScalingWarning.
 
-    Source: the paper's square-root scaling rule. What happens in mid-training is ours.
+    Source: the paper's square-root scaling rule and SDEs. The transport of v is ours, from the same state.
     """
-    if scheduler is None and any("initial_lr" in group for group in optimizer.param_groups):
-        raise InputError("scheduler: one holds rates of this optimizer, and would put them back; give it as well")
-    changes = [scaled_group(optimizer, group, kappa, rule) for group in optimizer.param_groups]
-    factor = kappa ** rule_named(rule).lr
-    for group, change in zip(optimizer.param_groups, changes, strict=True):
-        group.update(change)
-        for name in _RATES:
-            if isinstance(group.get(name), torch.Tensor):
-                group[name].mul_(factor)  # in place, since captured graphs hold it
-            elif name in group:
-                group[name] *= factor
-    for state in optimizer.state.values():
-        if "step" in state:
-            state["step"] = state["step"] / kappa
-    _rescale_scheduler(scheduler, factor)
+    optimizer, kappa, powers = unwrapped(optimizer), positive("kappa", kappa), rule_named(rule, betas)
+    if second_moment not in ("transport", "keep"):
+        raise InputError(f"second_moment = {second_moment!r}: must be transport or keep")
+    schedulers = schedulers_of(optimizer, scheduler)
+    groups = optimizer.param_groups
+    changes = [scaled_group(optimizer, group, kappa, rule, betas) for group in groups]
+    defaults = _scaled_defaults(optimizer, kappa, rule, betas)
+
+    def beta1_of(momentum: float) -> float:
+        return scaled_beta("beta1", momentum, kappa, powers)
+
+    for momentum in (momentum for holder in schedulers for momentum in momenta_of(holder)):
+        beta1_of(momentum)  # refuses one that would fall to 0, before anything changes
+    if any(group.get("capturable") for group in groups):
+        warnings.warn("capturable: a CUDA graph holds betas and eps; capture it again", ScalingWarning, stacklevel=2)
+    for group, change in zip(groups, changes, strict=True):
+        for parameter in group["params"]:
+            _carry_over(optimizer.state.get(parameter, {}), group, change, kappa, second_moment == "transport")
+    done = set[int]()  # groups, and the defaults, may share a tensor
+    for group, change in [*zip(groups, changes, strict=True), (optimizer.defaults, defaults)]:
+        _replace(group, change, done)
+        for name in RATES:
+            if group.get(name) is not None:
+                _replace(group, {name: group[name] * kappa**powers.lr}, done)
+    for holder in schedulers:
+        scale_rates(holder, kappa**powers.lr, beta1_of)
 
 
 def betas_of(group: dict[str, Any]) -> tuple[Any, ...]:
@@ -63,40 +102,115 @@ def betas_of(group: dict[str, Any]) -> tuple[Any, ...]:
     return (group["alpha"] if "alpha" in group else group["beta"],)
 
 
-def scaled_group(optimizer: torch.optim.Optimizer, group: dict[str, Any], kappa: float, rule: str) -> dict[str, Any]:
-    """Return what the rule changes in a parameter group, apart from learning rates. InputError if it is not covered."""
+def scaled_group(
+    optimizer: torch.optim.Optimizer, group: dict[str, Any], kappa: float, rule: str, betas: str = "linear"
+) -> dict[str, Any]:
+    """Return what ``rule`` changes in a parameter group, apart from its rates. InputError if it is not covered."""
     name = type(optimizer).__name__
     if not isinstance(optimizer, (*_ADAM, *_RMSPROP)):
-        raise InputError(f"optimizer = {name}: must be torch's Adam, AdamW, NAdam or RMSprop")
+        advice = next((words for names, words in _ADVICE.items() if name in names), "")
+        raise InputError(f"optimizer = {name}: {_KNOWN}" + (f"; {advice}" if advice else ""))
     for option in ("amsgrad", "centered", "momentum"):
         if group.get(option):
             raise InputError(f"{option} = {group[option]}: the rule is for {name} without")
-    decay = float(group["weight_decay"])
+    if rule_named(rule).micro_batches:
+        raise InputError(f"rule = 'invariant': needs adasde.InvariantAdam, not {name}")
+    decay, eps = float(group["weight_decay"]), float(group["eps"])
+    *first, beta2 = (float(beta) for beta in betas_of(group))
     if isinstance(optimizer, _RMSPROP):
-        key = "alpha" if "alpha" in group else "beta"
-        scaled = RMSpropHyperparameters(1.0, group[key], group["eps"], decay).scaled(kappa, rule)
-        return {key: scaled.beta, "eps": scaled.eps}
-    decoupled = bool(group.get("decoupled_weight_decay"))
-    beta1, beta2 = (float(beta) for beta in betas_of(group))
-    if beta1 == 0.0:  # RMSprop, as the authors run it; Adam's rule would refuse a beta of 0
-        found = RMSpropHyperparameters(1.0, beta2, group["eps"], decay).scaled(kappa, rule)
-        decay *= kappa ** rule_named(rule).decay if decoupled else 1.0
-        new = AdamHyperparameters(found.lr, 0.0, found.beta, found.eps, decay)
-    else:
-        new = AdamHyperparameters(1.0, beta1, beta2, group["eps"], decay, decoupled).scaled(kappa, rule)
-    change = {"betas": (new.beta1, new.beta2), "eps": new.eps, "weight_decay": new.weight_decay}
+        found = RMSpropHyperparameters(1.0, beta2, eps, decay).scaled(kappa, rule, betas)
+        return {"alpha" if "alpha" in group else "beta": found.beta, "eps": found.eps}
+    decoupled = isinstance(optimizer, torch.optim.AdamW) or bool(group.get("decoupled_weight_decay"))
+    new = AdamHyperparameters(1.0, first[0], beta2, eps, decay, decoupled).scaled(kappa, rule, betas)
+    change: dict[str, Any] = {"betas": (new.beta1, new.beta2), "eps": new.eps, "weight_decay": new.weight_decay}
+    change |= {key: scaled_beta("beta1", group[key], kappa, rule_named(rule, betas)) for key in MOMENTA if key in group}
     if "momentum_decay" in group:  # NAdam's, per step
         change["momentum_decay"] = group["momentum_decay"] * kappa
     return change
 
 
-def _rescale_scheduler(scheduler: Any, factor: float) -> None:
-    if scheduler is None:
+def _scaled_defaults(optimizer: torch.optim.Optimizer, kappa: float, rule: str, betas: str) -> dict[str, Any]:
+    """Return what ``rule`` changes in the defaults, which groups that are added later take."""
+    try:
+        return scaled_group(optimizer, optimizer.defaults, kappa, rule, betas)
+    except InputError as error:  # of betas that no group has
+        warnings.warn(f"defaults stay as they are, for groups added later ({error})", ScalingWarning, stacklevel=3)
+        return {}
+
+
+def _replace(group: dict[str, Any], change: dict[str, Any], done: set[int]) -> None:
+    """Put the values of ``change`` into ``group``; a tensor is set in place, and once if it is shared."""
+    for name, value in change.items():
+        old = group[name]
+        if isinstance(value, tuple):
+            group[name] = tuple(_set(part, new, done) for part, new in zip(old, value, strict=True))
+        else:
+            group[name] = _set(old, value, done)
+
+
+def _set(old: Any, new: Any, done: set[int]) -> Any:
+    if not isinstance(old, torch.Tensor):
+        return new
+    if id(old) not in done:
+        done.add(id(old))
+        old.fill_(new)
+    return old
+
+
+@torch.no_grad()
+def _carry_over(state: dict[str, Any], group: dict[str, Any], change: dict[str, Any], kappa: float, move: bool) -> None:
+    """Change one parameter's state in place: its count of steps and, with ``move``, its running averages."""
+    count = float(state.get("step", 0))
+    if isinstance(state.get("step"), torch.Tensor):
+        state["step"].div_(kappa)
+    elif "step" in state:
+        state["step"] = count / kappa
+    if not move:
         return
-    for inner in getattr(scheduler, "_schedulers", ()):
-        _rescale_scheduler(inner, factor)
-    for name in ("base_lrs", "min_lrs", "_last_lr"):
-        if hasattr(scheduler, name):
-            setattr(scheduler, name, [rate * factor for rate in getattr(scheduler, name)])
-    if math.isfinite(getattr(scheduler, "eta_min", math.nan)):
-        scheduler.eta_min *= factor
+    for name in ("square_avg", "v"):  # RMSprop's, torch's and ours
+        if name in state:
+            state[name].div_(kappa)
+    if "exp_avg_sq" in state and count > 0:
+        old, new = (tuple(map(float, betas_of(part))) for part in (group, change))
+        m, v = state["exp_avg"], state["exp_avg_sq"]
+        # torch keeps averages with their bias; the corrected ones are carried over.
+        first, then = 1.0 - old[0] ** count, 1.0 - new[0] ** (count / kappa)
+        mean = m / (then if "mu_product" in state and kappa < 1 else first)
+        moved = transported(mean, v / (1.0 - old[1] ** count), old[0], new[0], count, kappa)
+        v.copy_(moved * (1.0 - new[1] ** (count / kappa)))
+        if "mu_product" not in state:  # by which NAdam corrects m; it goes on by itself
+            m.mul_(then / first)
+
+
+def transported(
+    m: torch.Tensor, v: torch.Tensor, beta1: float, new_beta1: float, steps: float, kappa: float
+) -> torch.Tensor:
+    """Return the second moment of Adam that the SDE's state has at a batch ``kappa`` times as large.
+
+    That is g2 + (v - g2) / kappa, with g2 = clip((m^2 - rho v) / (1 - rho), 0, v) as the part of the mean gradient: the
+    noise part of m^2 has the expectation rho (v - g2). For stationary averages rho = (1 - beta1) / (1 + beta1). It is
+    taken at the smaller of the two batches, so that kappa and then 1 / kappa give back v where nothing was clipped.
+
+    Args:
+        m: Running mean of gradients, its bias corrected.
+        v: Running mean of squared gradients, of the same shape, its bias corrected.
+        beta1: Decay of m so far, in [0, 1).
+        new_beta1: Decay of m from now on, in [0, 1).
+        steps: Number of steps over which m was averaged, > 0.
+        kappa: Batch multiplier, > 0.
+
+    Source: ours, from the SDE's state (theta, m, v / sigma^2).
+    """
+    share = _noise_share(beta1, steps)
+    if kappa < 1 and new_beta1 != beta1:
+        share = min(share, _noise_share(new_beta1, steps / kappa) / kappa)
+    if share > 1.0 - 1e-6:  # of a single gradient nothing can be told
+        return v / kappa
+    signal = ((m * m - share * v) / (1.0 - share)).clamp(min=0.0).minimum(v)
+    return signal + (v - signal) / kappa
+
+
+def _noise_share(beta1: float, steps: float) -> float:
+    """Return rho: the variance of the running mean of ``steps`` gradients over that of one, the bias corrected."""
+    rest = beta1**steps
+    return (1.0 - beta1) * (1.0 + rest) / ((1.0 + beta1) * (1.0 - rest))

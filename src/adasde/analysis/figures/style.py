@@ -39,6 +39,8 @@ _LOOKS = {
     "none": ("nothing changed", 7, "D", ":"),
     "sqrt-no-betas": (r"square root without $\beta$", 2, "v", "--"),
     "sqrt-no-eps": (r"square root without $\epsilon$", 4, "P", "-."),
+    "half-life": (r"square root, $\beta^\kappa$", 9, "X", "--"),
+    "invariant": ("invariant Adam", 8, "*", "-."),
 }
 RULES = {rule: label for rule, (label, *_) in _LOOKS.items()}
 RULE_STYLES = {
