@@ -49,6 +49,71 @@ def test_scale_as_json(adasde):
     assert found["lr"] == 2.5e-4
 
 
+@pytest.mark.parametrize(
+    ("arguments", "wanted", "told", "assumed"),
+    [
+        (
+            "adamw --batch-size 256 --to 1024",
+            {"lr": 2e-3, "beta1": 0.6, "beta2": 0.996, "eps": 5e-9, "weight_decay": 0.02},
+            "not given: lr 0.001; betas 0.9, 0.999; eps 1e-08; weight_decay 0.01: torch's defaults",
+            "lr beta1 beta2 eps weight_decay",
+        ),
+        (
+            "adam --batch-size 256 --to 1024 --lr 0.1 --beta2 0.99",
+            {"lr": 0.2, "beta1": 0.6, "beta2": 0.96, "eps": 5e-9, "weight_decay": 0.0},
+            "not given: beta1 0.9; eps 1e-08: torch's defaults",
+            "beta1 eps",
+        ),
+        (
+            "rmsprop --batch-size 256 --to 1024 --beta 0.9 --lr 1",
+            {"lr": 2.0, "beta": 0.6, "eps": 5e-9, "weight_decay": 0.0},
+            "not given: eps 1e-08: torch's default\n",
+            "eps",
+        ),
+        (
+            "nadam --batch-size 256 --to 1024 --decoupled --weight-decay 0.1",
+            {"lr": 4e-3, "beta1": 0.6, "momentum_decay": 16e-3, "weight_decay": 0.2},
+            "momentum_decay 0.004: torch's defaults",
+            "lr beta1 beta2 eps momentum_decay",
+        ),
+        (
+            "adam --batch-size 16 --to 64 --beta1 0 --lr 1 --eps 0",
+            {"lr": 2.0, "beta1": 0.0, "beta2": 0.996, "eps": 0.0},
+            "not given: beta2 0.999: torch's default\n",
+            "beta2",
+        ),
+    ],
+)
+def test_scale_takes_torchs_defaults_and_says_so(arguments, wanted, told, assumed, adasde):
+    found = json.loads(adasde("scale", *arguments.split(), "--json").stdout)
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
+    shown = adasde("scale", *arguments.split()).stdout
+    assert told in shown
+    assert found["assumed"].keys() == set(assumed.split())
+
+
+def test_scale_says_nothing_of_defaults_where_all_is_given(adasde):
+    assert "not given" not in adasde(*SCALE, "--to", 512).stdout
+    assert json.loads(adasde(*SCALE, "--to", 512, "--json").stdout)["assumed"] == {}
+
+
+def test_scale_with_half_life_betas(adasde):
+    arguments = ["scale", "adamw", "--batch-size", 16, "--to", 256, "--betas", "half-life"]
+    shown = adasde(*arguments).stdout
+    assert shown.startswith("adamw, rule sqrt, betas half-life, kappa = 16\n")
+    assert re.search(r"beta1 +0.9 +0.185302 +beta1\^kappa", shown)
+    found = json.loads(adasde(*arguments, "--json").stdout)
+    assert (found["betas"], found["warnings"]) == ("half-life", [])
+    assert (found["lr"], found["beta1"], found["beta2"]) == pytest.approx((4e-3, 0.9**16, 0.999**16))
+    assert json.loads(adasde(*SCALE, "--to", 512, "--json").stdout)["betas"] == "linear"
+
+
+def test_scale_by_the_invariant_rule_names_its_optimizer(adasde):
+    shown = adasde(*SCALE, "--to", 4096, "--rule", "invariant").stdout
+    assert re.search(r"lr +0.001 +0.001 +unchanged", shown)
+    assert "warning: rule invariant is for adasde.InvariantAdam with micro_batches=16, each of the old batch" in shown
+
+
 def test_scale_warns_beyond_half(adasde):
     done = adasde(*SCALE, "--to", 2048)
     assert "warning: kappa = 8 leaves beta1 = 0.2" in done.stdout
@@ -60,6 +125,12 @@ def test_scale_warns_beyond_half(adasde):
     [
         ([*SCALE, "--to", 4096], "kappa = 16: too large for beta1 = 0.9"),
         ([*SCALE, "--to", 1024, "--rule", "sqr"], "rule = 'sqr': must be one of sqrt, linear"),
+        ([*SCALE, "--to", 1024, "--betas", "0.9"], "betas = '0.9': must be linear or half-life"),
+        ([*SCALE, "--to", 4160, "--rule", "invariant"], "kappa = 16.25: must be a whole number >= 1"),
+        (["scale", "adamw", "--to", 1024], "the following arguments are required: --batch-size"),
+        (["scale", "adamw", "--to", 8, "--batch-size", 4, "--decoupled"], "unrecognized arguments: --decoupled"),
+        (["scale", "recipe", "nowhere.json", "--to", 8], "nowhere.json: No such file"),
+        (["scale", "recipe", "a.json", "--to", 8, "--by", "devices"], "argument --by: invalid choice: 'devices'"),
         ([*SCALE, "--to", 0], "argument --to: '0' is no whole number from 1 to 10^15"),
         ([*SCALE, "--to", "many"], "argument --to: 'many' is no whole number"),
         ([*SCALE[:2], "--lr", "-1e-3", *SCALE[4:], "--to", 512], "lr = -0.001: must be a finite number > 0"),
@@ -326,22 +397,24 @@ clip: 1.0
 def test_a_recipe_in_a_file(adasde, tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE_FILE)
     shown = adasde("scale", "recipe", tmp_path / "recipe.yaml", "--to", 1024).stdout
-    assert "adamw, rule sqrt, kappa = 4" in shown
+    assert shown.startswith("our own keys: batch 256 (batch_size)\nadamw, rule sqrt, kappa = 4\n")
     assert re.search(r"milestones +50000, 75000 +12500, 18750 +milestones / kappa", shown)
     found = json.loads(adasde("scale", "recipe", tmp_path / "recipe.yaml", "--to", 1024, "--json").stdout)
     wanted = {"batch_size": 1024, "lr": 2e-3, "beta1": 0.6, "eps": 5e-9, "weight_decay": 0.2, "steps": 25_000}
     assert {name: found[name] for name in wanted} == pytest.approx(wanted)
     assert (found["clip"], found["warmup_steps"], found["milestones"]) == (0.5, 500, [12_500, 18_750])
+    assert (found["optimizer"], found["format"], found["assumed"]) == ("adamw", "our own keys", {})
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("adamw", "lion"), "optimizer = 'lion': must be one of adam, adamw, rmsprop"),
+        (("adamw", "lion"), "optimizer = 'lion': must be one of adam, adamw, nadam, rmsprop"),
         (("lr: 1e-3", "rate: 1e-3"), "rate: unknown; a recipe of adamw has lr, "),
-        (("lr: 1e-3", ""), "lr: missing in the recipe"),
         (("lr: 1e-3", "lr: fast"), "lr = 'fast': must be a number"),
+        (("lr: 1e-3", "lr: 1e-3\nlearning_rate: 2e-3"), "lr = 0.001, learning_rate = 0.002: these mean the same and"),
         (("256", "25.6"), "batch_size = 25.6: must be a whole number"),
+        (("batch_size: 256", ""), "batch_size or micro_batch_size: missing in the recipe"),
         (("[50000, 75000]", "half"), "milestones = 'half': must be a list of whole numbers"),
         (("lr: 1e-3", "lr: 1e-3\nlr: 2e-3"), "lr is given twice"),
         (("beta1: 0.9", "beta1: 0.7"), "kappa = 4: too large for beta1 = 0.7"),
@@ -349,10 +422,72 @@ def test_a_recipe_in_a_file(adasde, tmp_path):
 )
 def test_a_mistake_in_a_recipe_is_one_line(adasde, tmp_path, change, words):
     (tmp_path / "recipe.yaml").write_text(RECIPE_FILE.replace(*change, 1))
-    done = adasde("scale", "recipe", tmp_path / "recipe.yaml", "--to", 1024)
+    done = adasde("scale", "recipe", tmp_path / "recipe.yaml", "--to", 1024, "--write", tmp_path / "new.yaml")
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "new.yaml").exists()
+
+
+DEEPSPEED = {
+    "train_micro_batch_size_per_gpu": 8,
+    "gradient_accumulation_steps": 2,
+    "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "weight_decay": 0.1}},
+    "zero_optimization": {"stage": 2},
+    "gradient_clipping": 1.0,
+}
+
+
+def test_a_recipe_of_a_framework_is_written_back(adasde, tmp_path):
+    (tmp_path / "ds.json").write_text(json.dumps(DEEPSPEED, indent=2))
+    arguments = ["scale", "recipe", "ds.json", "--devices", 4, "--to", 256]
+    shown = adasde(*arguments, "--write", "new.json", cwd=tmp_path).stdout
+    assert shown.startswith("DeepSpeed's configuration: batch 64 = 8 per device x 2 accumulated x 4 devices\nadamw, ")
+    assert "not given: betas 0.9, 0.999; eps 1e-08: DeepSpeed's defaults" in shown
+    assert shown.endswith("written to new.json\n")
+    new = json.loads((tmp_path / "new.json").read_text())
+    params = {"lr": 2e-3, "weight_decay": 0.2, "betas": [0.6, 0.996], "eps": 5e-9}
+    assert new == DEEPSPEED | {
+        "gradient_accumulation_steps": 8,
+        "gradient_clipping": 0.5,
+        "optimizer": {"type": "AdamW", "params": params},
+    }
+    again = adasde("scale", "recipe", "new.json", "--devices", 4, "--to", 64, "--json", cwd=tmp_path)
+    found = json.loads(again.stdout)
+    assert (found["batch"], found["kappa"]) == ("256 = 8 per device x 8 accumulated x 4 devices", 0.25)
+    assert found["lr"] == pytest.approx(1e-3)
+    done = adasde(*arguments, "--write", "new.json", cwd=tmp_path)
+    assert done.stderr == "adasde: error: write = new.json: exists already; name a new file\n"
+    done = adasde(*arguments, "--by", "per_device", "--write", "per.json", cwd=tmp_path)
+    written = json.loads((tmp_path / "per.json").read_text())
+    assert (written["train_micro_batch_size_per_gpu"], written["gradient_accumulation_steps"]) == (32, 2)
+    done = adasde(*arguments[:-1], 80, "--write", "no.json", cwd=tmp_path)
+    assert (
+        "gradient_accumulation_steps = 2 would become 2.5, which is not whole; a batch that is a multiple of 32"
+        in done.stderr
+    )
+    assert "and so would by = per_device, which makes train_micro_batch_size_per_gpu 10" in done.stderr
+    assert not (tmp_path / "no.json").exists()
+    assert adasde(*arguments[:-1], 80, cwd=tmp_path).returncode == 0  # the numbers alone need no whole shares
+
+
+def test_a_recipe_whose_format_is_unclear(adasde, tmp_path):
+    (tmp_path / "a.yaml").write_text("{opt: adamw, sequence_len: 512, lr: 1e-3, batch_size: 8, relora_steps: 9}")
+    done = adasde("scale", "recipe", "a.yaml", "--to", 16, cwd=tmp_path)
+    assert done.stderr.startswith("adasde: error: recipe: has keys of timm (opt) and of axolotl (sequence_len); add")
+    shown = adasde("scale", "recipe", "a.yaml", "--to", 16, "--format", "timm", cwd=tmp_path).stdout
+    assert shown.startswith("timm's args.yaml: batch 8 = 8 per device x 1 accumulated x 1 device (--devices N if")
+    assert "warning: not changed, though it may be a rate or a number of steps: relora_steps = 9" in shown
+
+
+def test_a_recipe_in_json_needs_neither_torch_nor_yaml(tmp_path):
+    (tmp_path / "ds.json").write_text(json.dumps(DEEPSPEED))
+    code = (
+        "import sys; from adasde.scaling.recipe_files import read_recipe; "
+        "print(read_recipe('ds.json').recipe.batch_size, {'torch', 'transformers', 'yaml'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "16 set()\n", done.stderr
 
 
 def test_a_missing_extra_is_named(spec, data_root, tmp_path):

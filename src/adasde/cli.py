@@ -18,10 +18,11 @@ from adasde.analysis.figures.registry import figure_runs, plot_figure, plot_name
 from adasde.common import InputError, Stopped, text_table
 from adasde.experiments import cost
 from adasde.experiments.cells import Plan
-from adasde.experiments.documents import merged, read
+from adasde.experiments.documents import merged
 from adasde.experiments.specs import Simulation, Trained, spec_of
 from adasde.scaling import recipe
-from adasde.scaling.hyperparameters import hyperparameters_named
+from adasde.scaling.recipe_files import SHARES, read_recipe
+from adasde.scaling.recipe_formats import FORMATS
 from adasde.scaling.rules import RULES, ScalingWarning
 from adasde.workloads.data.registry import dataset_named, prepare
 
@@ -59,30 +60,44 @@ def _fail(message: str, status: int) -> int:
 
 def scale(options: argparse.Namespace) -> None:
     """Print what becomes of a recipe when the batch size changes, by the square-root rule or another."""
+    file = None
     if options.optimizer == "recipe":
-        old, name = recipe.from_document(read(options.file))
+        if options.write is not None and options.write.exists():
+            raise InputError(f"write = {options.write}: exists already; name a new file")
+        file = read_recipe(options.file, options.format, options.devices)
+        old, name, whose, assumed = file.recipe, file.optimizer, file.whose, file.assumed
     else:
-        values = {name: getattr(options, name) for name in ("lr", *options.betas, "eps", "weight_decay")}
-        if options.optimizer == "adam":
-            values["decoupled"] = options.decoupled
-        rest = {name: getattr(options, name) for name in ("steps", "warmup_steps", "clip", "average")}
-        name = options.optimizer
-        old = recipe.Recipe(hyperparameters_named(name, **values), options.batch_size, **rest)
+        name, whose = options.optimizer, "torch's"
+        old, assumed = recipe.recipe_of(name, {part: getattr(options, part) for part in options.parts})
     kappa = options.to / old.batch_size
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ScalingWarning)
-        new = old.scaled(kappa, options.rule)
-    notes = list(dict.fromkeys(str(warning.message) for warning in caught))
+        new = old.scaled(kappa, options.rule, options.betas)
+    notes = list(dict.fromkeys([*(file.notes if file else ()), *(str(warning.message) for warning in caught)]))
+    if options.rule == "invariant":
+        notes.append(f"rule invariant is for adasde.InvariantAdam with micro_batches={kappa:g}, each of the old batch")
+    if file and options.write is not None:
+        text = file.written(new, options.by)
+        with options.write.open("x", newline="", encoding="utf-8") as out:
+            out.write(text)
     if options.json:
-        facts = {"optimizer": name, "rule": options.rule, "kappa": kappa}
-        print(json.dumps({**facts, **new.parts(), "warnings": notes}, indent=1))
+        facts = {"optimizer": name, "rule": options.rule, "betas": options.betas, "kappa": kappa}
+        facts |= {"format": file.title, "batch": file.batch} if file else {}
+        print(json.dumps({**facts, **new.parts(), "assumed": assumed, "warnings": notes}, indent=1))
         return
-    print(f"{name}, rule {options.rule}, kappa = {kappa:.6g}")
-    print(recipe.comparison(old, new, options.rule))
-    if old.steps is None:
+    if file:
+        print(f"{file.title}: batch {file.batch}")
+    betas = "" if options.betas == "linear" else f", betas {options.betas}"
+    print(f"{name}, rule {options.rule}{betas}, kappa = {kappa:.6g}")
+    print(recipe.comparison(old, new, options.rule, options.betas))
+    if assumed:
+        print(f"not given: {recipe.assumption(assumed, whose)}")
+    if file is None and old.steps is None:
         print("steps, warm-up and schedule: divide by kappa wherever they are counted in steps (unchanged in epochs)")
     for note in notes:
         print(f"warning: {note}")
+    if options.write is not None:
+        print(f"written to {options.write}")
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -429,29 +444,36 @@ def _add_reading(command: _Command) -> None:
 
 def _scale_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(required=True, metavar="OPTIMIZER", parser_class=_Parser)
-    rule = {"default": "sqrt", "help": f"one of {', '.join(RULES)} (default sqrt)"}
-    for kind, betas in (("adam", ("beta1", "beta2")), ("rmsprop", ("beta",))):
+    for kind, defaults in recipe.TORCH_DEFAULTS.items():
         sub = kinds.add_parser(kind, help=f"{kind}'s hyperparameters", description=parser.description)
-        sub.set_defaults(optimizer=kind, betas=betas)
-        for name in ("lr", *betas, "eps"):
-            sub.add_argument(f"--{name}", type=float, required=True)
-        sub.add_argument("--batch-size", type=_count, required=True, help="batch size of these hyperparameters")
-        sub.add_argument("--to", type=_count, required=True, help="batch size wanted")
-        sub.add_argument("--rule", **rule)
-        sub.add_argument("--weight-decay", type=float, default=0.0)
-        if kind == "adam":
+        rest = ["batch_size", "steps", "warmup_steps", "clip", "average"]
+        for part, value in defaults.items():
+            sub.add_argument(f"--{part.replace('_', '-')}", type=float, help=f"default {value:g}, torch's")
+        if kind in ("adam", "nadam"):
+            rest.append("decoupled")
             sub.add_argument("--decoupled", action="store_true", help="the decay is AdamW's")
+        sub.set_defaults(optimizer=kind, parts=(*defaults, *rest), write=None)
+        sub.add_argument("--batch-size", type=_count, required=True, help="batch size of these hyperparameters")
         sub.add_argument("--steps", type=_count, help="optimizer steps of the whole training")
         sub.add_argument("--warmup-steps", type=_count, default=0)
         sub.add_argument("--clip", type=float, help="largest gradient norm")
         sub.add_argument("--average", type=float, help="decay of a moving average of the weights")
-        sub.add_argument("--json", action="store_true")
     sub = kinds.add_parser("recipe", help="a file with a whole recipe", description=parser.description)
     sub.set_defaults(optimizer="recipe")
-    sub.add_argument("file", type=Path, help="YAML or JSON: optimizer, its hyperparameters, batch_size, steps, ...")
-    sub.add_argument("--to", type=_count, required=True, help="batch size wanted")
-    sub.add_argument("--rule", **rule)
-    sub.add_argument("--json", action="store_true")
+    sub.add_argument("file", type=Path, help=f"YAML or JSON with the keys of {', '.join(FORMATS)}")
+    sub.add_argument("--format", metavar="NAME", help="which of these it is; told by its keys if not given")
+    sub.add_argument("--devices", type=_count, metavar="N", help="devices that share the batch (default 1)")
+    sub.add_argument("--write", type=Path, metavar="FILE", help="also write the recipe, in the same format")
+    sub.add_argument(
+        "--by", choices=SHARES, default=SHARES[0], help="what takes up the batch there (default %(default)s)"
+    )
+    for sub in kinds.choices.values():
+        sub.add_argument("--to", type=_count, required=True, help="batch size wanted")
+        sub.add_argument("--rule", default="sqrt", help=f"one of {', '.join(RULES)} (default sqrt)")
+        sub.add_argument(
+            "--betas", default="linear", help="linear, 1 - kappa (1 - beta) (default), or half-life, beta^kappa"
+        )
+        sub.add_argument("--json", action="store_true")
 
 
 def _config_argument(sub: argparse.ArgumentParser) -> None:

@@ -3,31 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from adasde.common import InputError
 from adasde.experiments.fields import short
+from adasde.scaling.documents import parsed
 
 
 def read(path: Path) -> Any:
     """Return the document in a YAML file; InputError if it is not YAML or gives a key twice, naming the line."""
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-            found = set()
-            for key, _ in node.value:
-                if not isinstance(key, yaml.ScalarNode):
-                    raise InputError(f"{path}: a key is no text (line {key.start_mark.line + 1})")
-                if key.value in found:
-                    raise InputError(f"{path}: {key.value} is given twice (line {key.start_mark.line + 1})")
-                found.add(key.value)
-            return super().construct_mapping(node, deep)
-
     try:
-        return yaml.load(path.read_text(), Loader)  # noqa: S506, since a SafeLoader is safe
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        place = getattr(error, "problem_mark", None)
-        raise InputError(f"{path}: not YAML" + (f" (line {place.line + 1})" if place else "")) from error
+        return parsed(path.read_text(), path)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not YAML") from error
 
 
 def merged(paths: list[Path]) -> Any:

@@ -1,62 +1,61 @@
 """For transformers' Trainer: its arguments at another batch size, and a callback after each optimizer step."""
 
 import copy
+import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from adasde.common import InputError
-from adasde.scaling.clock import shortened
-from adasde.scaling.hyperparameters import AdamHyperparameters
-from adasde.scaling.rules import rule_named, scaled_batch_size
+from adasde.scaling.recipe_files import recognised
+from adasde.scaling.rules import ScalingWarning, rule_named
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainingArguments
 
 
-def rescale_arguments(arguments: "TrainingArguments", kappa: float, rule: str = "sqrt") -> "TrainingArguments":
+def rescale_arguments(
+    arguments: "TrainingArguments",
+    kappa: float,
+    rule: str = "sqrt",
+    betas: str = "linear",
+    by: str = "accumulation",
+) -> "TrainingArguments":
     """Return a copy of transformers' TrainingArguments for a batch ``kappa`` times as large.
 
-    ``gradient_accumulation_steps`` grows by kappa, so that memory does not. Learning rate, betas, epsilon, decoupled
-    weight decay and clipping follow the rule. Warm-up and length follow where they are counted in steps; counted in
-    epochs or as shares of the run they stay.
+    Learning rate, betas, epsilon, decoupled weight decay and clipping follow the rule, and so do the rates in
+    ``lr_scheduler_kwargs`` (``min_lr``, ``lr_end``). Warm-up, length, ``save_steps``, ``eval_steps``,
+    ``logging_steps`` and the schedule's own lengths follow where they are counted in steps; counted in epochs or as
+    shares of the run they stay.
 
     Args:
         arguments: The arguments at the old batch size; left unchanged.
-        kappa: Batch multiplier, > 0; kappa * gradient_accumulation_steps must be a whole number.
+        kappa: Batch multiplier, > 0.
         rule: Name of the rule, one of `adasde.scaling.rules.RULES`; default the square-root rule.
+        betas: ``linear`` for 1 - kappa (1 - beta) (default), or ``half-life`` for beta^kappa.
+        by: What takes up kappa: ``accumulation`` multiplies ``gradient_accumulation_steps``, so that memory does not
+            grow (default); ``per_device`` multiplies ``per_device_train_batch_size``. The product must be whole.
+
+    Returns:
+        The copy. A ScalingWarning names the numbers that may have to change and do not.
 
     Raises:
         InputError: For optimizers other than AdamW, and for a kappa that is too large or gives a fraction of an
-            accumulation step.
+            accumulation step or of an example.
 
     Source: the paper's square-root scaling rule; decoupled decay and clipping are ours, by the same argument.
     """
-    kind = str(getattr(arguments.optim, "value", arguments.optim))
-    if not kind.startswith("adamw"):
-        raise InputError(f"optim = {kind!r}: must be one of transformers' adamw")
-    accumulated = scaled_batch_size(arguments.gradient_accumulation_steps, kappa)
-    new = AdamHyperparameters(
-        arguments.learning_rate,
-        arguments.adam_beta1,
-        arguments.adam_beta2,
-        arguments.adam_epsilon,
-        arguments.weight_decay,
-        decoupled=True,
-    ).scaled(kappa, rule)
+    if rule_named(rule, betas).micro_batches:
+        raise InputError(f"rule = {rule!r}: needs adasde.InvariantAdam, which transformers' Trainer does not run")
+    document = {field.name: getattr(arguments, field.name) for field in fields(arguments)}
+    document["optim"] = str(getattr(arguments.optim, "value", arguments.optim))
+    found = recognised(document, "transformers")
+    changes = found.replaced(found.recipe.scaled(kappa, rule, betas), by)
+    for note in found.notes:
+        warnings.warn(note, ScalingWarning, stacklevel=2)
     changed = copy.copy(arguments)
-    changed.gradient_accumulation_steps = accumulated
-    changed.learning_rate, changed.adam_beta1, changed.adam_beta2 = new.lr, new.beta1, new.beta2
-    changed.adam_epsilon, changed.weight_decay = new.eps, new.weight_decay
-    if arguments.max_grad_norm:
-        changed.max_grad_norm = arguments.max_grad_norm * kappa ** rule_named(rule).clip
-    if arguments.max_steps > 0:
-        changed.max_steps = shortened(arguments.max_steps, kappa)
-    if arguments.warmup_steps >= 1:  # below 1 it is a share of the run
-        changed.warmup_steps = shortened(arguments.warmup_steps, kappa)
-    options = arguments.lr_scheduler_kwargs
-    if isinstance(options, dict):
-        counts = {name for name in options if name.endswith("_steps") or name == "timescale"}
-        changed.lr_scheduler_kwargs = {n: shortened(v, kappa) if n in counts else v for n, v in options.items()}
+    for name, value in changes.items():
+        setattr(changed, name, value)
     return changed
 
 

@@ -1,7 +1,8 @@
 """A whole training recipe, and what a change of batch size makes of every part of it."""
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from adasde.common import InputError, positive, text_table, whole
@@ -9,10 +10,12 @@ from adasde.scaling.clock import shortened
 from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters
 from adasde.scaling.rules import rule_named, scaled_batch_size
 
-_OPTIMIZERS: dict[str, type[AdamHyperparameters] | type[RMSpropHyperparameters]] = {
-    "adam": AdamHyperparameters,
-    "adamw": AdamHyperparameters,
-    "rmsprop": RMSpropHyperparameters,
+# torch's defaults, by optimizer.
+TORCH_DEFAULTS: dict[str, dict[str, float]] = {
+    "adam": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0},
+    "adamw": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 1e-2},
+    "nadam": {"lr": 2e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "momentum_decay": 4e-3},
+    "rmsprop": {"lr": 1e-2, "beta": 0.99, "eps": 1e-8, "weight_decay": 0.0},
 }
 
 
@@ -30,6 +33,9 @@ class Recipe:
             noise dominates the gradient.
         average: Decay rho, in [0, 1), of a moving average of the weights, or None (default). rho^kappa averages over
             the same number of samples.
+        momentum_decay: NAdam's decay of momentum per step, >= 0, or None for other optimizers (default).
+        rates: Further learning rates, each > 0, by name, such as the last one of a schedule; default none.
+        counts: Further numbers of steps, each at least 1, by name, such as those between two checkpoints; default none.
 
     Raises:
         InputError: If a value is out of its range.
@@ -42,6 +48,9 @@ class Recipe:
     milestones: tuple[int, ...] = ()
     clip: float | None = None
     average: float | None = None
+    momentum_decay: float | None = None
+    rates: Mapping[str, float] = field(default_factory=dict, hash=False)
+    counts: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         whole("batch_size", self.batch_size, least=1)
@@ -56,8 +65,14 @@ class Recipe:
             positive("clip", self.clip)
         if self.average is not None and not 0.0 <= self.average < 1.0:
             raise InputError(f"average = {self.average:g}: must be in [0, 1)")
+        if self.momentum_decay is not None and not 0.0 <= self.momentum_decay < math.inf:
+            raise InputError(f"momentum_decay = {self.momentum_decay:g}: must be a finite number >= 0")
+        for name, rate in self.rates.items():
+            positive(name, rate)
+        for name, count in self.counts.items():
+            whole(name, count, least=1)
 
-    def scaled(self, kappa: float, rule: str = "sqrt") -> "Recipe":
+    def scaled(self, kappa: float, rule: str = "sqrt", betas: str = "linear") -> "Recipe":
         """Return the recipe for a batch ``kappa`` times as large.
 
         Under every rule, lengths are divided by kappa and rounded to whole steps, at least one, so that training sees
@@ -66,105 +81,127 @@ class Recipe:
         Args:
             kappa: Batch multiplier, > 0; it may be below 1.
             rule: Name of the rule, one of `adasde.scaling.rules.RULES`; default the square-root rule.
+            betas: ``linear`` for 1 - kappa (1 - beta) (default), or ``half-life`` for beta^kappa.
 
         Raises:
-            InputError: If kappa is too large for a beta, or kappa * batch_size is not a whole number.
+            InputError: If kappa is too large for a beta, if kappa * batch_size is not a whole number, or if kappa is no
+                whole number and the rule is ``invariant``.
 
         Source: the paper's square-root scaling rule; decoupled decay, clip and average are ours, by the same argument.
         """
-        powers, kappa = rule_named(rule), positive("kappa", kappa)
+        powers, kappa = rule_named(rule, betas), positive("kappa", kappa)
+        if powers.micro_batches:
+            whole("kappa", kappa, least=1)
         return replace(
             self,
-            hyperparameters=self.hyperparameters.scaled(kappa, rule),
+            hyperparameters=self.hyperparameters.scaled(kappa, rule, betas),
             batch_size=scaled_batch_size(self.batch_size, kappa),
             steps=shortened(self.steps, kappa),
             warmup_steps=shortened(self.warmup_steps, kappa),
             milestones=tuple(shortened(m, kappa) for m in self.milestones),
             clip=None if self.clip is None else self.clip * kappa**powers.clip,
             average=None if self.average is None else self.average**kappa,
+            momentum_decay=None if self.momentum_decay is None else self.momentum_decay * kappa,
+            rates={name: rate * kappa**powers.lr for name, rate in self.rates.items()},
+            counts=_shortened_counts(self.counts, kappa),
         )
 
     def parts(self) -> dict[str, Any]:
         """Return the recipe as one flat dictionary, without the lengths and options that it does not use."""
-        rest = {name: getattr(self, name) for name in ("steps", "warmup_steps", "milestones", "clip", "average")}
-        used = {name: value for name, value in rest.items() if value}
-        return {"batch_size": self.batch_size, **asdict(self.hyperparameters), **used}
+        names = ("steps", "warmup_steps", "milestones", "clip", "average", "momentum_decay")
+        used = {name: value for name in names if (value := getattr(self, name))}
+        return {"batch_size": self.batch_size, **asdict(self.hyperparameters), **used, **self.rates, **self.counts}
 
 
-def from_document(document: Any) -> tuple[Recipe, str]:
-    """Return the recipe in a document of YAML or JSON, and the name of its optimizer.
+def recipe_of(
+    optimizer: str, given: Mapping[str, Any], defaults: Mapping[str, float] | None = None
+) -> tuple[Recipe, dict[str, float]]:
+    """Return the recipe of an optimizer whose parts may have been left out, and the defaults that it takes for them.
 
-    The document's keys are ``optimizer`` (adam, adamw or rmsprop), the hyperparameters, and the fields of `Recipe`.
-    InputError names the key that is wrong.
+    Args:
+        optimizer: adam, adamw, nadam or rmsprop.
+        given: Values of the fields of `Recipe` and of the hyperparameters, by name; None for what is not given.
+        defaults: Defaults that are not torch's, by name; default none.
+
+    Returns:
+        The recipe, and each default that changes the training, by name.
     """
-    if not isinstance(document, dict):
-        raise InputError("recipe: must be a mapping, such as {optimizer: adam, lr: 1e-3, ...}")
-    values = dict(document)
-    name = values.pop("optimizer", None)
-    if name not in _OPTIMIZERS:
-        raise InputError(f"optimizer = {name!r}: must be one of {', '.join(_OPTIMIZERS)}")
-    own = [field.name for field in fields(_OPTIMIZERS[name]) if field.name != "decoupled" or name == "adam"]
-    rest = [field.name for field in fields(Recipe) if field.name != "hyperparameters"]
-    for key, value in values.items():
-        if key not in own + rest:
-            raise InputError(f"{key}: unknown; a recipe of {name} has {', '.join(own + rest)}")
-        values[key] = _typed(key, value)
-    for key in (*own, "batch_size"):
-        if key not in values and key not in ("weight_decay", "decoupled"):
-            raise InputError(f"{key}: missing in the recipe")
-    hyperparameters = {key: values.pop(key) for key in own if key in values}
-    if name == "adamw":
-        hyperparameters["decoupled"] = True
-    return Recipe(_OPTIMIZERS[name](**hyperparameters), **values), name
+    known = {**TORCH_DEFAULTS[optimizer], **(defaults or {})}
+    assumed = {name: value for name, value in known.items() if given.get(name) is None}
+    values = {**assumed, **{name: value for name, value in given.items() if value is not None}}
+    kind = RMSpropHyperparameters if optimizer == "rmsprop" else AdamHyperparameters
+    own = {field.name: values.pop(field.name) for field in fields(kind) if field.name in values}
+    if optimizer == "adamw":
+        own["decoupled"] = True
+    return Recipe(kind(**own), **values), {name: value for name, value in assumed.items() if value}
 
 
-def _typed(key: str, value: Any) -> Any:
-    """Return a document's value in the type that a recipe has for it. YAML reads 1e-3, without a point, as text."""
-    kind: type = {"decoupled": bool, "batch_size": int, "steps": int, "warmup_steps": int}.get(key, float)
-    if key == "milestones":
-        if not isinstance(value, list) or any(type(number) is not int for number in value):
-            raise InputError(f"milestones = {value!r}: must be a list of whole numbers")
-        return tuple(value)
-    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    elif type(value) is kind:
-        return value
-    words: dict[type, str] = {float: "a number", int: "a whole number", bool: "true or false"}
-    raise InputError(f"{key} = {value!r}: must be {words[kind]}")
+def named_parts(optimizer: str) -> list[str]:
+    """Return the names that a recipe of an optimizer can have, apart from further rates and counts."""
+    kind = RMSpropHyperparameters if optimizer == "rmsprop" else AdamHyperparameters
+    own = [field.name for field in fields(kind) if field.name != "decoupled" or optimizer in ("adam", "nadam")]
+    left_out = {"hyperparameters", "rates", "counts"} | ({"momentum_decay"} if optimizer != "nadam" else set())
+    return own + [field.name for field in fields(Recipe) if field.name not in left_out]
 
 
-def formula(part: str, rule: str, decoupled: bool = False) -> str:
+def formula(part: str, rule: str, decoupled: bool = False, betas: str = "linear") -> str:
     """Return, as a formula, what ``rule`` does to a part of a recipe (``lr``, ``beta1``, ``steps``, ...)."""
-    powers = rule_named(rule)
-    if part == "batch_size":
-        return "kappa batch_size"
+    powers = rule_named(rule, betas)
+    if part in ("batch_size", "momentum_decay"):
+        return f"kappa {part}"
     if part in ("steps", "warmup_steps", "milestones"):
         return f"{part} / kappa"
     if part == "average":
         return "average^kappa"
     if part.startswith("beta"):
-        return f"1 - kappa (1 - {part})" if powers.betas else "unchanged"
+        if not powers.betas:
+            return "unchanged"
+        return f"{part}^kappa" if powers.half_life else f"1 - kappa (1 - {part})"
     if part == "weight_decay" and not decoupled:
         return "unchanged (coupled decay is part of the loss)"
-    power = {"lr": powers.lr, "eps": powers.eps, "weight_decay": powers.decay, "clip": powers.clip}[part]
-    words = {0.0: "unchanged", 0.5: f"sqrt(kappa) {part}", 1.0: f"kappa {part}", -0.5: f"{part} / sqrt(kappa)"}
-    return words[power]
+    return _times(part, {"lr": powers.lr, "eps": powers.eps, "weight_decay": powers.decay, "clip": powers.clip}[part])
 
 
-def comparison(old: Recipe, new: Recipe, rule: str) -> str:
+def comparison(old: Recipe, new: Recipe, rule: str, betas: str = "linear") -> str:
     """Return a table of every part of ``old`` and of ``new``, with the formula by which ``rule`` changes it."""
     before, after = old.parts(), new.parts()
     decoupled = before.pop("decoupled", None)
     rows = [("", "old", "new", "formula")]
     for part, value in before.items():
-        words = formula(part, rule, bool(decoupled))
-        if part == "weight_decay" and value and decoupled is False:
-            words += "; for AdamW add --decoupled"
+        if part in old.rates:
+            words = _times(part, rule_named(rule, betas).lr)
+        elif part in old.counts:
+            words = f"{part} / kappa"
+        elif part == "beta1" and value == 0.0:
+            words = "unchanged (no momentum)"
+        else:
+            words = formula(part, rule, bool(decoupled), betas)
+        if part == "weight_decay" and value and not decoupled:
+            words += "; AdamW's would change"
         rows.append((part, _number(part, value), _number(part, after[part]), words))
     return text_table(rows)
+
+
+def assumption(assumed: Mapping[str, float], whose: str) -> str:
+    """Return the defaults that a recipe takes as one phrase, such as ``betas 0.9, 0.999; eps 1e-08: torch's``."""
+    words = {name: f"{name} {value:g}" for name, value in assumed.items()}
+    if "beta1" in words and "beta2" in words:
+        words["beta1"] = f"betas {assumed['beta1']:g}, {assumed.get('beta2', 0.0):g}"
+        del words["beta2"]
+    return f"{'; '.join(words.values())}: {whose} default{'s' if len(words) > 1 else ''}"
+
+
+def _times(part: str, power: float) -> str:
+    words = {0.0: "unchanged", 0.5: f"sqrt(kappa) {part}", 1.0: f"kappa {part}", -0.5: f"{part} / sqrt(kappa)"}
+    return words[power]
+
+
+def _shortened_counts(counts: Mapping[str, int], kappa: float) -> dict[str, int]:
+    new = {name: shortened(count, kappa) for name, count in counts.items()}
+    saved, evaluated = counts.get("save_steps"), counts.get("eval_steps")
+    if saved and evaluated and saved % evaluated == 0:  # transformers demands a multiple if it keeps the best model
+        new["save_steps"] = new["eval_steps"] * (saved // evaluated)
+    return new
 
 
 def _number(part: str, value: Any) -> str:

@@ -1,0 +1,185 @@
+"""Documents of YAML or JSON: read them, look into them by dotted keys, and change values in their text in place.
+
+``optimizer.params.betas.0`` is the first of the numbers in ``optimizer: {params: {betas: [...]}}``. ``*`` stands for
+every item of a list.
+"""
+
+import json
+import math
+import reprlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from adasde.common import InputError
+
+Place = tuple[str | int, ...]  # the keys, one below the other, that lead to a value
+
+
+def parsed(text: str, name: str | Path) -> Any:
+    """Return the document in a text of JSON or YAML.
+
+    InputError, which begins with ``name``, if it is neither, or if it gives a key twice.
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, name))
+        except InputError:
+            raise
+        except (ValueError, RecursionError):
+            pass  # YAML in braces
+    return _yaml(text, name)[1]
+
+
+def _yaml(text: str, name: str | Path) -> tuple[Any, Any]:
+    """Return the root node of a text of YAML, which knows where everything stands, and the document."""
+    import yaml  # reading JSON does without
+
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        _check_keys(node, name, set())
+        return node, None if node is None else loader.construct_document(node)
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 31st of February
+        place = getattr(error, "problem_mark", None)
+        raise InputError(f"{name}: not YAML" + (f" (line {place.line + 1})" if place else "")) from error
+
+
+def _once(pairs: list[tuple[str, Any]], name: str | Path) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise InputError(f"{name}: {next(key for key in keys if keys.count(key) > 1)} is given twice")
+    return found
+
+
+def _check_keys(node: Any, name: str | Path, seen: set[int]) -> None:
+    """Raise an InputError if a mapping below a node of YAML has a key that is no text, or has one twice."""
+    if node is None or isinstance(node.value, str) or id(node) in seen:
+        return
+    seen.add(id(node))
+    found = set()
+    for item in node.value:
+        if isinstance(item, tuple):
+            key, item = item
+            line = f"(line {key.start_mark.line + 1})"
+            if not isinstance(key.value, str):
+                raise InputError(f"{name}: a key is no text {line}")
+            if key.value in found:
+                raise InputError(f"{name}: {key.value} is given twice {line}")
+            found.add(key.value)
+        _check_keys(item, name, seen)
+
+
+def walk(node: Any, keys: list[str], path: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Yield the paths and values that keys lead to. The text ``auto`` on the way stands for everything below it."""
+    if not keys or node == "auto":
+        yield path, node
+    elif isinstance(node, list | tuple):
+        indices = range(len(node)) if keys[0] == "*" else [int(key) for key in keys[:1] if key.isdigit()]
+        for index in indices:
+            if index < len(node):
+                yield from walk(node[index], keys[1:], (*path, index))
+    elif isinstance(node, dict) and keys[0] in node:
+        yield from walk(node[keys[0]], keys[1:], (*path, keys[0]))
+
+
+def value_at(document: Any, key: str) -> Any:
+    """Return the first value that is not null under a key, or None."""
+    return next((value for _, value in walk(document, key.split(".")) if value is not None), None)
+
+
+def path_of(key: str) -> Place:
+    """Return the keys of a dotted one."""
+    return tuple(int(part) if part.isdigit() else part for part in key.split("."))
+
+
+def dotted(path: Place) -> str:
+    """Return keys as one dotted key."""
+    return ".".join(map(str, path))
+
+
+def number_of(key: str, raw: Any, finite: bool = True) -> float:
+    """Return a number. YAML reads 1e-3, without a point, as text."""
+    try:
+        if isinstance(raw, int | float | str) and not isinstance(raw, bool):
+            number = float(raw)
+            if math.isfinite(number) or not (finite or math.isnan(number)):
+                return number
+    except (ValueError, OverflowError):
+        pass
+    raise InputError(f"{key} = {reprlib.repr(raw)}: must be a number")
+
+
+def put(document: Any, path: Place, value: Any) -> None:
+    """Set a value in a document, making the mappings and lists on the way that are missing."""
+    for key, following in zip(path, path[1:], strict=False):
+        empty: Any = [] if isinstance(following, int) else {}
+        if isinstance(document, list) and key == len(document):
+            document.append(empty)
+        if isinstance(document, dict) and document.get(key) is None:
+            document[key] = empty
+        document = document[key]
+    if isinstance(document, list) and path[-1] == len(document):
+        document.append(value)
+    else:
+        document[path[-1]] = value
+
+
+def edited(text: str, changes: Mapping[Place, Any]) -> str:
+    """Return a text of YAML or JSON with other values. Comments, order and spaces stay."""
+    if not changes:
+        return text
+    tree: dict[Any, Any] = {}
+    for path, value in changes.items():
+        branch = tree
+        for key in path[:-1]:
+            branch = branch.setdefault(key, {})
+        branch[path[-1]] = value
+    # JSON may be indented by tabs, which YAML forbids. In a JSON text they stand nowhere else.
+    node, _ = _yaml(text.expandtabs(1) if text.lstrip().startswith("{") else text, "recipe")
+    spans: dict[tuple[int, int], str] = {}
+    _collect(node, tree, text, spans)
+    for (start, end), new in sorted(spans.items(), reverse=True):
+        text = text[:start] + new + text[end:]
+    return text
+
+
+def _collect(node: Any, tree: Mapping[Any, Any], text: str, spans: dict[tuple[int, int], str]) -> None:
+    """Add to ``spans`` what becomes of the pieces of a text below a mapping or a list."""
+    if isinstance(next(iter(tree)), int):
+        children: dict[Any, Any] = dict(enumerate(node.value))
+        names: dict[Any, Any] = {}
+    else:
+        children = {key.value: child for key, child in node.value}
+        names = {key.value: key for key, _ in node.value}
+    missing = {key: value for key, value in tree.items() if key not in children}
+    for key, value in tree.items():
+        child = children.get(key)
+        if child is None:
+            continue
+        if isinstance(value, dict) and not isinstance(child.value, str) and child.value:
+            _collect(child, value, text, spans)
+            continue
+        start, end = child.start_mark.index, child.end_mark.index
+        spans[start, end] = ("" if start < end else " ") + _literal(value)
+    if missing:
+        anchor = next((names[key] for key in names if key in tree), next(iter(names.values())))
+        start, column = anchor.start_mark.index, anchor.start_mark.column
+        line = ("\r\n" if "\r\n" in text else "\n") + text[start - column : start]
+        form, gap = "{}: {}", line
+        if node.flow_style:
+            form, gap = '"{}": {},', line if column and not line.strip() else " "
+        spans[start, start] = "".join(form.format(key, _literal(value)) + gap for key, value in missing.items())
+
+
+def _literal(value: Any) -> str:
+    """Return a value as both YAML and JSON have it. YAML reads a float only if it has a point."""
+    if isinstance(value, dict):
+        if isinstance(next(iter(value)), int):
+            return f"[{', '.join(_literal(value[index]) for index in sorted(value))}]"
+        return "{" + ", ".join(f'"{key}": {_literal(item)}' for key, item in value.items()) + "}"
+    number = repr(value)
+    return number if "." in number or "e" not in number else number.replace("e", ".0e")
