@@ -6,11 +6,13 @@ Each function yields theta after each of the ``gradients``. ``h`` are the hyperp
 import torch
 
 
-def plain_rmsprop(theta, gradients, h, v):
+def plain_rmsprop(theta, gradients, h, v, momentum=0.0):
     """RMSprop of the paper: divide by the second moment from before the gradient; it starts from ``v``."""
+    total = torch.zeros_like(theta)
     for g in gradients:
         g = g + h.weight_decay * theta
-        theta = theta - h.lr * g / (v.sqrt() + h.eps)
+        total = momentum * total + g / (v.sqrt() + h.eps)
+        theta = theta - h.lr * total
         v = h.beta * v + (1 - h.beta) * g**2
         yield theta
 
@@ -46,4 +48,25 @@ def plain_adam(theta, gradients, h):
         m = h.beta1 * m + (1 - h.beta1) * g
         v = h.beta2 * v + (1 - h.beta2) * g**2
         theta = theta - h.lr * (m / (1 - h.beta1**k)) / ((v / (1 - h.beta2**k)).sqrt() + h.eps)
+        yield theta
+
+
+def plain_invariant_adam(theta, gradients, h):
+    """Batch-size-invariant Adam; each of ``gradients`` lists those of a step's micro-batches, with None for zero."""
+    m, v, count = torch.zeros_like(theta), torch.zeros_like(theta), 0
+    for micro_batches in gradients:
+        k = len(micro_batches)
+        if all(g is None for g in micro_batches):
+            yield theta
+            continue
+        given = [g for g in micro_batches if g is not None]
+        if not h.decoupled:
+            given = [g + h.weight_decay * theta for g in given]
+        count += k
+        m = h.beta1**k * m + (1 - h.beta1**k) * sum(given) / k
+        v = h.beta2**k * v + (1 - h.beta2**k) * sum(g**2 for g in given) / k
+        if h.decoupled:
+            for _ in range(k):
+                theta = theta - h.lr * h.weight_decay * theta
+        theta = theta - k * h.lr * (m / (1 - h.beta1**count)) / ((v / (1 - h.beta2**count)).sqrt() + h.eps)
         yield theta

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch.optim import lr_scheduler as S  # noqa: N812, as cases are written
 
 from adasde.common import InputError
 from adasde.scaling import optimizers
@@ -56,8 +57,9 @@ def reference(function, problem, *arguments):
     return [list(function(s, g, *arguments)) for s, g in zip(starts, gradients, strict=True)]
 
 
-def made(kind, h, **options):
-    return lambda params: kind(params, **vars(h), **options)
+def rmsprop(**options):
+    h = RMSPROP
+    return lambda params: optimizers.RMSprop(params, h.lr, h.beta, h.eps, h.weight_decay, **options)
 
 
 @pytest.mark.parametrize("h", [ADAM, ADAMW])
@@ -70,18 +72,20 @@ def test_adam_is_its_definition_and_torchs(h, problem):
     assert_same(ours, run(lambda params: kind(params, fused=True, **options), problem), tolerance=0)
 
 
-def test_rmsprop_is_the_papers_definition(problem):
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprop_is_the_papers_definition(momentum, problem):
     start = 0.3
-    ours = run(made(optimizers.RMSprop, RMSPROP, v=start), problem)
+    ours = run(rmsprop(v=start, momentum=momentum), problem)
     starts, gradients = problem
     wanted = [
-        list(plain_rmsprop(s, g, RMSPROP, torch.full_like(s, start))) for s, g in zip(starts, gradients, strict=True)
+        list(plain_rmsprop(s, g, RMSPROP, torch.full_like(s, start), momentum))
+        for s, g in zip(starts, gradients, strict=True)
     ]
     assert_same(ours, wanted)
 
 
 def test_rmsprop_starts_from_the_first_gradient_unless_told(problem):
-    ours = run(made(optimizers.RMSprop, RMSPROP), problem)
+    ours = run(rmsprop(), problem)
     starts, gradients = problem
     for path, start, g in zip(ours, starts, gradients, strict=True):
         first = g[0] + RMSPROP.weight_decay * start
@@ -107,7 +111,8 @@ def test_the_variants_differ(problem):
 @pytest.mark.parametrize(
     "make",
     [
-        made(optimizers.RMSprop, RMSPROP),
+        rmsprop(),
+        rmsprop(momentum=0.9),
         lambda params: optimizers.build(params, RMSPROP, "torch"),
         lambda params: optimizers.build(params, RMSPROP, "authors"),
         lambda params: optimizers.build(params, ADAM),
@@ -143,10 +148,90 @@ def test_groups_have_their_own_rates_and_parameters_without_gradient_stay():
     assert torch.equal(still.detach(), torch.ones(2))
 
 
-def test_bad_hyperparameters_and_variants_are_refused():
+SCHEDULERS = {
+    "OneCycleLR": lambda o: S.OneCycleLR(o, 1e-2, total_steps=12),
+    "OneCycleLR without momentum": lambda o: S.OneCycleLR(o, 1e-2, total_steps=12, cycle_momentum=False),
+    "CyclicLR": lambda o: S.CyclicLR(o, 1e-4, 1e-2, step_size_up=4),
+    "CosineAnnealingLR": lambda o: S.CosineAnnealingLR(o, 10, eta_min=1e-5),
+    "LambdaLR from 0": lambda o: S.LambdaLR(o, lambda k: k / 10),
+    "SequentialLR": lambda o: S.SequentialLR(o, [S.LinearLR(o, 0.1, total_iters=3), S.ExponentialLR(o, 0.9)], [3]),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_rmsprop_follows_every_scheduler_of_torch_as_torchs_does(name, problem):
+    starts, gradients = problem
+    histories = []
+    for kind in (optimizers.RMSprop, torch.optim.RMSprop):
+        params = [torch.nn.Parameter(start.clone()) for start in starts]
+        optimizer = kind(params, lr=1e-2)
+        scheduler, history = SCHEDULERS[name](optimizer), []
+        for k in range(10):
+            for p, g in zip(params, gradients, strict=True):
+                p.grad = g[k].clone()
+            optimizer.step()
+            scheduler.step()
+            history.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
+        histories.append(history)
+        assert all(p.isfinite().all() for p in params)
+    assert histories[0] == histories[1]
+
+
+def test_rmsprop_goes_with_a_grad_scaler_and_hooks():
+    """A step whose gradients overflow is left out, and the others are those of unscaled gradients."""
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    scaled, plain = (optimizers.RMSprop([p], lr=1e-2) for p in params)
+    scaler, calls = torch.amp.GradScaler("cpu", init_scale=1024.0), []
+    scaled.register_step_post_hook(lambda *_: calls.append("post"))
+    for factor in (1.0, 2.0, torch.inf, 3.0):
+        for p, optimizer in zip(params, (scaled, plain), strict=True):
+            optimizer.zero_grad()
+            loss = (factor * p).square().sum()
+            if optimizer is scaled:
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+            elif factor < torch.inf:
+                loss.backward()
+                optimizer.step()
+    torch.testing.assert_close(params[0], params[1], rtol=1e-6, atol=0)
+    assert calls == ["post"] * 3
+
+
+def test_sparse_gradients_are_refused_and_nothing_is_changed():
+    table, weight = torch.nn.Embedding(5, 2, sparse=True), torch.nn.Parameter(torch.ones(2))
+    optimizer = optimizers.RMSprop([{"params": [weight]}, {"params": table.parameters()}])
+    (table(torch.tensor([1, 1])).sum() + weight.sum()).backward()
+    with pytest.raises(InputError, match=r"gradient: one of shape \(5, 2\) is sparse; use dense ones"):
+        optimizer.step()
+    assert torch.equal(weight.detach(), torch.ones(2))
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -1.0}, "lr = -1: must be a finite number >= 0"),
+        ({"lr": "fast"}, "lr = 'fast': must be a finite number >= 0"),
+        ({"alpha": 1.0}, r"alpha = 1: must be in \[0, 1\)"),
+        ({"eps": float("nan")}, "eps = nan: must be a finite number >= 0"),
+        ({"weight_decay": -0.1}, "weight_decay = -0.1: must be a finite number >= 0"),
+        ({"momentum": -0.9}, "momentum = -0.9: must be a finite number >= 0"),
+        ({"v": -1.0}, "v = -1: must be a finite number >= 0"),
+    ],
+)
+def test_bad_values_are_refused_also_in_groups(options, message):
+    first, second = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    with pytest.raises(InputError, match=message):
+        optimizers.RMSprop([first], **options)
+    optimizer = optimizers.RMSprop([first], lr=0.0)  # as torch allows
+    with pytest.raises(InputError, match=message):
+        optimizer.add_param_group({"params": [second], **options})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_unknown_variants_are_refused():
     params = [torch.nn.Parameter(torch.ones(1))]
-    with pytest.raises(InputError, match="beta = 1"):
-        optimizers.RMSprop(params, beta=1.0)
     with pytest.raises(InputError, match="variant = 'torhc': rmsprop has paper, torch, authors"):
         optimizers.build(params, RMSPROP, "torhc")
 

@@ -122,3 +122,32 @@ def test_what_the_rule_does_not_cover_is_refused_and_nothing_is_changed():
         rescale(optimizer, kappa="4")
     with pytest.warns(ScalingWarning, match="leaves beta1 = 0.4"):
         rescale(torch.optim.Adam(weights(), betas=(0.9, 0.99)), 6)
+
+
+def test_invariant_adam_takes_more_micro_batches_and_keeps_all_else():
+    optimizer = optimizers.InvariantAdam(weights(), lr=1e-3, micro_batches=2)
+    rescale(optimizer, 4, "invariant")
+    assert (optimizer.micro_batches, optimizer.param_groups[0]["lr"]) == (8, 1e-3)
+    for kappa, rule, words in (
+        (4, "sqrt", "InvariantAdam is rescaled by rule = 'invariant'"),
+        (1 / 3, "invariant", "kappa"),
+    ):
+        with pytest.raises(InputError, match=words):
+            rescale(optimizer, kappa, rule)
+    for parameter in optimizer.param_groups[0]["params"]:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.accumulate()
+    with pytest.raises(InputError, match="in the middle of an accumulation"):
+        rescale(optimizer, 2, "invariant")
+    with pytest.raises(InputError, match="rule = 'invariant': needs adasde.InvariantAdam, not Adam"):
+        rescale(torch.optim.Adam(weights()), 4, "invariant")
+    assert optimizer.micro_batches == 8
+
+
+@pytest.mark.parametrize("name", ["Lion", "AdamW8bit", "Adafactor"])
+def test_other_optimizers_are_refused_with_what_to_do(name):
+    kind = type(name, (torch.optim.Optimizer,), {})
+    with pytest.raises(
+        InputError, match=f"optimizer = {name}: must be torch's .*; .*rescale (torch's AdamW|that Adam)"
+    ):
+        rescale(kind(weights(), {"lr": 1.0, "weight_decay": 0.0, "eps": 0.0}), 4)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from adasde.common import InputError
 from adasde.scaling.svag import SVAGLoss, coefficients, minibatches_apart, svag_loss
@@ -133,3 +134,107 @@ def test_the_loss_of_svag_is_the_reference_s():
     for wrong in (torch.zeros(3), torch.zeros(0), torch.zeros(2, 2)):
         with pytest.raises(InputError, match="losses = .* two minibatches of equal size"):
             svag_loss(wrong, 2)
+
+
+CLASSES = torch.tensor([1.0, 0.2, 5.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("options", "weights_of"),
+    [
+        ({"weight": CLASSES}, lambda labels: CLASSES[labels]),
+        ({"ignore_index": 0}, lambda labels: labels != 0),
+        (
+            {"weight": CLASSES, "ignore_index": -100},
+            lambda labels: torch.where(labels == -100, 0.0, CLASSES[labels.clamp(min=0)]),
+        ),
+    ],
+)
+def test_the_loss_of_svag_divides_by_the_weights_as_torch_does(options, weights_of):
+    """Class weights and ignore_index: against the gradient of r1 (torch's mean) + r2 (torch's mean)."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3, dtype=torch.float64)
+    x, labels = torch.randn(12, 4, dtype=torch.float64), torch.tensor([0, 0, 0, 0, 0, 1, 2, 2, 2, 1, 2, 0])
+    if options.get("ignore_index") == -100:
+        labels[[1, 2, 7]] = -100
+    r1, r2 = coefficients(3)
+    one, two = (F.cross_entropy(model(a), b, **options) for a, b in zip(x.chunk(2), labels.chunk(2), strict=True))
+    wanted = gradients(model, r1 * one + r2 * two)
+    losses = F.cross_entropy(model(x), labels, reduction="none", **options)
+    found = gradients(model, svag_loss(losses, 3, weights_of(labels)))
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+    losses = F.cross_entropy(model(x), labels, reduction="none", **options)
+    plain = gradients(model, svag_loss(losses, 3))
+    assert (plain - wanted).norm() > 0.3 * wanted.norm()  # without the weights
+
+
+def test_weights_of_one_change_nothing_and_bad_ones_are_refused():
+    losses = torch.rand(6, dtype=torch.float64)
+    assert svag_loss(losses, 2, torch.ones(6)) == pytest.approx(svag_loss(losses, 2).item(), rel=1e-14)
+    for weights, words in (
+        (torch.ones(5), r"weights = \(5,\): must have the shape of losses, \(6,\)"),
+        (torch.ones(2, 3), r"weights = \(2, 3\): must have the shape of losses"),
+        (
+            torch.tensor([1, 1, 1, 0, 0, 0]),
+            r"weights: must be >= 0, with a finite sum > 0 in each minibatch, not .3.0, 0",
+        ),
+        (torch.tensor([1, 1, -1, 1, 1, 1]), "weights: must be >= 0"),
+        (torch.tensor([1, 1, math.nan, 1, 1, 1]), "weights: must be >= 0"),
+        (torch.tensor([1, 1, math.inf, 1, 1, 1]), "weights: must be >= 0"),
+    ):
+        with pytest.raises(InputError, match=words):
+            svag_loss(losses, 2, weights)
+
+
+class Named(nn.Module):
+    """Calls its norm with torch's name for the argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x):
+        return self.norm(input=x)
+
+
+def test_a_norm_may_be_called_with_its_argument_by_name():
+    model, other, x = Named(), Named(), torch.randn(8, 3) * torch.arange(1, 9)[:, None]
+    with minibatches_apart(model):
+        found = model(x)
+    assert torch.equal(found, torch.cat([other(half) for half in x.chunk(2)]))
+    assert torch.equal(model.norm.running_var, other.norm.running_var)
+
+
+@pytest.mark.parametrize("compiled", ["script", "trace", "a part"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_batch_norm_that_torch_jit_compiled_is_refused(compiled):
+    x, model = torch.randn(8, 3), nn.Sequential(Named(), nn.Linear(3, 2))
+    if compiled == "a part":
+        model[0] = torch.jit.script(model[0])
+    else:
+        model = torch.jit.script(model) if compiled == "script" else torch.jit.trace(model, x)
+    with (
+        pytest.raises(
+            InputError, match="model: torch.jit compiled its batch norm, .*; give the model as it was before"
+        ),
+        minibatches_apart(model),
+    ):
+        pass
+    model.eval()  # its norms treat all examples alike
+    with minibatches_apart(model):
+        model(x)
+    with minibatches_apart(torch.jit.script(nn.Sequential(nn.Linear(3, 2), nn.ReLU()))):
+        pass
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_torch_compile_keeps_minibatches_apart(before):
+    """Also if it compiled the model before."""
+    model, other, x = Named(), Named(), torch.randn(8, 3) * torch.arange(1, 9)[:, None]
+    compiled = torch.compile(model, backend="eager")
+    for each in (compiled, other) if before else ():
+        each(x)
+    with minibatches_apart(compiled):
+        found = compiled(x)
+    assert torch.equal(found, torch.cat([other(half) for half in x.chunk(2)]))
+    assert torch.equal(compiled(x), other(x))

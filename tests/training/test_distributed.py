@@ -106,6 +106,10 @@ def test_two_processes_are_one(at_ell, small_spec, tensors, tmp_path):
         "plain": ("cnn", few),
         "whole-saved": ("resnet", changed(few, clip=1.0)),
         "micro": ("cnn", changed(few, micro_batch=8)),
+        "invariant": (
+            "cnn",
+            changed(few, rule="invariant", kappa=4, batch_size=128, micro_batch=16, samples=640, evaluate=[128, 640]),
+        ),
         "svag": ("resnet", svag),
         "svag-micro-saved": ("cnn", changed(svag, micro_batch=8)),
     }

@@ -54,10 +54,13 @@ def _trained(name: str, experiment: Experiment, config: Config) -> Iterator[dict
         if experiment.clip is not None:  # SVAG at ell is the square-root rule at 1 / ell^2
             power = rule_named(rule if ell == 1 else "sqrt").clip
             clip = {"clip": experiment.clip * (kappa if ell == 1 else ell**-2.0) ** power}
+        micro = {}
+        if ell == 1 and rule_named(rule).micro_batches:  # a pass over each base batch, unless they are smaller already
+            micro = {"micro_batch": experiment.micro_batch or experiment.batch_size // experiment.processes}
         level = f"k{kappa:g}" if ell == 1 else f"l{ell:g}"
         for seed in range(experiment.seeds):
             yield {
-                **shared, **clip, "run": f"{name}.{rule}.{level}.s{seed}",
+                **shared, **clip, **micro, "run": f"{name}.{rule}.{level}.s{seed}",
                 "optimizer": {**shared["optimizer"], **hyperparameters},
                 "rule": rule, "kappa": kappa, "ell": ell, "batch_size": size, "seed": seed,
             }  # fmt: skip

@@ -32,7 +32,7 @@ from adasde.scaling.hyperparameters import (
     SGDHyperparameters,
     hyperparameters_named,
 )
-from adasde.scaling.rules import rule_named, scaled_batch_size
+from adasde.scaling.rules import RULES, rule_named, scaled_batch_size
 from adasde.training.schedule import Schedule
 from adasde.workloads.data.registry import dataset_named
 from adasde.workloads.registry import workload_named
@@ -180,6 +180,11 @@ class Trained(Spec):
         return 1 if self.ell == 1 else 2
 
     @property
+    def micro_batches(self) -> int | None:
+        """Base batches in a batch of the rule ``invariant``, whose gradients are squared one by one; None elsewhere."""
+        return round(self.kappa) if self.rule in RULES and RULES[self.rule].micro_batches else None
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
         return step_count(self.samples, self.batch_size, self.ell)
@@ -205,9 +210,27 @@ class Trained(Spec):
                 f"micro_batch = {self.micro_batch}: must divide the {share} examples of a batch of {size} "
                 f"(kappa {kappa:g}) that each of {self.processes} processes takes"
             )
+        if self.micro_batches is not None:
+            self._check_micro_batches(share)
         if self.precision == "tf32" and self.device != "cuda":
             raise InputError("precision = 'tf32': only a GPU has it")
         return self
+
+    def _check_micro_batches(self, share: int) -> None:
+        """InputError unless the rule ``invariant`` can be run; a process takes ``share`` examples of a batch."""
+        if self.optimizer.name == "rmsprop" and self.optimizer.variant != "authors":
+            raise InputError(
+                f"optimizer.variant = {self.optimizer.variant!r}: rule {self.rule!r} is Adam's; RMSprop has it as "
+                "authors only, which is Adam with beta1 = 0"
+            )
+        if self.kappa != self.micro_batches or share % self.micro_batches:
+            raise InputError(f"kappa = {self.kappa:g}: rule {self.rule!r} takes a whole number of base batches")
+        base = share // self.micro_batches
+        if self.micro_batch is None or base % self.micro_batch:
+            raise InputError(
+                f"micro_batch = {self.micro_batch}: must divide the {base} examples of a base batch that each of "
+                f"{self.processes} processes takes, since rule {self.rule!r} squares the gradient of every base batch"
+            )
 
     @abstractmethod
     def _check_rule(self) -> None:

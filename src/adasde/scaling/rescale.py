@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from adasde.common import InputError, positive
+from adasde.common import InputError, positive, whole
 from adasde.scaling import optimizers
 from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters
 from adasde.scaling.rules import ScalingWarning, rule_named, scaled_beta
@@ -70,6 +70,9 @@ def rescale(
     optimizer, kappa, powers = unwrapped(optimizer), positive("kappa", kappa), rule_named(rule, betas)
     if second_moment not in ("transport", "keep"):
         raise InputError(f"second_moment = {second_moment!r}: must be transport or keep")
+    if powers.micro_batches or isinstance(optimizer, optimizers.InvariantAdam):
+        _more_micro_batches(optimizer, kappa, rule)
+        return
     schedulers = schedulers_of(optimizer, scheduler)
     groups = optimizer.param_groups
     changes = [scaled_group(optimizer, group, kappa, rule, betas) for group in groups]
@@ -93,6 +96,7 @@ def rescale(
                 _replace(group, {name: group[name] * kappa**powers.lr}, done)
     for holder in schedulers:
         scale_rates(holder, kappa**powers.lr, beta1_of)
+    _mark(optimizer, kappa)
 
 
 def betas_of(group: dict[str, Any]) -> tuple[Any, ...]:
@@ -113,8 +117,6 @@ def scaled_group(
     for option in ("amsgrad", "centered", "momentum"):
         if group.get(option):
             raise InputError(f"{option} = {group[option]}: the rule is for {name} without")
-    if rule_named(rule).micro_batches:
-        raise InputError(f"rule = 'invariant': needs adasde.InvariantAdam, not {name}")
     decay, eps = float(group["weight_decay"]), float(group["eps"])
     *first, beta2 = (float(beta) for beta in betas_of(group))
     if isinstance(optimizer, _RMSPROP):
@@ -127,6 +129,23 @@ def scaled_group(
     if "momentum_decay" in group:  # NAdam's, per step
         change["momentum_decay"] = group["momentum_decay"] * kappa
     return change
+
+
+def _more_micro_batches(optimizer: torch.optim.Optimizer, kappa: float, rule: str) -> None:
+    """Have an `InvariantAdam` take kappa times as many micro-batches, which its state does not depend on."""
+    if not isinstance(optimizer, optimizers.InvariantAdam):
+        raise InputError(f"rule = {rule!r}: needs adasde.InvariantAdam, not {type(optimizer).__name__}")
+    if not rule_named(rule).micro_batches:
+        raise InputError(f"rule = {rule!r}: InvariantAdam is rescaled by rule = 'invariant', which keeps lr and betas")
+    if optimizer.param_groups[0]["accumulated"]:
+        raise InputError("optimizer: in the middle of an accumulation; rescale it after a step()")
+    optimizer.micro_batches = int(whole("kappa * micro_batches", kappa * optimizer.micro_batches, least=1))
+    _mark(optimizer, kappa)
+
+
+def _mark(optimizer: torch.optim.Optimizer, kappa: float) -> None:
+    """Leave a mark, by which those who measure the noise notice the change of batch."""
+    optimizer.batch_multiplier = getattr(optimizer, "batch_multiplier", 1.0) * kappa  # type: ignore[attr-defined]
 
 
 def _scaled_defaults(optimizer: torch.optim.Optimizer, kappa: float, rule: str, betas: str) -> dict[str, Any]:

@@ -20,7 +20,9 @@ _HALF_LIFE = (
     "Half-life betas, beta^kappa, were right in our runs from beta1 = 0.9 up to kappa 16, and wrong at 32 "
     "(betas='half-life', or --betas half-life)"
 )
-_OTHERS = "adasde.InvariantAdam has no such limit; a larger base batch needs a smaller kappa"
+_OTHERS = (
+    "adasde.InvariantAdam keeps the betas, and needs kappa lr to be small; a larger base batch needs a smaller kappa"
+)
 
 
 class ScalingWarning(UserWarning):

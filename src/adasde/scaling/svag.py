@@ -28,29 +28,49 @@ def coefficients(ell: float) -> tuple[float, float]:
     return (1.0 - root) / 2.0, (1.0 + root) / 2.0
 
 
-def svag_loss(losses: torch.Tensor, ell: float) -> torch.Tensor:
+def svag_loss(losses: torch.Tensor, ell: float, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Return the loss whose gradient is that of SVAG at level ``ell``.
 
     Train with the hyperparameters ``AdamHyperparameters(...).svag(ell)``, and take ell^2 steps for each step of the
     plain run. A model with batch norm must be called within `minibatches_apart`.
 
+    A loss with class weights or ``ignore_index`` divides the sum over a minibatch by the sum of its weights, not by its
+    size. Its losses of single examples are multiplied by these weights already, so give the weights as well::
+
+        classes = torch.tensor([1.0, 5.0])
+        losses = F.cross_entropy(logits, labels, weight=classes, ignore_index=-100, reduction="none")
+        weights = torch.where(labels == -100, 0.0, classes[labels.clamp(min=0)])
+        svag_loss(losses, ell, weights).backward()
+
+    With labels 0, 1, 1, -100 the weights are 1, 5, 5, 0. So the first minibatch is divided by 6, and the second by 5.
+
     Args:
         losses: Losses of single examples, shape (2 * minibatch,): two independent minibatches, one after the other.
         ell: SVAG level, at least 1 / sqrt(2); 1 is plain training on the second minibatch.
+        weights: Weights by which the losses were multiplied, >= 0, of the same shape; default all 1.
 
     Returns:
-        The loss, a scalar: r1 (mean of the first half) + r2 (mean of the second half).
+        The loss, a scalar: r1 (mean of the first half) + r2 (mean of the second half), weighted means with ``weights``.
 
     Raises:
-        InputError: If ``losses`` has another shape, or ``ell`` is out of its range.
+        InputError: If ``losses`` or ``weights`` has another shape, the weights of a minibatch do not have a finite sum
+            above 0, or ``ell`` is out of its range.
 
     Source: the paper's SVAG for adaptive algorithms.
     """
-    half, odd = divmod(len(losses), 2)
-    if odd or not half or losses.dim() != 1:
+    if losses.dim() != 1 or not len(losses) or len(losses) % 2:
         raise InputError(f"losses = {tuple(losses.shape)}: must be two minibatches of equal size, in one dimension")
     first, second = coefficients(ell)
-    return first * losses[:half].mean() + second * losses[half:].mean()
+    one, two = losses.chunk(2)
+    if weights is None:
+        return first * one.mean() + second * two.mean()
+    if weights.shape != losses.shape:
+        raise InputError(f"weights = {tuple(weights.shape)}: must have the shape of losses, {tuple(losses.shape)}")
+    weights = weights.detach().to(losses.dtype)
+    totals = weights.reshape(2, -1).sum(1)
+    if not (weights.min() >= 0 and totals.min() > 0 and totals.isfinite().all()):
+        raise InputError(f"weights: must be >= 0, with a finite sum > 0 in each minibatch, not {totals.tolist()}")
+    return first * one.sum() / totals[0] + second * two.sum() / totals[1]
 
 
 @contextmanager
@@ -62,7 +82,19 @@ def minibatches_apart(model: nn.Module) -> Iterator[None]:
 
     Args:
         model: The model. Its batch norms are as before when the context ends.
+
+    Raises:
+        InputError: If a part of the model that torch.jit compiled holds a batch norm in training mode.
+
+    Source: the authors' code runs SVAG with a pass of its own for each minibatch.
     """
+    for module in model.modules():
+        # Compiled code calls no ``forward`` that could be replaced.
+        if isinstance(module, torch.jit.ScriptModule) and module.training and "aten::batch_norm" in _graph(module):
+            raise InputError(
+                "model: torch.jit compiled its batch norm, which cannot keep two minibatches apart; give the model as "
+                "it was before torch.jit.script or trace"
+            )
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     patches = [vars(norm).get("forward") for norm in norms]  # training over several processes patches them as well
     for norm in norms:
@@ -102,5 +134,11 @@ def _weights(coefficients: tuple[float, float], half: int, device: torch.device)
     return torch.tensor(coefficients, dtype=torch.float64, device=device).repeat_interleave(half) / half
 
 
-def _one_after_the_other(forward: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    return torch.cat([forward(half) for half in x.chunk(2)])
+def _one_after_the_other(forward: Callable[[torch.Tensor], torch.Tensor], input: torch.Tensor) -> torch.Tensor:
+    # The argument has torch's name, since norms may be called as norm(input=x).
+    return torch.cat([forward(half) for half in input.chunk(2)])
+
+
+def _graph(module: torch.jit.ScriptModule) -> str:
+    """Return the code of a compiled module with all that it calls; nothing for a container, which has none."""
+    return str(getattr(module, "inlined_graph", ""))

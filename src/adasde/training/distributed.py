@@ -129,21 +129,21 @@ def synchronise_batch_norm(model: nn.Module, micro_batch: int | None) -> nn.Modu
 
 
 def _whole_batch_norm(
-    norm: _BatchNorm, forward: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
+    norm: _BatchNorm, forward: Callable[[torch.Tensor], torch.Tensor], input: torch.Tensor
 ) -> torch.Tensor:
-    """Batch norm of ``x`` over all processes, whose shards are of equal size."""
+    """Batch norm of ``input`` over all processes, whose shards are of equal size."""
     if not norm.training:
-        return forward(x)
-    over = [0, *range(2, x.dim())]
-    shape = (1, -1, *[1] * (x.dim() - 2))
+        return forward(input)
+    over = [0, *range(2, input.dim())]
+    shape = (1, -1, *[1] * (input.dim() - 2))
     # The mean first: a mean of squares minus the squared mean would cancel.
-    mean = all_reduce(x.float().mean(over)) / world_size()
-    variance = all_reduce((x.float() - mean.view(shape)).square().mean(over)) / world_size()
+    mean = all_reduce(input.float().mean(over)) / world_size()
+    variance = all_reduce((input.float() - mean.view(shape)).square().mean(over)) / world_size()
     if norm.track_running_stats:
-        examples = world_size() * x.numel() / x.shape[1]
+        examples = world_size() * input.numel() / input.shape[1]
         with torch.no_grad():
             norm.num_batches_tracked += 1
             norm.running_mean.lerp_(mean, norm.momentum)
             norm.running_var.lerp_(variance * examples / (examples - 1), norm.momentum)
     scale = norm.weight * (variance + norm.eps).rsqrt()
-    return (x * scale.view(shape) + (norm.bias - mean * scale).view(shape)).to(x.dtype)
+    return (input * scale.view(shape) + (norm.bias - mean * scale).view(shape)).to(input.dtype)

@@ -45,6 +45,7 @@ class RunSpec(Protocol):
     clip: float | None  # largest norm of the gradient
     precision: str  # float32 | bf16 | tf32
     micro_batch: int | None
+    micro_batches: int | None  # base batches of a step whose gradients are squared one by one, under rule invariant
     frozen: str  # none | last-layer
     parent: Any  # the run from whose final weights it starts, or None
     canonical: str  # the spec as JSON with sorted keys
@@ -68,7 +69,8 @@ class Run:
 
     Each process takes its shard of every minibatch. A step is one forward and backward pass over all of its examples,
     or one over each micro-batch. ``examples`` is the size of a pass. Batch norm takes its statistics over the examples
-    that pass at once: the whole minibatch of all processes, or each micro-batch.
+    that pass at once: the whole minibatch of all processes, or each micro-batch. Under the rule ``invariant`` the
+    optimizer takes a gradient for every base batch of the minibatch, from one pass or several, and clips each of them.
     """
 
     def __init__(self, spec: RunSpec, workload: Workload) -> None:
@@ -92,7 +94,11 @@ class Run:
         self.schedule = spec.schedule
         self.hyperparameters = spec.optimizer.hyperparameters
         trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = optimizers.build(trained, self.hyperparameters, spec.optimizer.variant)
+        self.minibatch = spec.batch_size // (spec.micro_batches or 1)  # samples of a gradient; SVAG combines two
+        if spec.micro_batches is None:
+            self.optimizer = optimizers.build(trained, self.hyperparameters, spec.optimizer.variant)
+        else:
+            self.optimizer = optimizers.build_invariant(trained, self.hyperparameters, spec.micro_batches)
         self.sigma = spec.ell * spec.batch_size**-0.5  # noise scale of the gradient that a step takes
         self.step, self.rows, self.diverged, self.seconds = 0, [], False, 0.0
         self.prefetcher: Prefetcher | None = None
@@ -114,8 +120,6 @@ class Run:
                 self._set_learning_rate()
             self.optimizer.zero_grad()
             losses.append(self._backward(batches))
-            if self.spec.clip is not None:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.clip)
             self.optimizer.step()
             self.step += 1
         diverged = distributed.any_rank(*torch.stack(losses).isfinite().logical_not().tolist())
@@ -164,7 +168,7 @@ class Run:
     def _gathered(self, steps: int) -> Iterator[Iterable[Batch]]:
         """Yield the batches of each step's passes; the examples of all steps are gathered at once."""
         drawn = self.sampler.draw(steps * self.drawn)
-        chunk = self.workload.gather(*(distributed.shard(part, self.spec.batch_size) for part in drawn))
+        chunk = self.workload.gather(*(distributed.shard(part, self.minibatch) for part in drawn))
         batches = zip(*(part.split(self.examples) for part in chunk), strict=True)
         for _ in range(steps):
             yield islice(batches, len(self.weights))
@@ -172,21 +176,25 @@ class Run:
     def _prefetched(self, steps: int) -> Iterator[Iterable[Batch]]:
         """Yield the batches of each step's passes, which the workload prepares ahead of time."""
         if self.prefetcher is None:
-            size = self.spec.batch_size
-            self.prefetcher = Prefetcher(self.sampler, self.workload.stream, self.drawn, size, self.examples)
+            stream, size = self.workload.stream, self.minibatch
+            self.prefetcher = Prefetcher(self.sampler, stream, self.drawn, size, self.examples)
         for _ in range(steps):
             yield self.prefetcher.step()
 
     def _backward(self, batches: Iterable[Batch]) -> torch.Tensor:
-        """Add up the gradients of a step's passes; return its loss, a scalar without gradient.
+        """Add up the gradients of a step's passes, and clip them; return the sum of its losses, without gradient.
 
-        Several processes average their gradients once, in the last pass.
+        Several processes average each gradient once, in its last pass.
         """
-        total = 0.0
+        total, passes = 0.0, len(self.weights) // (self.spec.micro_batches or 1)  # of a gradient
         for number, (batch, weight) in enumerate(zip(batches, self.weights, strict=True), start=1):
-            last = number == len(self.weights)
+            last = number % passes == 0
             with nullcontext() if last or distributed.world_size() == 1 else self.objective.no_sync():
                 total += self._pass(batch, weight)
+            if last and self.spec.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.clip)
+            if last and self.spec.micro_batches is not None:
+                self.optimizer.accumulate(error_if_nonfinite=False)  # divergence is a result
         return total
 
     def _pass(self, batch: Batch, weight: float) -> torch.Tensor:
@@ -223,8 +231,8 @@ def _passes(spec: RunSpec) -> tuple[int, list[float]]:
     if spec.micro_batch is None:
         return spec.minibatches * shard, [1.0]
     factors = (1.0,) if spec.ell == 1 else coefficients(spec.ell)
-    passes = shard // spec.micro_batch  # of a minibatch
-    return spec.micro_batch, [factor / passes for factor in factors for _ in range(passes)]
+    passes, gradients = shard // spec.micro_batch, spec.micro_batches or 1  # of a minibatch
+    return spec.micro_batch, [factor * gradients / passes for factor in factors for _ in range(passes)]
 
 
 def _last_linear(model: torch.nn.Module) -> torch.nn.Linear:

@@ -1,0 +1,81 @@
+"""Branches of an interrupted run: what `adasde.branch` reports from one of our checkpoints."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adasde.common import InputError
+from adasde.experiments.specs import Trained, spec_of
+from adasde.scaling.branch import BranchReport, branch
+from adasde.training.checkpoint import read_checkpoint
+from adasde.training.run import Run
+from adasde.training.sampling import Sampler
+from adasde.workloads.base import Workload
+from adasde.workloads.registry import load_workload
+
+LOSSES = ("test_loss", "log_perplexity")  # by which branches are compared, the first that a workload measures
+
+
+def branch_checkpoint(
+    path: Path, root: Path, kappas: Sequence[float], tolerance: float, repeats: int, betas: str
+) -> BranchReport:
+    """Branch the run in a checkpoint of ours at several batch sizes, on examples that it has not seen.
+
+    Args:
+        path: The checkpoint, as an interrupted run leaves it.
+        root: Folder of prepared data.
+        kappas: Batch multipliers to try.
+        tolerance: Largest gap that counts as no difference, in nats.
+        repeats: Orders of the examples, at least 2.
+        betas: ``linear`` or ``half-life``.
+
+    Raises:
+        InputError: If the file is damaged, or holds a run of SVAG or of several processes, or if too few of its
+            training examples are unseen.
+    """
+    state = read_checkpoint(path)
+    if state is None:
+        raise InputError(f"{path}: damaged, or of another version; take another checkpoint")
+    spec = spec_of(json.loads(state["spec"]))
+    if not isinstance(spec, Trained) or spec.ell != 1 or spec.processes != 1 or spec.parent:
+        raise InputError(f"{path}: holds {spec.run}; branches start from a plain training run of one process")
+    workload = load_workload(spec.workload, root)
+    run = Run(spec, workload)
+    run.restore(path)
+    name = next(name for name in LOSSES if name in workload.measure(run.model, run.sigma, spec.optimizer.eps))
+    return branch(
+        run.model,
+        run.optimizer.as_torch() if hasattr(run.optimizer, "as_torch") else run.optimizer,
+        workload.loss,
+        _Unseen(workload, spec, state["step"] * spec.batch_size),
+        lambda model: workload.measure(model, run.sigma, spec.optimizer.eps)[name],
+        spec.batch_size,
+        kappas,
+        tolerance,
+        repeats,
+        betas=betas,
+        micro_batch=spec.micro_batch,
+    )
+
+
+class _Unseen:
+    """The training examples that a run has not drawn in its first ``count``, each with random numbers of its own."""
+
+    def __init__(self, workload: Workload, spec: Trained, count: int) -> None:
+        unseen = torch.ones(workload.size, dtype=torch.bool)
+        sampler = Sampler(workload, spec.sampling, [spec.seed, spec.batch_size, spec.ell])
+        while count:
+            indices, *_ = sampler.draw(min(count, 4096))
+            unseen[indices] = False
+            count -= len(indices)
+        self.places, self.workload = unseen.nonzero().flatten(), workload
+        self.noise = workload.noise(len(self.places), torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, places: Tensor) -> tuple[Tensor, ...]:
+        return self.workload.gather(self.places[places], *(part[places] for part in self.noise))

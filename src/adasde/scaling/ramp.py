@@ -1,0 +1,149 @@
+"""Raise the batch in training where a schedule would lower the learning rate."""
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+from adasde.common import InputError, whole
+from adasde.scaling.rescale import rescale, scaled_group
+from adasde.scaling.rules import scaled_batch_size
+
+
+class BatchRamp:
+    """A schedule that doubles the batch wherever the learning rate would have fallen to half.
+
+    Where a schedule halves the rate, the ramp halves it and applies the square-root rule at kappa = 2, with the state
+    carried over. So the rate falls by sqrt(2) only, and the run keeps the SDE, and the SDE time per example, of the run
+    that decays. What is left of the schedule between two doublings scales the rate. Call ``ramp.step()`` after every
+    optimizer step, and take the next batch of ``ramp.batch_size`` examples.
+
+    Args:
+        optimizer: An optimizer that `rescale` covers.
+        batch_size: Examples per step at the start, at least 1.
+        schedule: Milestones, in examples, at each of which the rate would be halved; or a torch scheduler of the
+            optimizer, which is read for ``steps`` steps and must not be stepped any more.
+        steps: Length of the schedule in steps of ``batch_size`` examples; needed for a scheduler only.
+        largest: Largest batch in examples: a number, or a function without arguments such as
+            ``MicroBatchNoise.critical_batch``, which is asked whenever the batch could be doubled; default no limit.
+            Once it is reached, the rate falls as the schedule says.
+        betas: ``linear`` (default) or ``half-life``, as in `rescale`.
+
+    Raises:
+        InputError: If a value is out of its range, a schedule raises the rate after lowering it by half, or the largest
+            batch of the ramp is too large for a beta.
+
+    Source: Seesaw (arXiv 2510.14717) doubles the batch and divides the rate by sqrt(2). Moving betas, eps and the
+        second moment with it is ours, from the paper's rule.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        batch_size: int,
+        schedule: Sequence[int] | LRScheduler,
+        steps: int | None = None,
+        largest: int | Callable[[], float] | None = None,
+        betas: str = "linear",
+    ) -> None:
+        self.optimizer, self.betas, self.largest = optimizer, betas, largest
+        self.base, self.examples, self.kappa = int(whole("batch_size", batch_size, least=1)), 0, 1
+        self._scheduler = schedule if isinstance(schedule, LRScheduler) else None
+        self._milestones: list[int] = []
+        self._factors: list[float] = []  # of the schedule, over its largest rate, by step of the first batch size
+        if isinstance(schedule, LRScheduler):
+            if steps is None:
+                raise InputError("steps: missing; how many steps the schedule takes at the first batch size")
+            self._factors = _factors_of(optimizer, schedule, int(whole("steps", steps, least=1)))
+        else:
+            self._milestones = [int(whole("milestones", milestone, least=1)) for milestone in schedule]
+            if self._milestones != sorted(set(self._milestones)):
+                raise InputError(f"milestones = {self._milestones}: must increase")
+        self._ceilings = list(accumulate(self._factors[::-1], max))[::-1]  # the largest factor from here on
+        self._most, self._factor = self._largest_kappa(), self._factor_at(0)
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of the next step."""
+        return scaled_batch_size(self.base, self.kappa)
+
+    def step(self) -> None:
+        """Count the examples of the step that was taken, and change the rate, and the batch, for the next one."""
+        self.examples += self.batch_size
+        factor = self._factor_at(self.examples)
+        if factor != self._factor:
+            if factor <= 0:
+                raise InputError(f"schedule: ends after {self.examples} examples")
+            for group in self.optimizer.param_groups:
+                _multiply(group, factor / self._factor)
+            self._factor = factor
+        while self.kappa < self._most and self._ceiling_at(self.examples) <= 0.5 / self.kappa * (1 + 1e-9):
+            if callable(self.largest) and self.batch_size * 2 > self.largest():
+                break
+            rescale(self.optimizer, 2, scheduler=self._scheduler, betas=self.betas)
+            self.kappa *= 2
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs beside the optimizer's own state."""
+        return {"examples": self.examples, "kappa": self.kappa, "factor": self._factor}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned; the optimizer loads its own state."""
+        self.examples, self.kappa, self._factor = state["examples"], state["kappa"], state["factor"]
+
+    def _largest_kappa(self) -> int:
+        """Return the largest kappa of the ramp. InputError if a beta does not allow it."""
+        end = self._ceilings[-1] if self._factors else 0.5 ** len(self._milestones)
+        if self.largest is None and end < 2.0**-30:
+            raise InputError("largest: missing; the rate falls to 0, and the batch would grow without end")
+        most = 2 ** int(-math.log2(max(end, 2.0**-30)) + 1e-9)
+        if self.largest is not None and not callable(self.largest):
+            most = min(most, 2 ** int(math.log2(whole("largest", self.largest, least=self.base) / self.base)))
+        while True:
+            try:
+                for group in self.optimizer.param_groups:
+                    scaled_group(self.optimizer, group, most, "sqrt", self.betas)
+                return most
+            except InputError:
+                if not callable(self.largest) or most == 1:
+                    raise
+                most //= 2
+
+    def _factor_at(self, examples: int) -> float:
+        """Return what the schedule makes of its largest rate after ``examples``."""
+        if not self._factors:
+            return 0.5 ** sum(examples >= milestone for milestone in self._milestones)
+        return self._factors[min(examples // self.base, len(self._factors) - 1)]
+
+    def _ceiling_at(self, examples: int) -> float:
+        """Return the largest factor from ``examples`` on: a batch is doubled for good."""
+        if not self._factors:
+            return self._factor_at(examples)
+        return self._ceilings[min(examples // self.base, len(self._ceilings) - 1)]
+
+
+def _factors_of(optimizer: torch.optim.Optimizer, scheduler: LRScheduler, steps: int) -> list[float]:
+    """Return the rates of ``steps`` steps of a scheduler over the largest; scheduler and optimizer are left alone."""
+    weights = [{**group, "params": [torch.zeros(1)]} for group in optimizer.param_groups]
+    stand_in = torch.optim.SGD(copy.deepcopy(weights), lr=1.0)
+    own, rates = copy.deepcopy(scheduler, {id(optimizer): stand_in}), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the stand-in's steps are not counted
+        for _ in range(steps):
+            rates.append(float(stand_in.param_groups[0]["lr"]))
+            own.step()
+    if not min(rates[0], max(rates)) > 0:
+        raise InputError(f"schedule: starts at a rate of {rates[0]:g}; make the ramp after the first step")
+    return [rate / max(rates) for rate in rates]
+
+
+def _multiply(group: dict[str, Any], factor: float) -> None:
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].mul_(factor)
+    else:
+        group["lr"] *= factor
