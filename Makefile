@@ -16,7 +16,7 @@ PYTEST := $(VENV)/bin/pytest
 # The files side by side on all cores.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: figures report test test-all test-slurm lint docs bench bench-gpu cost-profiles reference clean env lock help
+.PHONY: figures report test test-all test-slurm test-oldest lint docs bench bench-gpu cost-profiles reference clean env lock help
 
 figures: env  ## install, fetch, train and plot everything, then print the claims
 	$(SNAKEMAKE) all $(CONFIG)
@@ -33,6 +33,13 @@ test-all: env  ## every test that can run here; CI runs these
 
 test-slurm: env  ## the graph on a Slurm of this machine; needs root and Debian's munge, slurmctld, slurmd, slurm-client
 	$(PYTEST) -m slurm tests/workflow/test_slurm.py
+
+test-oldest:  ## the core's tests with the oldest torch and numpy that it takes, in .venv/oldest (5 GB)
+	$(PYTHON) -m venv $(VENV)/oldest
+	@# What the tests need themselves. Newer versions of pyarrow need numpy 2.
+	$(VENV)/oldest/bin/pip install --quiet filelock hypothesis matplotlib pandas pydantic 'pyarrow<18' pytest pyyaml \
+	  $$(sed -n 's/^dependencies = //p' pyproject.toml | sed 's/>=/==/g; s/[][",]//g')
+	PYTHONPATH=src $(VENV)/oldest/bin/pytest tests/scaling
 
 lint: env  ## style, types, import directions, packaging
 	$(PYTEST) -q tests/test_setup.py

@@ -13,7 +13,7 @@ import torch
 import yaml
 from filelock import FileLock
 
-from adasde.cli import main
+from adasde.__main__ import main
 from adasde.common import text_table
 from adasde.experiments.artifacts import Result, read_results, write_results
 from adasde.experiments.plan import plan

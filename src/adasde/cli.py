@@ -4,8 +4,6 @@ import argparse
 import json
 import logging
 import os
-import re
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,15 +13,13 @@ from typing import Any
 
 from adasde import __version__
 from adasde.analysis.figures.registry import figure_runs, plot_figure, plot_named
-from adasde.common import InputError, Stopped, text_table
+from adasde.common import InputError, text_table
 from adasde.experiments import cost
 from adasde.experiments.cells import Plan
 from adasde.experiments.documents import merged
 from adasde.experiments.specs import Simulation, Trained, spec_of
-from adasde.scaling import recipe
-from adasde.scaling.recipe_files import SHARES, read_recipe
-from adasde.scaling.recipe_formats import FORMATS
-from adasde.scaling.rules import RULES, ScalingWarning
+from adasde.scaling.command import Parser, count, run_command, scale, scale_arguments
+from adasde.scaling.rules import ScalingWarning
 from adasde.workloads.data.registry import dataset_named, prepare
 
 # Commands import torch, pandas, pyarrow and matplotlib when they run: most need none of them, and each takes its time.
@@ -33,71 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 after one line on stderr where the input was bad or a file could not be used."""
     logging.basicConfig(format="adasde: %(message)s")
     logging.getLogger("adasde").setLevel(logging.INFO)
-    try:
-        options = _parser().parse_args(arguments)
-        status = options.command(options) or 0
-        sys.stdout.flush()
-        return status
-    except InputError as error:
-        return _fail(str(error), 2)
-    except Stopped as error:
-        return _fail(f"{error}; a run with a checkpoint goes on from there", 128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        return _fail("interrupted; a run with a checkpoint goes on from there", 130)
-    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except ModuleNotFoundError as error:  # without the extras only the library works
-        return _fail(f"{error.name}: is not installed; it comes with adasde[vision,language,workflow]", 2)
-    except OSError as error:
-        return _fail(f"{error.filename or 'output'}: {error.strerror}", 2)
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"adasde: error: {message}", file=sys.stderr)
-    return status
-
-
-def scale(options: argparse.Namespace) -> None:
-    """Print what becomes of a recipe when the batch size changes, by the square-root rule or another."""
-    file = None
-    if options.optimizer == "recipe":
-        if options.write is not None and options.write.exists():
-            raise InputError(f"write = {options.write}: exists already; name a new file")
-        file = read_recipe(options.file, options.format, options.devices)
-        old, name, whose, assumed = file.recipe, file.optimizer, file.whose, file.assumed
-    else:
-        name, whose = options.optimizer, "torch's"
-        old, assumed = recipe.recipe_of(name, {part: getattr(options, part) for part in options.parts})
-    kappa = options.to / old.batch_size
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ScalingWarning)
-        new = old.scaled(kappa, options.rule, options.betas)
-    notes = list(dict.fromkeys([*(file.notes if file else ()), *(str(warning.message) for warning in caught)]))
-    if options.rule == "invariant":
-        notes.append(f"rule invariant is for adasde.InvariantAdam with micro_batches={kappa:g}, each of the old batch")
-    if file and options.write is not None:
-        text = file.written(new, options.by)
-        with options.write.open("x", newline="", encoding="utf-8") as out:
-            out.write(text)
-    if options.json:
-        facts = {"optimizer": name, "rule": options.rule, "betas": options.betas, "kappa": kappa}
-        facts |= {"format": file.title, "batch": file.batch} if file else {}
-        print(json.dumps({**facts, **new.parts(), "assumed": assumed, "warnings": notes}, indent=1))
-        return
-    if file:
-        print(f"{file.title}: batch {file.batch}")
-    betas = "" if options.betas == "linear" else f", betas {options.betas}"
-    print(f"{name}, rule {options.rule}{betas}, kappa = {kappa:.6g}")
-    print(recipe.comparison(old, new, options.rule, options.betas))
-    if assumed:
-        print(f"not given: {recipe.assumption(assumed, whose)}")
-    if file is None and old.steps is None:
-        print("steps, warm-up and schedule: divide by kappa wherever they are counted in steps (unchanged in epochs)")
-    for note in notes:
-        print(f"warning: {note}")
-    if options.write is not None:
-        print(f"written to {options.write}")
+    return run_command(_parser, arguments)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -226,6 +158,17 @@ def predict(options: argparse.Namespace) -> None:
         print("warning: the run's learning rate is not constant, as the prediction presumes")
 
 
+def branch(options: argparse.Namespace) -> None:
+    """Branch an interrupted run at several batch sizes: does the rule hold there, as its gradient noise forecasts?"""
+    from adasde.experiments.branches import branch_checkpoint
+
+    wanted = {name: getattr(options, name) for name in ("kappas", "tolerance", "repeats", "betas", "examples")}
+    found = branch_checkpoint(options.checkpoint, options.data, **wanted)
+    if options.plot is not None:
+        found.plot().savefig(options.plot)
+    print(found)
+
+
 def claims(options: argparse.Namespace) -> None:
     """Judge every claim that the tables can speak to; print and, if asked, write the verdicts."""
     from adasde.analysis import tables
@@ -325,28 +268,13 @@ def _progress(run: str) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda step, steps: progress.update(bar, completed=step, total=steps)
 
 
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._negative_number_matcher = re.compile(r"-[\d.]+([eE][-+]?\d+)?$")  # argparse takes -1e-3 for an option
-
-    def error(self, message: str) -> None:
-        raise InputError(f"{message} (see `{self.prog} --help`)")
-
-
-def _count(value: str) -> int:
-    if not (value.isdigit() and 1 <= int(value) <= 10**15):
-        raise argparse.ArgumentTypeError(f"{value!r} is no whole number from 1 to 10^15")
-    return int(value)
-
-
 _Command = Callable[[Callable, str, str], argparse.ArgumentParser]  # adds a command: its function, name and help
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="adasde", description=__doc__.partition("\n")[0])
+def _parser() -> Parser:
+    parser = Parser(prog="adasde", description=__doc__.partition("\n")[0])
     parser.add_argument("--version", action="version", version=__version__)
-    entries = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    entries = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
     def command(function: Callable, name: str, help_: str) -> argparse.ArgumentParser:
         sub = entries.add_parser(name, help=help_, description=function.__doc__.replace("``", ""))
@@ -361,13 +289,13 @@ def _parser() -> _Parser:
 
 def _add_planning(command: _Command) -> None:
     """Add the commands that need no finished run."""
-    _scale_arguments(command(scale, "scale", "hyperparameters for another batch size"))
+    scale_arguments(command(scale, "scale", "hyperparameters for another batch size"))
 
     sub = command(plan, "plan", "what a config would cost, and the runs that it asks for")
     _config_argument(sub)
     sub.add_argument("--figure", metavar="NAME", help="only what this figure needs")
     sub.add_argument("--device", metavar="NAME", help="train on this device instead: h100, h200, a100 or cpu-core")
-    sub.add_argument("--gpus", type=_count, metavar="N", help="GPUs, or cores, at once (default 1, 8 and 64)")
+    sub.add_argument("--gpus", type=count, metavar="N", help="GPUs, or cores, at once (default 1, 8 and 64)")
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--runs", action="store_true", help="one row per run, every number resolved")
     form.add_argument("--json", action="store_true", help="one JSON array of specs")
@@ -421,6 +349,18 @@ def _add_reading(command: _Command) -> None:
     )
     sub.add_argument("--json", action="store_true")
 
+    sub = command(branch, "branch", "try larger batches from an interrupted run on")
+    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint of a run")
+    sub.add_argument("--kappas", type=float, nargs="+", default=(2, 4, 8, 16), metavar="KAPPA", help="default 2 4 8 16")
+    sub.add_argument("--tolerance", type=float, default=0.01, metavar="NATS", help="largest gap in loss (default 0.01)")
+    sub.add_argument("--repeats", type=count, default=3, metavar="N", help="orders of the examples (default 3)")
+    sub.add_argument("--betas", default="linear", help="linear (default) or half-life")
+    sub.add_argument(
+        "--examples", type=count, metavar="N", help="most per branch (default: as many as the run has seen)"
+    )
+    sub.add_argument("--plot", type=Path, metavar="FILE", help="also draw the gaps")
+    _data_option(sub)
+
     sub = command(claims, "claims", "judge the claims and print them with their verdicts")
     sub.add_argument("tables", type=Path, metavar="FOLDER", help="folder of the tables, such as results/mini")
     sub.add_argument("--out", type=Path, metavar="FILE", help="also write them as CSV")
@@ -442,47 +382,24 @@ def _add_reading(command: _Command) -> None:
     sub.add_argument("--results", type=Path, metavar="FOLDER", help="default results/SCALE")
 
 
-def _scale_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(required=True, metavar="OPTIMIZER", parser_class=_Parser)
-    for kind, defaults in recipe.TORCH_DEFAULTS.items():
-        sub = kinds.add_parser(kind, help=f"{kind}'s hyperparameters", description=parser.description)
-        rest = ["batch_size", "steps", "warmup_steps", "clip", "average"]
-        for part, value in defaults.items():
-            sub.add_argument(f"--{part.replace('_', '-')}", type=float, help=f"default {value:g}, torch's")
-        if kind in ("adam", "nadam"):
-            rest.append("decoupled")
-            sub.add_argument("--decoupled", action="store_true", help="the decay is AdamW's")
-        sub.set_defaults(optimizer=kind, parts=(*defaults, *rest), write=None)
-        sub.add_argument("--batch-size", type=_count, required=True, help="batch size of these hyperparameters")
-        sub.add_argument("--steps", type=_count, help="optimizer steps of the whole training")
-        sub.add_argument("--warmup-steps", type=_count, default=0)
-        sub.add_argument("--clip", type=float, help="largest gradient norm")
-        sub.add_argument("--average", type=float, help="decay of a moving average of the weights")
-    sub = kinds.add_parser("recipe", help="a file with a whole recipe", description=parser.description)
-    sub.set_defaults(optimizer="recipe")
-    sub.add_argument("file", type=Path, help=f"YAML or JSON with the keys of {', '.join(FORMATS)}")
-    sub.add_argument("--format", metavar="NAME", help="which of these it is; told by its keys if not given")
-    sub.add_argument("--devices", type=_count, metavar="N", help="devices that share the batch (default 1)")
-    sub.add_argument("--write", type=Path, metavar="FILE", help="also write the recipe, in the same format")
-    sub.add_argument(
-        "--by", choices=SHARES, default=SHARES[0], help="what takes up the batch there (default %(default)s)"
-    )
-    for sub in kinds.choices.values():
-        sub.add_argument("--to", type=_count, required=True, help="batch size wanted")
-        sub.add_argument("--rule", default="sqrt", help=f"one of {', '.join(RULES)} (default sqrt)")
-        sub.add_argument(
-            "--betas", default="linear", help="linear, 1 - kappa (1 - beta) (default), or half-life, beta^kappa"
-        )
-        sub.add_argument("--json", action="store_true")
-
-
 def _config_argument(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("config", type=Path, nargs="+", help="YAML file; of several the later ones change the first")
 
 
 def _data_option(sub: argparse.ArgumentParser) -> None:
-    here = Path("results/data")
-    default = os.environ.get("ADASDE_DATA") or (here if here.exists() else Path("~/.cache/adasde").expanduser())
+    here = "results/data"
+    default = os.environ.get("ADASDE_DATA") or (here if Path(here).exists() else "~/.cache/adasde")
     sub.add_argument(
-        "--data", type=Path, default=default, metavar="FOLDER", help=f"where data sets are kept (default {default})"
+        "--data",
+        type=_folder,  # argparse calls it on the default only where the option is not given
+        default=default,
+        metavar="FOLDER",
+        help="where data sets are kept (default %(default)s)",
     )
+
+
+def _folder(value: str) -> Path:
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # no HOME, and no entry in the list of users
+        raise argparse.ArgumentTypeError(f"{value}: there is no home folder; give --data or ADASDE_DATA") from error

@@ -1,19 +1,37 @@
-"""What every package uses: errors, checks of numbers, whole-or-nothing files, locks, hashes, text tables."""
+"""What every package uses: errors, checks of numbers, files and locks, hashes, text tables, facts of the machine."""
 
 import hashlib
 import json
 import math
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 _Number = TypeVar("_Number", int, float)
 
 _held: list[Any] = []  # a lock is released when its object is deleted
+
+# Modules by the smallest extra that brings them.
+EXTRAS = {
+    "figures": ["matplotlib"],
+    "language": ["datasets", "gensim", "huggingface_hub", "tokenizers", "transformers"],
+    "recipes": ["yaml"],
+    "vision": ["PIL", "torchvision"],
+    "workflow": [
+        *("filelock", "jinja2", "pandas", "pooch", "pyarrow", "pydantic", "pydantic_core", "rich", "safetensors"),
+        *("scipy", "seaborn", "snakemake", "snakemake_interface_logger_plugins"),
+    ],
+}
 
 
 class InputError(ValueError):
@@ -114,3 +132,24 @@ def text_table(rows: Iterable[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def not_installed(error: ModuleNotFoundError) -> str:
+    """Return one line that names the missing module and the extra that brings it."""
+    name = str(error.name).partition(".")[0]
+    extra = next((extra for extra, modules in EXTRAS.items() if name in modules), None)
+    return f"{name}: is not installed" + (f"; it comes with adasde[{extra}]" if extra else "")
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    # Linux can keep a process to some of the cores. Windows and macOS cannot, and have no such function.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory() -> int | None:
+    """Return the largest memory that this process has had, in bytes; None on Windows, where it is not counted."""
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux KiB

@@ -393,11 +393,12 @@ def test_sparse_gradients_are_refused():
 
 def test_sharded_and_complex_parameters_are_refused(monkeypatch):
     from torch import distributed
-    from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
+
+    tensor = pytest.importorskip("torch.distributed.tensor")
 
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
-        shard = DTensor.from_local(torch.ones(4), init_device_mesh("cpu", (1,)), [Replicate()])
+        shard = tensor.DTensor.from_local(torch.ones(4), tensor.init_device_mesh("cpu", (1,)), [tensor.Replicate()])
         optimizer = InvariantAdam(weights())
         for p, kind in ((nn.Parameter(shard), r"sharded \(DTensor\)"), (nn.Parameter(torch.ones(4) * 1j), "complex")):
             with pytest.raises(InputError, match=rf"params: one of shape \(4,\) is {kind}"):

@@ -128,7 +128,7 @@ def timm_arguments(**changes):
 @pytest.fixture(scope="session")
 def trainer():
     """Return a function that writes transformers' arguments as JSON, as its Trainer does."""
-    from transformers import TrainingArguments
+    TrainingArguments = pytest.importorskip("transformers").TrainingArguments
 
     def written(**changes):
         values = {

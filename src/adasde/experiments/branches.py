@@ -20,7 +20,13 @@ LOSSES = ("test_loss", "log_perplexity")  # by which branches are compared, the 
 
 
 def branch_checkpoint(
-    path: Path, root: Path, kappas: Sequence[float], tolerance: float, repeats: int, betas: str
+    path: Path,
+    root: Path,
+    kappas: Sequence[float],
+    tolerance: float,
+    repeats: int,
+    betas: str = "linear",
+    examples: int | None = None,
 ) -> BranchReport:
     """Branch the run in a checkpoint of ours at several batch sizes, on examples that it has not seen.
 
@@ -30,7 +36,8 @@ def branch_checkpoint(
         kappas: Batch multipliers to try.
         tolerance: Largest gap that counts as no difference, in nats.
         repeats: Orders of the examples, at least 2.
-        betas: ``linear`` or ``half-life``.
+        betas: ``linear`` (default) or ``half-life``.
+        examples: Most examples of a branch; None (default) for as many as the run has seen.
 
     Raises:
         InputError: If the file is damaged, or holds a run of SVAG or of several processes, or if too few of its
@@ -50,7 +57,7 @@ def branch_checkpoint(
         run.model,
         run.optimizer.as_torch() if hasattr(run.optimizer, "as_torch") else run.optimizer,
         workload.loss,
-        _Unseen(workload, spec, state["step"] * spec.batch_size),
+        _Unseen(workload, spec, state["step"] * spec.batch_size, examples),
         lambda model: workload.measure(model, run.sigma, spec.optimizer.eps)[name],
         spec.batch_size,
         kappas,
@@ -62,16 +69,21 @@ def branch_checkpoint(
 
 
 class _Unseen:
-    """The training examples that a run has not drawn in its first ``count``, each with random numbers of its own."""
+    """Training examples that a run has not drawn in its first ``count``, each with random numbers of its own.
 
-    def __init__(self, workload: Workload, spec: Trained, count: int) -> None:
-        unseen = torch.ones(workload.size, dtype=torch.bool)
+    There are at most ``most``, by default ``count``.
+    """
+
+    def __init__(self, workload: Workload, spec: Trained, count: int, most: int | None = None) -> None:
+        most, unseen = most or count, torch.ones(workload.size, dtype=torch.bool)
         sampler = Sampler(workload, spec.sampling, [spec.seed, spec.batch_size, spec.ell])
         while count:
             indices, *_ = sampler.draw(min(count, 4096))
             unseen[indices] = False
             count -= len(indices)
-        self.places, self.workload = unseen.nonzero().flatten(), workload
+        places = unseen.nonzero().flatten()
+        order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))
+        self.places, self.workload = places[order[:most]], workload
         self.noise = workload.noise(len(self.places), torch.Generator().manual_seed(0))
 
     def __len__(self) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from adasde.common import InputError, atomic
+from adasde.common import InputError, atomic, peak_memory
 from adasde.experiments.specs import Breakdown, Convergence, OnSamples, Simulation, WeakOrder
 from adasde.scaling.clock import steps_until
 from adasde.scaling.hyperparameters import AdamHyperparameters
@@ -62,8 +61,7 @@ def run_simulation(
                 temporary.write_text(json.dumps(state))
         if report is not None:
             report(batch + 1, spec.batches)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return rows, {"seconds": before + time.monotonic() - begun, "peak_bytes": peak}
+    return rows, {"seconds": before + time.monotonic() - begun, "peak_bytes": peak_memory()}
 
 
 def build(spec: Simulation, root: Path | None = None) -> NoisyGradientOracle:

@@ -130,8 +130,9 @@ class SVAGLoss:
 
 @lru_cache(maxsize=8)  # saves 2 % of a step of fashion-cnn at B = 32
 def _weights(coefficients: tuple[float, float], half: int, device: torch.device) -> torch.Tensor:
-    """Return the examples' weights, r1 / half and then r2 / half: float64, shape (2 * half,)."""
-    return torch.tensor(coefficients, dtype=torch.float64, device=device).repeat_interleave(half) / half
+    """Return the examples' weights, r1 / half and then r2 / half, of shape (2 * half,): float64 where there is such."""
+    weights = torch.tensor(coefficients, dtype=torch.float64).repeat_interleave(half) / half
+    return weights.to(device, torch.float32 if device.type == "mps" else torch.float64)
 
 
 def _one_after_the_other(forward: Callable[[torch.Tensor], torch.Tensor], input: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """The training loop: steps, evaluation, checkpoints, progress and stopping."""
 
 import ctypes
-import resource
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from adasde.common import InputError, Stopped
+from adasde.common import InputError, Stopped, peak_memory
 from adasde.scaling.clock import step_count
 from adasde.training import distributed
 from adasde.training.checkpoint import write_weights
@@ -26,8 +25,8 @@ def train(
     weights: Path | None = None,
     stopping: Callable[[], bool] = bool,
     start: dict[str, float] | None = None,
-) -> tuple[list[Row], dict[str, float]]:
-    """Train one run; return its rows and facts about the job: seconds and peak memory in bytes.
+) -> tuple[list[Row], dict[str, float | None]]:
+    """Train one run; return its rows and facts about the job: seconds, and peak memory in bytes or None.
 
     The run continues from the file ``checkpoint`` if it exists, and is saved there about every ``every`` seconds. The
     caller deletes the file once the rows are safe. An interrupted and resumed run has the rows of an undisturbed one,
@@ -63,10 +62,7 @@ def train(
                 report(run.step, stops[-1])
         if weights is not None and distributed.rank() == 0:
             write_weights(weights, run.model.state_dict(), spec.hash)
-    if workload.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(workload.device)
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated(workload.device) if workload.device.type == "cuda" else peak_memory()
     return run.rows, {"seconds": run.seconds, "peak_bytes": peak}
 
 

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from adasde.common import InputError
+from adasde.common import InputError, cores
 from adasde.workloads.base import Workload
 from adasde.workloads.data.registry import dataset_named, load_arrays
 
@@ -127,8 +127,8 @@ def load_workload(
     entry = workload_named(name)
     options = {"pretrained": pretrained} if pretrained is not None else {}
     if entry.workers:
-        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        options |= {"folder": Path(root, entry.data), "workers": max(0, min(cores - 1, entry.workers))}
+        share = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        options |= {"folder": Path(root, entry.data), "workers": max(0, min(share - 1, entry.workers))}
     workload = import_module(entry.module).load(name, load_arrays(entry.data, root), device=device, **options)
     if abs(workload.size / entry.train_size - 1.0) > dataset_named(entry.data).tolerance:
         raise InputError(
