@@ -151,6 +151,22 @@ def test_what_accelerate_wraps_is_unwrapped():  # cases R3, R10
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3)
 
 
+@pytest.mark.parametrize("module", ["lightning.pytorch.core.optimizer", "pytorch_lightning.core.optimizer"])
+def test_what_lightning_wraps_is_unwrapped(module):  # case R10
+    class LightningOptimizer:  # as Lightning's: the optimizer behind a property
+        def __init__(self, optimizer):
+            self._optimizer = optimizer
+
+        @property
+        def optimizer(self):
+            return self._optimizer
+
+    LightningOptimizer.__module__ = module
+    optimizer = adam()
+    rescale(LightningOptimizer(optimizer), 4)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(2e-3)
+
+
 def test_a_scheduler_that_is_left_out_is_refused():  # case R3
     optimizer = adam()
     first, second = schedules.ExponentialLR(optimizer, 0.5), schedules.CosineAnnealingLR(optimizer, 5)
