@@ -1,7 +1,7 @@
 """Write the parts of the documentation that say numbers or list names: docs/generated, which is not committed.
 
-Claims, figures and quoted numbers come from results/reference; names, options and costs from the package. `make docs`
-runs this before Sphinx.
+Claims, figures and quoted numbers come from results/reference; names, options and costs from the package; tutorials are
+run. `make docs` runs this before Sphinx.
 """
 
 import contextlib
@@ -11,10 +11,12 @@ import json
 import re
 import sys
 import warnings
+from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
+from tutorial_pages import write_pages
 
 from adasde import cli
 from adasde.analysis.claims.base import VERDICTS
@@ -34,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs/generated"
 REFERENCE = ROOT / "results/reference"
 BAR = "\\|"  # within a cell of a table
+MODES = ("transport", "keep")  # of the second moment, in `rescale`
 
 # Every public name of the package by topic; a name that is missing here is an error.
 TOPICS = {
@@ -41,10 +44,12 @@ TOPICS = {
         "AdamHyperparameters", "RMSpropHyperparameters", "SGDHyperparameters", "Recipe", "Schedule", "scaled_steps",
     ),
     "Your training loop": (
-        "rescale", "rescale_arguments", "NoiseMonitor", "svag_loss", "minibatches_apart",
+        "rescale", "rescale_arguments", "branch", "BranchReport", "MicroBatchNoise", "NoiseMonitor", "BatchRamp",
+        "InvariantAdam", "svag_loss", "minibatches_apart",
     ),
     "Errors and warnings": ("InputError", "ScalingWarning"),
 }  # fmt: skip
+TRAINERS = ("trainer_callback", "lightning_callback", "NoiseCallback")
 
 # Options whose name and model say enough in the code.
 MEANINGS = {
@@ -216,6 +221,50 @@ def measured() -> str:
     return table(("metric", "what it is"), rows)
 
 
+def carried() -> str:
+    """Return the length of the first step after a change of batch: on a CNN, and at frozen weights by optimizer."""
+    cnn = pd.read_csv(REFERENCE / "rescale/cnn.csv")
+    rows = [
+        (f"{old} to {new}", f"{right:.1f}", f"{transport:.1f}", f"{keep:.1f}")
+        for old, new, right, transport, keep in cnn[["from", "to", "right", *MODES]].itertuples(index=False)
+    ]
+    parts = [table(("batch", "right length / lr", "v carried over", "v kept"), rows)]
+    frozen = pd.read_csv(REFERENCE / "rescale/frozen.csv").pivot(
+        index="optimizer", columns=["kappa", "signal_over_noise"], values=list(MODES)
+    )
+    cells = [(kappa, signal) for kappa in (16.0, 4.0, 0.0625) for signal in (0.01, 1.0)]
+    header = ("optimizer", *(f"kappa {Fraction(kappa)}, signal {signal:g}" for kappa, signal in cells))
+    rows = [
+        (
+            name,
+            *(f"{row['transport', kappa, signal]:.2f} ({row['keep', kappa, signal]:.2f})" for kappa, signal in cells),
+        )
+        for name, row in frozen.iterrows()
+    ]
+    return "\n".join([*parts, table(header, rows)])
+
+
+def ramps() -> str:
+    """Return the losses of runs that lower the rate and of runs that raise the batch."""
+    rows = [
+        (row.seed, row.decay_steps, f"{row.decay_test_loss:.4f}", row.ramp_steps, f"{row.ramp_test_loss:.4f}")
+        for row in pd.read_csv(REFERENCE / "rescale/ramp.csv").itertuples()
+    ]
+    return table(("seed", "steps, rate halved", "test loss", "steps, batch doubled", "test loss"), rows)
+
+
+def invariant() -> str:
+    """Return the gaps in train loss of the square root and of invariant Adam to the base batch."""
+    found = pd.read_csv(REFERENCE / "rescale/invariant.csv")
+    wide = found.pivot(index=["lr", "kappa", "rule"], columns="examples", values=["gap", "standard_error"])
+    times = [n for n in found["examples"].unique() if n][1::2]
+    rows = [
+        (f"{lr:g}", kappa, f"`{rule}`", *(f"{row['gap', n]:+.3f} ± {row['standard_error', n]:.3f}" for n in times))
+        for (lr, kappa, rule), row in wide.iterrows()
+    ]
+    return table(("lr", "kappa", "rule", *(f"{n:,} examples" for n in times)), rows)
+
+
 def workloads() -> str:
     """Return the workloads, as the registry knows them."""
     rows = [
@@ -290,6 +339,7 @@ def api() -> str:
     if missing:
         sys.exit(f"docs/generate.py: no topic for {', '.join(sorted(missing))}")
     sections = {title: (adasde, names) for title, names in TOPICS.items()}
+    sections["Trainers: adasde.scaling.callbacks"] = (import_module("adasde.scaling.callbacks"), TRAINERS)
     for title, name in (("Theory: adasde.sde", "adasde.sde"), ("Workloads: adasde.workloads", "adasde.workloads")):
         module = import_module(name)
         sections[title] = (module, [name for name in module.__all__ if callable(getattr(module, name))])
@@ -314,6 +364,9 @@ def main():
         "part-signal.md": signal(trajectories, {"gpt2-adam": "GPT-2, kappa", "roberta-adam": "RoBERTa, kappa"}),
         "part-gpu.md": gpu(),
         "part-quarter.md": quarter(),
+        "part-carried.md": carried(),
+        "part-ramp.md": ramps(),
+        "part-invariant.md": invariant(),
         "part-metrics.md": measured(),
         "part-workloads.md": workloads(),
         "part-datasets.md": datasets(),
@@ -324,6 +377,7 @@ def main():
     }
     for name, text in files.items():
         (OUT / name).write_text(text)
+    write_pages(OUT / "tutorials")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,12 @@ from adasde.scaling.rules import ScalingWarning
 from adasde.training.schedule import Schedule
 
 if TYPE_CHECKING:
+    from adasde.scaling.branch import BranchReport, branch
     from adasde.scaling.callbacks import rescale_arguments
+    from adasde.scaling.micro_batches import MicroBatchNoise
     from adasde.scaling.monitor import NoiseMonitor
+    from adasde.scaling.optimizers import InvariantAdam
+    from adasde.scaling.ramp import BatchRamp
     from adasde.scaling.rescale import rescale
     from adasde.scaling.svag import minibatches_apart, svag_loss
 
@@ -28,7 +32,12 @@ Adam, RMSprop, SGD = AdamHyperparameters, RMSpropHyperparameters, SGDHyperparame
 
 # These need torch, which takes more than a second to import. `adasde scale`, `adasde plan` and Snakemake do without.
 _NEEDS_TORCH = {
+    "BatchRamp": "adasde.scaling.ramp",
+    "BranchReport": "adasde.scaling.branch",
+    "InvariantAdam": "adasde.scaling.optimizers",
+    "MicroBatchNoise": "adasde.scaling.micro_batches",
     "NoiseMonitor": "adasde.scaling.monitor",
+    "branch": "adasde.scaling.branch",
     "minibatches_apart": "adasde.scaling.svag",
     "rescale": "adasde.scaling.rescale",
     "rescale_arguments": "adasde.scaling.callbacks",
@@ -37,13 +46,18 @@ _NEEDS_TORCH = {
 
 __all__ = [
     "AdamHyperparameters",
+    "BatchRamp",
+    "BranchReport",
     "InputError",
+    "InvariantAdam",
+    "MicroBatchNoise",
     "NoiseMonitor",
     "RMSpropHyperparameters",
     "Recipe",
     "SGDHyperparameters",
     "ScalingWarning",
     "Schedule",
+    "branch",
     "minibatches_apart",
     "rescale",
     "rescale_arguments",

@@ -102,3 +102,42 @@ def test_where_no_gradient_is_seen_nothing_slows_down():
     )
     assert silent.squared < 0
     assert silent.speeds((2, 256), sigma=0.1) == {2: 1.0, 256: 1.0}
+
+
+def test_clipped_squares_keep_the_descent_and_precise_ones_are_untouched():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(100_000, generator=generator, dtype=torch.float64) + 0.1
+    signal = 0.02 * noise * torch.randn(100_000, generator=generator, dtype=torch.float64).square()
+    estimates = signal + 0.3 * noise * torch.randn(100_000, generator=generator, dtype=torch.float64)
+    found = gradient_noise.clipped(estimates, noise)
+    assert (found >= 0).all()
+    deviation = noise.sqrt()
+    assert torch.isclose((found / deviation).sum(), (estimates / deviation).sum())
+    assert abs((found / deviation).sum() / (signal / deviation).sum() - 1) < 4 * 0.3 / 0.02 / math.sqrt(100_000)
+    assert torch.allclose(gradient_noise.clipped(signal, noise), signal)
+    # Without any signal nothing is left; a weight without noise keeps its square.
+    assert (gradient_noise.clipped(-noise, noise) == 0).all()
+    assert gradient_noise.clipped(torch.ones(2), torch.tensor([0.0, 1.0])).tolist() == [1.0, 1.0]
+    assert gradient_noise.clipped(torch.tensor([1.0, -1.0]), torch.tensor([0.0, 1.0])).tolist() == [1.0, 0.0]
+
+
+def test_the_examples_of_a_chunk_are_the_rows_of_its_first_tensor():
+    part = torch.ones(7, 2)
+    assert list(gradient_noise.lengths((part, part[:3]))) == [7, 3]
+    assert list(
+        gradient_noise.lengths(({"mask": None, "x": part, "n": torch.tensor(1)}, ["a", [part[:3].numpy()]]))
+    ) == [7, 3]
+    assert list(gradient_noise.lengths((3, "text", torch.tensor(1.0)))) == []
+
+
+def test_tensors_of_a_device_without_float64_are_summed_on_the_cpu():
+    """Apple's MPS, as a stand-in that refuses float64."""
+
+    class Tensor:
+        device = torch.device("mps")
+
+        def cpu(self):
+            return torch.tensor([1.0, 2.0])
+
+    assert gradient_noise.sums([Tensor(), Tensor()]) == [3.0, 3.0]
+    assert gradient_noise.doubled(Tensor()).dtype == torch.float64

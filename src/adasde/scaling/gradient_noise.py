@@ -6,14 +6,16 @@ RMSprop moves weight i by -lr g_i / sqrt(g_i^2 + sigma^2 Sigma_ii). The square-r
 which section 4.1 of the paper asks for, and training slows down where the mean gradient dominates.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from adasde.common import InputError
 
 KAPPAS = (2, 4, 8, 16, 32, 64, 128, 256)  # at which every run records its predicted speed
+Signal = tuple[torch.Tensor, torch.Tensor]  # squares of the mean gradient, and the noise of one example
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,12 @@ class Gradient:
     @property
     def norm(self) -> float:
         """Euclidean norm of the sample's mean gradient."""
-        return sum(_sums(mean.double().square() for mean in self.mean)) ** 0.5
+        return sum(sums(doubled(mean).square() for mean in self.mean)) ** 0.5
 
     @property
     def trace(self) -> float:
         """Unbiased estimate of tr Sigma, the noise of one example."""
-        return sum(_sums(self.variance))
+        return sum(sums(self.variance))
 
     @property
     def squared(self) -> float:
@@ -53,29 +55,91 @@ class Gradient:
         gradients of 30,000 images, speeds of the convolutional network from 1,000 images have a bias below 0.04,
         usually 0.01, and a standard deviation of about 0.03. The plain squares give speeds up to 0.13 too low.
         """
-        kappas, found = (1, *kappas), []
+        count = len(self.mean)
+        first, *others = descents(self.signals(), (1, *kappas), sigma, [eps] * count, [1.0] * count)
+        # If no tensor's gradient can be told from its noise, noise dominates and nothing slows down.
+        return {kappa: other / first if first else 1.0 for kappa, other in zip(kappas, others, strict=True)}
+
+    def signals(self) -> Iterator[Signal]:
+        """Yield each tensor's (squares of the gradient, noise), in float64, of the weights that some example moves."""
         for mean, variance in zip(self.mean, self.variance, strict=True):
             noisy = variance > 0  # no example moves the other weights, such as those of a pixel that is always black
-            noise, squares = variance[noisy].double(), mean[noisy].double().square()
+            noise, squares = doubled(variance[noisy]), doubled(mean[noisy]).square()
             deviation = noise.sqrt()
             kept = 1.0 - deviation.sum() / self.examples / (squares / deviation).sum()
             squares *= kept.nan_to_num(0.0, neginf=0.0).clamp(min=0.0)
-            found += [squares / ((kappa * squares + sigma**2 * noise).sqrt() + eps) for kappa in kappas]
-        sums = _sums(found)
-        descents = {kappa: sum(sums[place :: len(kappas)]) for place, kappa in enumerate(kappas)}
-        # If no tensor's gradient can be told from its noise, noise dominates and nothing slows down.
-        return {kappa: descents[kappa] / descents[1] if descents[1] else 1.0 for kappa in kappas[1:]}
+            yield squares, noise
+
+
+def descents(
+    signals: Iterable[Signal], kappas: Sequence[float], sigma: float, eps: Sequence[float], rates: Sequence[float]
+) -> list[float]:
+    """Return the descent of the loss per step under the square-root rule at each kappa, up to the factor sqrt(kappa).
+
+    It is the sum over weights of rate g_i^2 / (sqrt(kappa g_i^2 + sigma^2 Sigma_ii) + eps).
+
+    Args:
+        signals: Per tensor the squares of the gradient and the noise of one example, of equal shape.
+        kappas: Batch multipliers.
+        sigma: Noise scale of a step's gradient, 1 / sqrt(batch size).
+        eps: The optimizer's epsilon for each tensor.
+        rates: How far each tensor moves: its learning rate, up to a common factor.
+
+    Source: ours, from the step that RMSprop takes; see this module's text.
+    """
+    found = sums(
+        squares / (kappa * squares).add_(noise).sqrt_().add_(small)
+        for squares, noise, small in ((s, sigma**2 * n, e) for (s, n), e in zip(signals, eps, strict=True))
+        for kappa in kappas
+    )
+    return [
+        sum(rate * part for rate, part in zip(rates, found[place :: len(kappas)], strict=True))
+        for place in range(len(kappas))
+    ]
+
+
+def clipped(estimates: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Return squares of the gradient that are never below 0, from unbiased estimates of them.
+
+    Where noise dominates, half of the estimates are negative, and clipping them is biased. So the rest is multiplied by
+    the one factor that makes the tensor's descent unbiased there. The estimates then scatter like a normal
+    distribution. Its positive half is about as uneven as the squares of normally distributed gradients, which decides
+    how fast the descent falls with kappa: E x^2 / (E x)^2 is pi for the first and 3 for the second. Where the estimates
+    are precise, nothing is clipped.
+
+    Args:
+        estimates: Unbiased estimates of g_i^2 of one weight tensor.
+        noise: Variances of one example's gradient, of the same shape. Weights without noise keep their squares.
+
+    Source: ours. benchmarks/noise.py measures the bias of speeds at fixed weights.
+    """
+    squares, precision = estimates.clamp(min=0.0), noise.rsqrt().nan_to_num(0.0, posinf=0.0)
+    kept = (estimates * precision).sum() / (squares * precision).sum()
+    return torch.where(noise > 0, squares * kept.nan_to_num(0.0).clamp(min=0.0), squares)
 
 
 def measure(
-    model: torch.nn.Module, loss: Callable[..., torch.Tensor], chunks: Iterable[Sequence[torch.Tensor]]
+    model: torch.nn.Module,
+    loss: Callable[..., torch.Tensor],
+    chunks: Iterable[Sequence[Any]],
+    weights: Sequence[torch.Tensor] | None = None,
 ) -> tuple[float, Gradient]:
     """Return the mean of ``loss(model, *chunk)`` over the examples of all chunks, and the moments of its gradient.
 
-    There must be at least two chunks, otherwise InputError. They are independent samples and may differ in size: the
-    sum over M chunks of b times a chunk's squared deviation from the mean has the expectation (M - 1) Sigma.
+    Chunks are independent samples and may differ in size: the sum over M chunks of b times a chunk's squared deviation
+    from the mean has the expectation (M - 1) Sigma.
+
+    Args:
+        model: The model, in the mode in which it is to be measured.
+        loss: ``loss(model, *chunk)`` returns a chunk's mean loss, a scalar tensor.
+        chunks: At least two; each is a tuple of tensors, or of nested dictionaries and lists of tensors. The length of
+            the first tensor is the number of examples.
+        weights: The tensors by which the loss is differentiated; default all trained ones of the model.
+
+    Raises:
+        InputError: If there are too few chunks, or one of another form; if a gradient is sparse.
     """
-    weights = [p for p in model.parameters() if p.requires_grad]
+    weights = [p for p in model.parameters() if p.requires_grad] if weights is None else weights
     mean = [torch.zeros_like(p) for p in weights]
     squares = [torch.zeros_like(p) for p in weights]
     losses, examples, count = [], 0, 0
@@ -84,12 +148,16 @@ def measure(
             raise InputError(
                 f"chunks: each must be a tuple of tensors, the arguments of loss, not {type(chunk).__name__}"
             )
-        part, size = loss(model, *chunk), len(chunk[0])
+        part, size = loss(model, *chunk), next(lengths(chunk), 0)
+        if not size:
+            raise InputError("chunks: one holds no examples; each must begin with a tensor of shape (examples, ...)")
         if part.dim():
             raise InputError(f"loss: of shape {tuple(part.shape)}; must be a scalar, the mean over the chunk")
         grads = torch.autograd.grad(part, weights, materialize_grads=True)
+        if any(grad.is_sparse for grad in grads):
+            raise InputError("gradient: sparse; its noise needs dense ones (sparse=False in the embedding)")
         examples, count = examples + size, count + 1
-        losses.append(size * part.detach().double())
+        losses.append(size * doubled(part.detach()))
         # Welford's update. In float32 the difference of the sum of squares and the square of the sum would cancel.
         before = torch._foreach_sub(grads, mean)
         torch._foreach_add_(mean, before, alpha=size / examples)
@@ -97,9 +165,31 @@ def measure(
     if count < 2:
         raise InputError(f"chunks = {count}: the gradient's variance needs at least two")
     torch._foreach_div_(squares, count - 1)
-    return sum(_sums(losses)) / examples, Gradient(mean, squares, examples)
+    return sum(sums(losses)) / examples, Gradient(mean, squares, examples)
 
 
-def _sums(tensors: Iterable[torch.Tensor]) -> list[float]:
+def lengths(part: Any) -> Iterator[int]:
+    """Yield the first dimension of every tensor within nested dictionaries and sequences; scalars have none."""
+    if isinstance(part, Mapping):
+        part = list(part.values())
+    if getattr(part, "shape", ()):
+        yield part.shape[0]
+    elif isinstance(part, tuple | list):
+        for inner in part:
+            yield from lengths(inner)
+
+
+def doubled(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor in float64."""
+    return _off_mps(tensor).double()
+
+
+def sums(tensors: Iterable[torch.Tensor]) -> list[float]:
     """Return the sum of each tensor in float64. One transfer for all, since each waits for the GPU."""
-    return torch.stack([tensor.sum(dtype=torch.float64) for tensor in tensors]).tolist()
+    found = [_off_mps(tensor).sum(dtype=torch.float64) for tensor in tensors]
+    return torch.stack([total.to(found[0].device) for total in found]).tolist() if found else []
+
+
+def _off_mps(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor, on the CPU if it is on Apple's MPS, which has no float64."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor

@@ -6,7 +6,7 @@ tau(0) = 0. It uses no run at kappa. The observed tau is the time at which the b
 scaled run has at t. Both presume a constant learning rate, since a drop of the rate lowers the loss without progress.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,3 +80,15 @@ def safe_kappa(lags: Mapping[float, Sequence[float] | _Floats]) -> float:
         if ends[-1] > TOLERATED:
             return float(2 ** np.interp(TOLERATED, ends[-2:], np.log2(kappas[-2:])))
     return kappas[-1]
+
+
+def largest_kappa(lags: Mapping[float, Sequence[float] | _Floats], betas: Iterable[float]) -> float:
+    """Return the largest kappa whose lag at the end is tolerated and that leaves every beta at 0.5 or above.
+
+    Args:
+        lags: Predicted lag at successive times for each kappa.
+        betas: The optimizer's betas at the batch size of today; a beta of 0 sets no limit.
+
+    Source: ours. Below a beta of 0.5 the rule was not seen to hold.
+    """
+    return min([safe_kappa(lags), *(0.5 / (1.0 - beta) for beta in betas if beta > 0)])
