@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 import warnings
@@ -130,16 +131,21 @@ def predict(options: argparse.Namespace) -> None:
         kind = "a simulation" if isinstance(spec, Simulation) else f"SVAG at ell = {spec.ell:g}"
         raise InputError(f"{options.run}: holds {kind}; a prediction needs a plain training run")
     curves = [lags_of_run(result.rows, options.run) for result in results]
-    lags = {kappa: sum(curve[kappa] for curve in curves) / len(curves) for kappa in curves[0]}  # mean over seeds
     betas = [value for name in ("beta1", "beta2", "beta") if (value := getattr(spec.optimizer, name, 0)) > 0]
-    limit = round(1.0 / (1.0 - min(betas)), 6) if betas else None
+    limit = round(1.0 / (1.0 - min(betas)), 6) if betas else math.inf
+    means = {kappa: sum(curve[kappa] for curve in curves) / len(curves) for kappa in curves[0]}  # over seeds
+    lags = {kappa: curve for kappa, curve in means.items() if kappa < limit} or {
+        2.0: means[2]
+    }  # that the rule can reach
     table = [
         {"kappa": kappa, "batch_size": spec.batch_size * kappa, "lag_at_end": curve[-1], "largest_lag": curve.max()}
         for kappa, curve in lags.items()
     ]
-    safe, name = lag.safe_kappa(lags), spec.run if len(results) == 1 else spec.cell
+    safe, largest = lag.safe_kappa(lags), lag.largest_kappa(lags, betas)
+    name = spec.run if len(results) == 1 else spec.cell
     if options.json:
-        facts = {"run": name, "tolerated_lag": lag.TOLERATED, "safe_kappa": safe, "rule_needs_kappa_below": limit}
+        facts = {"run": name, "tolerated_lag": lag.TOLERATED, "safe_kappa": safe, "largest_kappa": largest}
+        facts["rule_needs_kappa_below"] = limit if betas else None
         print(json.dumps({**facts, "lags": table}, indent=1))
         return
     over = f", mean over {len(results)} seeds" if len(results) > 1 else ""
@@ -152,7 +158,8 @@ def predict(options: argparse.Namespace) -> None:
     reach = "at least " if safe == max(lags) else ""
     print(
         f"largest kappa with a predicted lag under {100 * lag.TOLERATED:g}% at the end: {reach}{safe:.3g} "
-        "(linear in log kappa between the rows" + (f"; the rule itself needs kappa < {limit:g})" if limit else ")")
+        "(linear in log kappa between the rows"
+        + (f"; {largest:.3g} with every beta at 0.5 or above; the rule needs kappa < {limit:g})" if betas else ")")
     )
     if not spec.schedule.constant:
         print("warning: the run's learning rate is not constant, as the prediction presumes")

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from runs import FAITHFUL, METRICS, NOISE, SPEEDS, collected, lagging_rows, write_runs
 
+from analysis.runs import FAITHFUL, METRICS, NOISE, SPEEDS, collected, lagging_rows, write_runs
 from conftest import changed, save_run
 
 PARTS = {("sqrt", 1): 0.0, ("sqrt", 4): 0.0, ("sqrt-no-betas", 4): 0.2, ("sqrt-no-eps", 4): 0.1}

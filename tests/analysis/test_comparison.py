@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from runs import FAITHFUL, write_runs
 
 from adasde import cli
 from adasde.analysis import comparison, tables
 from adasde.common import InputError
+from analysis.runs import FAITHFUL, write_runs
 
 RUNS = 3 * len(FAITHFUL)
 

@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from runs import lagging_rows
 
 from adasde.analysis.figures.registry import plot_figure
 from adasde.analysis.lags import has_lags
 from adasde.common import InputError
 from adasde.experiments.plan import plan
 from adasde.experiments.specs import Simulation
+from analysis.runs import lagging_rows
 from conftest import changed, save_run
 
 EXPERIMENT = "fashion-cnn-adam"

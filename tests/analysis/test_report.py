@@ -4,7 +4,6 @@ import csv
 from html.parser import HTMLParser
 
 import pytest
-from runs import FAITHFUL, METRICS, write_runs
 
 from adasde.analysis import tables
 from adasde.analysis.claims.evaluation import evaluate_claims
@@ -14,6 +13,7 @@ from adasde.analysis.figures.registry import figure_runs
 from adasde.analysis.report import write_report
 from adasde.common import InputError
 from adasde.experiments.plan import plan
+from analysis.runs import FAITHFUL, METRICS, write_runs
 
 
 class Page(HTMLParser):

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from runs import FAITHFUL, METRICS, WITH_SVAG, write_runs
 
 from adasde.analysis import tables
 from adasde.common import InputError
+from analysis.runs import FAITHFUL, METRICS, WITH_SVAG, write_runs
 
 
 def test_tables_hold_every_run(tmp_path, spec):

@@ -1,10 +1,10 @@
 """claims/accuracy.py: kappas that are judged apart, and how often noise is called a failure."""
 
 import numpy as np
-from runs import FAITHFUL, collected, judged, write_runs
 
 from adasde.analysis import tables
 from adasde.analysis.claims.accuracy import spread
+from analysis.runs import FAITHFUL, collected, judged, write_runs
 from conftest import changed
 
 

@@ -2,12 +2,12 @@
 
 import matplotlib.pyplot as plt
 import pytest
-from runs import FAITHFUL, METRICS, WITH_SVAG, judged
 
 from adasde.analysis import tables
 from adasde.analysis.claims.base import COLUMNS
 from adasde.analysis.claims.evaluation import evaluate_claims
 from adasde.analysis.figures.registry import plot_figure
+from analysis.runs import FAITHFUL, METRICS, WITH_SVAG, judged
 from conftest import ROOT
 
 KINDS = {

@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from runs import FAITHFUL
 
 from adasde.analysis import tables
 from adasde.analysis.claims.evaluation import evaluate_claims
 from adasde.analysis.claims.report import claims_summary, renew_claims
 from adasde.common import InputError
+from analysis.runs import FAITHFUL
 from conftest import ROOT
 
 REFERENCE = ROOT / "results/reference/mini"

@@ -1,9 +1,9 @@
 """claims/trajectory.py: SVAG against the plain run, and trajectories from where noise dominates."""
 
 import numpy as np
-from runs import FAITHFUL, METRICS, WITH_SVAG, collected, judged
 
 from adasde.analysis.claims.evaluation import evaluate_claims
+from analysis.runs import FAITHFUL, METRICS, WITH_SVAG, collected, judged
 from conftest import changed, save_run
 
 LANGUAGE = {"train_loss": 5.5, "log_perplexity": 5.5, "squared_norm": 900.0, "noise_trace": 100.0}

@@ -2,9 +2,9 @@
 
 import matplotlib.pyplot as plt
 import pytest
-from runs import OPTIONS
 
 from adasde.analysis.figures.registry import plot_figure
+from analysis.runs import OPTIONS
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -3,9 +3,9 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from runs import TIME
 
 from adasde.analysis.figures.registry import plot_figure
+from analysis.runs import TIME
 
 
 @pytest.mark.parametrize("options", [{}, {"seeds": 1}, {"kappas": (1, 4)}, {"seeds": 2, "noise": 0.3}])

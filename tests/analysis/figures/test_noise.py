@@ -3,9 +3,9 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from runs import METRICS, NOISE, OPTIONS
 
 from adasde.analysis.figures.registry import plot_figure
+from analysis.runs import METRICS, NOISE, OPTIONS
 
 
 @pytest.mark.parametrize("options", [*OPTIONS, {"metrics": METRICS | NOISE | {"squared_gradient": -1.0}}])

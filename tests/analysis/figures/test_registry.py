@@ -4,12 +4,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from runs import METRICS
 
 from adasde.analysis.figures.registry import PLOTS, figure_runs, plot_figure
 from adasde.common import InputError
 from adasde.experiments.plan import plan
 from adasde.experiments.specs import Simulation
+from analysis.runs import METRICS
 
 
 @pytest.mark.parametrize("figure", ["scaling-fashion-cnn-adam", "rules-fashion-cnn", "noise", "ablation"])

@@ -3,11 +3,11 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from runs import WITH_SVAG, collected, language_runs, write_runs
 
 from adasde.analysis import reference
 from adasde.analysis.figures import style
 from adasde.analysis.figures.registry import plot_figure
+from analysis.runs import WITH_SVAG, collected, language_runs, write_runs
 from conftest import changed
 
 
