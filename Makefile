@@ -52,6 +52,8 @@ bench: env  ## speed as ratios to a bare training step and to the usual loader
 	$(VENV)/bin/python benchmarks/training.py
 	$(VENV)/bin/python benchmarks/sde.py
 	$(VENV)/bin/python benchmarks/language.py
+	$(VENV)/bin/python benchmarks/noise.py --quick
+	$(VENV)/bin/python benchmarks/rescale.py
 
 bench-gpu: env  ## steps of the paper's workloads on a GPU, three minutes
 	$(VENV)/bin/python benchmarks/gpu.py

@@ -9,6 +9,7 @@ from torch.optim import Adam
 from torch.optim import lr_scheduler as schedules
 
 from adasde.common import InputError
+from adasde.scaling.micro_batches import MicroBatchNoise
 from adasde.scaling.ramp import BatchRamp
 
 BETAS = (0.99, 0.995)
@@ -76,10 +77,45 @@ def test_a_scheduler_is_followed_between_doublings(kind):
         assert size / 8 == min(8, 2 ** int(math.log2(1 / below) + 1e-9))
 
 
-def test_a_critical_batch_is_asked_at_every_doubling():
-    found = course(BatchRamp(adam(), 32, [320, 640, 960], largest=lambda: 100.0), 1280)
+class Noise:
+    """What a ramp asks of a measurement of the noise."""
+
+    def __init__(self, critical):
+        self.critical, self.told = critical, []
+
+    def critical_batch(self):
+        return self.critical
+
+    def rescaled(self, kappa):
+        self.told.append(kappa)
+
+
+def test_the_batch_grows_up_to_the_critical_one():
+    noise = Noise(100.0)
+    found = course(BatchRamp(adam(), 32, [320, 640, 960], noise=noise), 1280)
     assert [size for _, size, *_ in found if size != 32] == [64] * (len(found) - 10)
     assert found[-1][2] == pytest.approx(1e-3 / 8 * math.sqrt(2))  # the rest of the schedule falls on the rate
+    assert noise.told == [2]
+
+
+def test_a_noise_that_is_measured_goes_along():
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.zeros(50))
+    optimizer = Adam([weight], 1e-4, (0.99, 0.995))
+    noise = MicroBatchNoise(optimizer, micro_batch_size=8, every=1)
+    ramp = BatchRamp(optimizer, 16, [160, 320], noise=noise)
+    sizes = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        count = ramp.batch_size // 8
+        for _ in range(count):
+            (weight * (0.01 + torch.randn(50))).sum().div(count).backward()
+            noise.accumulate()
+        optimizer.step()
+        ramp.step()
+        sizes.append(ramp.batch_size)
+    assert sizes[-1] == 64
+    assert noise.batch_size == 64
 
 
 def test_state_goes_into_a_checkpoint():

@@ -186,7 +186,7 @@ class NoiseReport(ABC):
         axes.set_title(f"Now at batch size {self.batch_size}; the square root holds up to {reach}{critical[-1]:.0f}")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
         return figure
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 import copy
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
@@ -13,6 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from adasde.common import InputError, whole
 from adasde.scaling.rescale import rescale, scaled_group
 from adasde.scaling.rules import scaled_batch_size
+
+if TYPE_CHECKING:
+    from adasde.scaling.noise_report import NoiseReport
 
 
 class BatchRamp:
@@ -29,9 +32,9 @@ class BatchRamp:
         schedule: Milestones, in examples, at each of which the rate would be halved; or a torch scheduler of the
             optimizer, which is read for ``steps`` steps and must not be stepped any more.
         steps: Length of the schedule in steps of ``batch_size`` examples; needed for a scheduler only.
-        largest: Largest batch in examples: a number, or a function without arguments such as
-            ``MicroBatchNoise.critical_batch``, which is asked whenever the batch could be doubled; default no limit.
-            Once it is reached, the rate falls as the schedule says.
+        largest: Largest batch in examples; default no limit. Once it is reached, the rate falls as the schedule says.
+        noise: A `MicroBatchNoise` or `NoiseMonitor` of the training; default none. Then the batch is doubled only up to
+            its ``critical_batch()``, and it is told of every doubling.
         betas: ``linear`` (default) or ``half-life``, as in `rescale`.
 
     Raises:
@@ -48,10 +51,11 @@ class BatchRamp:
         batch_size: int,
         schedule: Sequence[int] | LRScheduler,
         steps: int | None = None,
-        largest: int | Callable[[], float] | None = None,
+        largest: int | None = None,
+        noise: "NoiseReport | None" = None,
         betas: str = "linear",
     ) -> None:
-        self.optimizer, self.betas, self.largest = optimizer, betas, largest
+        self.optimizer, self.betas, self.largest, self.noise = optimizer, betas, largest, noise
         self.base, self.examples, self.kappa = int(whole("batch_size", batch_size, least=1)), 0, 1
         self._scheduler = schedule if isinstance(schedule, LRScheduler) else None
         self._milestones: list[int] = []
@@ -83,10 +87,12 @@ class BatchRamp:
                 _multiply(group, factor / self._factor)
             self._factor = factor
         while self.kappa < self._most and self._ceiling_at(self.examples) <= 0.5 / self.kappa * (1 + 1e-9):
-            if callable(self.largest) and self.batch_size * 2 > self.largest():
+            if self.noise is not None and self.batch_size * 2 > self.noise.critical_batch():
                 break
             rescale(self.optimizer, 2, scheduler=self._scheduler, betas=self.betas)
             self.kappa *= 2
+            if self.noise is not None:
+                self.noise.rescaled(2)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the optimizer's own state."""
@@ -99,10 +105,10 @@ class BatchRamp:
     def _largest_kappa(self) -> int:
         """Return the largest kappa of the ramp. InputError if a beta does not allow it."""
         end = self._ceilings[-1] if self._factors else 0.5 ** len(self._milestones)
-        if self.largest is None and end < 2.0**-30:
+        if self.largest is None and self.noise is None and end < 2.0**-30:
             raise InputError("largest: missing; the rate falls to 0, and the batch would grow without end")
         most = 2 ** int(-math.log2(max(end, 2.0**-30)) + 1e-9)
-        if self.largest is not None and not callable(self.largest):
+        if self.largest is not None:
             most = min(most, 2 ** int(math.log2(whole("largest", self.largest, least=self.base) / self.base)))
         while True:
             try:
@@ -110,7 +116,7 @@ class BatchRamp:
                     scaled_group(self.optimizer, group, most, "sqrt", self.betas)
                 return most
             except InputError:
-                if not callable(self.largest) or most == 1:
+                if self.noise is None or most == 1:  # the noise may not let it come so far
                     raise
                 most //= 2
 
