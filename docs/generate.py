@@ -44,13 +44,11 @@ TOPICS = {
         "AdamHyperparameters", "RMSpropHyperparameters", "SGDHyperparameters", "Recipe", "Schedule", "scaled_steps",
     ),
     "Your training loop": (
-        "rescale", "rescale_arguments", "branch", "BranchReport", "MicroBatchNoise", "NoiseMonitor", "BatchRamp",
-        "InvariantAdam", "svag_loss", "minibatches_apart",
+        "rescale", "rescale_arguments", "branch", "BranchReport", "MicroBatchNoise", "NoiseMonitor", "trainer_callback",
+        "lightning_callback", "BatchRamp", "InvariantAdam", "svag_loss", "minibatches_apart",
     ),
     "Errors and warnings": ("InputError", "ScalingWarning"),
 }  # fmt: skip
-TRAINERS = ("trainer_callback", "lightning_callback", "NoiseCallback")
-
 # Options whose name and model say enough in the code.
 MEANINGS = {
     "experiments": "experiments by name", "finetunings": "finetunings by name", "simulations": "simulations by name",
@@ -339,7 +337,8 @@ def api() -> str:
     if missing:
         sys.exit(f"docs/generate.py: no topic for {', '.join(sorted(missing))}")
     sections = {title: (adasde, names) for title, names in TOPICS.items()}
-    sections["Trainers: adasde.scaling.callbacks"] = (import_module("adasde.scaling.callbacks"), TRAINERS)
+    callbacks = import_module("adasde.scaling.callbacks")
+    sections["What the callbacks are: adasde.scaling.callbacks"] = (callbacks, ["NoiseCallback"])
     for title, name in (("Theory: adasde.sde", "adasde.sde"), ("Workloads: adasde.workloads", "adasde.workloads")):
         module = import_module(name)
         sections[title] = (module, [name for name in module.__all__ if callable(getattr(module, name))])

@@ -1,38 +1,48 @@
-"""A loop of your own: measure the gradient's noise for a while, then go on with the largest batch that it allows."""
+"""A loop of your own: measure the gradient's noise for a while, then go on at the largest batch that it allows."""
+
+import math
 
 import torch
 from torch import nn
 
 import adasde
 
+torch.set_num_threads(1)  # so small a model is fastest on one
 torch.manual_seed(0)
-inputs = torch.randn(4096, 20)
-labels = (inputs[:, :10].sum(1) + 3 * torch.randn(4096) > 0).long()
-model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 2))
-optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.98, 0.99))
+inputs, teacher = torch.randn(44_000, 20), nn.Sequential(nn.Linear(20, 32), nn.Tanh(), nn.Linear(32, 10))
+labels = torch.distributions.Categorical(logits=10 * teacher(3 * inputs).detach()).sample()
+held, examples, micro_batch = slice(40_000, None), 40_000, 4
+first = 14_400  # examples before the change
 
 
-def loss(model, inputs, labels):
-    return nn.functional.cross_entropy(model(inputs), labels)
-
-
-def train(steps, batch_size, after=lambda step: None):
-    for step in range(1, steps + 1):
-        drawn = torch.randint(len(inputs), (batch_size,))
-        optimizer.zero_grad()
-        loss(model, inputs[drawn], labels[drawn]).backward()
+def train(change):
+    """Train on every example once, at batch 8. With ``change``, raise the batch after the first ones."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 10))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    seen, micro_batches = 0, 2
+    # The schedule counts examples, so it needs no other length at another batch size.
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: (1 + math.cos(math.pi * seen / examples)) / 2)
+    noise = adasde.MicroBatchNoise(optimizer, micro_batch, every=1)  # the run is short: measure every step
+    while seen < examples:
+        for _ in range(micro_batches):
+            part = slice(seen, seen + micro_batch)
+            loss = nn.functional.cross_entropy(model(inputs[part]), labels[part])
+            (loss / micro_batches).backward()
+            noise.accumulate()
+            seen += micro_batch
         optimizer.step()
-        after(step)
+        optimizer.zero_grad()
+        scheduler.step()
+        if change and seen == first:
+            largest = noise.critical_batch()
+            kappa = 2 ** int(math.log2(min(max(largest / 8, 1), 16)))  # half-life betas were right up to 16 in our runs
+            print(f"after {seen} examples: batches up to {largest:.0f} are as good as 8, so go on at {8 * kappa}")
+            adasde.rescale(optimizer, kappa, scheduler=scheduler, betas="half-life")
+            noise.rescaled(kappa)
+            micro_batches *= kappa
+    with torch.no_grad():
+        return nn.functional.cross_entropy(model(inputs[held]), labels[held]).item()
 
 
-sample = torch.randperm(len(inputs))[:1000].split(50)  # 20 chunks of training examples
-chunks = [(inputs[part], labels[part]) for part in sample]
-monitor = adasde.NoiseMonitor(model, optimizer, 16, loss, chunks, every=50)
-train(200, 16, after=monitor)
-largest = monitor.largest_kappa()
-print(f"batches up to {16 * largest:.0f} keep the training within 10% of the one at 16")
-
-kappa = 2 ** int(torch.tensor(min(largest, 8.0)).log2())
-adasde.rescale(optimizer, kappa)
-train(adasde.scaled_steps(800, kappa), 16 * kappa)
-print(f"at {16 * kappa}: loss {loss(model, inputs, labels).item():.3f}")
+print(f"loss {train(change=True):.4f} with the change, {train(change=False):.4f} at 8 all along")

@@ -1,12 +1,16 @@
 """Whole-or-nothing files, and the lock of a scale."""
 
+import math
 import os
 import signal
 import stat
 import subprocess
 import sys
+from fractions import Fraction
 
+import numpy as np
 import pytest
+import torch
 
 from adasde.common import InputError, atomic, canonical, check_writable, digest, hold, positive, text_table, whole
 
@@ -82,3 +86,17 @@ def test_equal_values_have_equal_digests():
 
 def test_a_table_is_aligned():
     assert text_table([("a", "long"), ("wide", "b")]) == "a     long\nwide  b"
+
+
+@pytest.mark.parametrize("value", [np.float64(4), np.float32(4), torch.tensor(4.0), Fraction(4), 4, 4.0])
+def test_every_kind_of_number_becomes_one_of_python(value):
+    assert type(positive("kappa", value)) is float
+    assert type(whole("steps", value, least=1)) is int
+
+
+@pytest.mark.parametrize("value", [True, "4", None, [4], math.nan, math.inf, torch.ones(2), 0])
+def test_what_is_no_number_is_refused_in_a_line(value):
+    with pytest.raises(InputError, match="steps = .*: must be a whole number >= 1"):
+        whole("steps", value, least=1)
+    with pytest.raises(InputError, match="kappa = .*: must be a finite number > 0"):
+        positive("kappa", value)

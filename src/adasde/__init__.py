@@ -17,7 +17,7 @@ from adasde.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from adasde.scaling.branch import BranchReport, branch
-    from adasde.scaling.callbacks import rescale_arguments
+    from adasde.scaling.callbacks import lightning_callback, rescale_arguments, trainer_callback
     from adasde.scaling.micro_batches import MicroBatchNoise
     from adasde.scaling.monitor import NoiseMonitor
     from adasde.scaling.optimizers import InvariantAdam
@@ -38,10 +38,12 @@ _NEEDS_TORCH = {
     "MicroBatchNoise": "adasde.scaling.micro_batches",
     "NoiseMonitor": "adasde.scaling.monitor",
     "branch": "adasde.scaling.branch",
+    "lightning_callback": "adasde.scaling.callbacks",
     "minibatches_apart": "adasde.scaling.svag",
     "rescale": "adasde.scaling.rescale",
     "rescale_arguments": "adasde.scaling.callbacks",
     "svag_loss": "adasde.scaling.svag",
+    "trainer_callback": "adasde.scaling.callbacks",
 }
 
 __all__ = [
@@ -58,11 +60,13 @@ __all__ = [
     "ScalingWarning",
     "Schedule",
     "branch",
+    "lightning_callback",
     "minibatches_apart",
     "rescale",
     "rescale_arguments",
     "scaled_steps",
     "svag_loss",
+    "trainer_callback",
 ]
 
 

@@ -10,14 +10,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 try:
     import resource
 except ModuleNotFoundError:  # Windows
     resource = None  # type: ignore[assignment]
-
-_Number = TypeVar("_Number", int, float)
 
 _held: list[Any] = []  # a lock is released when its object is deleted
 
@@ -47,18 +45,30 @@ class Stopped(Exception):  # noqa: N818, since it is not an error
 
 def positive(name: str, value: float) -> float:
     """Return ``value`` if it is a finite number above 0; otherwise raise an InputError that names it."""
-    number = isinstance(value, int | float) or hasattr(value, "__float__") and not isinstance(value, str)
-    if not (number and math.isfinite(value) and value > 0):
-        shown = f"{float(value):g}" if number else repr(value)
+    number = _as_float(value)
+    if number is None or not (math.isfinite(number) and number > 0):
+        shown = repr(value) if number is None else f"{number:g}"
         raise InputError(f"{name} = {shown}: must be a finite number > 0")
-    return value
+    return number
 
 
-def whole(name: str, value: _Number, least: int) -> _Number:
+def whole(name: str, value: float, least: int) -> int:
     """Return ``value`` if it is a whole number of at least ``least``; otherwise raise an InputError that names it."""
-    if value != int(value) or value < least:
-        raise InputError(f"{name} = {value:g}: must be a whole number >= {least}")
-    return value
+    number = _as_float(value)
+    if number is None or not math.isfinite(number) or number != int(number) or number < least:
+        shown = repr(value) if number is None else f"{number:g}"
+        raise InputError(f"{name} = {shown}: must be a whole number >= {least}")
+    return int(value)
+
+
+def _as_float(value: object) -> float | None:
+    """Return a number, of numpy or a tensor as well, as a float of Python; None if it is no number."""
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # an array of several numbers
+        return None
 
 
 @contextmanager

@@ -118,6 +118,39 @@ def test_the_glossary_has_every_metric(site):
         assert f">{name.replace('<', '&lt;').replace('>', '&gt;')}<" in text, name
 
 
+TUTORIALS = sorted(path.stem for path in (ROOT / "docs/tutorials").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_a_tutorial_is_in_the_menu_with_its_figures(site, name):
+    page = Links(site / f"generated/tutorials/{name}.html")
+    assert sum(target.endswith(".png") for target in page.targets) >= 2
+    assert f"generated/tutorials/{name}.html" in Links(site / "index.html").targets
+    assert all((site / "generated/tutorials" / target).exists() for target in page.targets if target.endswith(".png"))
+
+
+def test_the_tutorials_show_what_they_say(site):
+    assert len(TUTORIALS) == 3
+
+    def numbers(name, pattern):
+        found = re.findall(pattern, (ROOT / f"docs/generated/tutorials/{name}.md").read_text())
+        return [float(value) for value in found]
+
+    # The gaps of the rules at batch 64 and 256: those of the square root are a quarter of the others, or less.
+    gaps = numbers("finished_recipe", r"batch +\d+: ([+-][\d.]+) nats")
+    assert len(gaps) == 6
+    assert max(map(abs, gaps[:2])) < min(gaps[3], gaps[5]) / 4
+    right, carried, kept = numbers("mid_training", r"loss ([\d.]+); first step")
+    assert abs(carried - right) < abs(kept - right) / 2
+    usual, longer, _ = numbers("mid_training", r"first step ([\d.]+) lr long")
+    base, batch = numbers("mid_training", r"batch (\d+) *: loss")
+    assert longer / usual == pytest.approx((batch / base) ** 0.5, rel=0.1)
+    early, late = numbers("critical_batch", r"critical batch (\d+)\n")
+    assert early < 40 < late
+    decay, ramp = numbers("critical_batch", r"loss ([\d.]+) after \d+ steps")
+    assert ramp == pytest.approx(decay, rel=0.005)
+
+
 @pages_with("python")
 def test_the_python_of_a_page_runs(page, capsys):
     """All of it, from top to bottom, as a reader would type it."""

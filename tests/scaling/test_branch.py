@@ -114,7 +114,7 @@ def test_the_plot_says_the_answer_and_shows_every_kappa():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"kappas": (1,)}, r"kappas = \(1,\): must hold one besides 1"),
+        ({"kappas": (1,)}, r"kappas = \(1,\): must hold one above 1"),
         ({"kappas": (256,)}, "examples = 2400: too few; 4 evaluations of batches of 1024 need 4096"),
         ({"repeats": 1}, "repeats = 1: must be a whole number >= 2"),
         ({"kappas": (0.3,)}, "kappa = 0.3: batch size 4 would become 1.2"),
@@ -126,3 +126,18 @@ def test_bad_input_is_refused_before_anything_is_trained(trained, options, words
     model, optimizer, examples, held = trained
     with pytest.raises(InputError, match=words):
         branch(model, optimizer, loss, examples, held, **{"batch_size": 4, **options})
+
+
+def test_a_loss_or_an_optimizer_of_another_model_is_refused(trained):
+    model, optimizer, examples, held = trained
+    other = nn.Linear(8, 1)
+    wrong = (
+        (model, optimizer, lambda _, x, y: loss(other, x, y)),
+        (model, Adam(other.parameters(), 1e-3, (0.99, 0.995)), loss),
+    )
+    for parts in wrong:
+        with pytest.raises(InputError, match="loss: .*depend"):
+            branch(*parts, examples, held, 4, kappas=(4,))
+    assert report({0.5: [0.0, 0.0, 0.0], 4.0: [0.5, 0.5, 0.5]}).answer.startswith("No: no batch above 8")
+    with pytest.raises(InputError, match="must hold one above 1"):
+        branch(model, optimizer, loss, examples, held, 4, kappas=(0.5,))

@@ -1,11 +1,28 @@
 """What transformers' Trainer takes: arguments for a larger batch, and callbacks."""
 
+import math
+import sys
+from functools import partial
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
+
 import pytest
+import torch
 
 from adasde.common import InputError
-from adasde.scaling.callbacks import after_each_step, rescale_arguments
+from adasde.scaling.callbacks import (
+    TrainerNoise,
+    after_each_step,
+    lightning_callback,
+    rescale_arguments,
+    trainer_callback,
+)
 from adasde.scaling.hyperparameters import AdamHyperparameters
+from adasde.scaling.micro_batches import MicroBatchNoise
+from adasde.scaling.monitor import NoiseMonitor
 from adasde.scaling.rules import ScalingWarning
+
+LIGHTNINGS = ("lightning.pytorch", "pytorch_lightning")
 
 
 def test_training_arguments(tmp_path):
@@ -142,3 +159,297 @@ def test_a_callback_hears_of_every_optimizer_step():
     for number in (1, 2):
         callback.on_step_end(None, TrainerState(global_step=number), TrainerControl(), model=None)
     assert steps == [1, 2]
+
+
+class Model(torch.nn.Module):
+    """A linear model in the form that transformers' Trainer and Lightning's train."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = torch.nn.Linear(5, 3)
+
+    def forward(self, x, labels):
+        return {"loss": torch.nn.functional.cross_entropy(self.linear(x), labels)}
+
+
+def examples(count):
+    generator = torch.Generator().manual_seed(1)
+    x, labels = torch.randn(count, 5, generator=generator), torch.randint(3, (count,), generator=generator)
+    return [{"x": row, "labels": label} for row, label in zip(x, labels, strict=True)]
+
+
+def train(folder, count=64, callback=None, **values):
+    """Train by transformers' Trainer, 4 micro-batches of 4 in each step, the examples in their order."""
+    from transformers import Trainer, TrainerCallback
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, *_, **__):
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    class Reporter(TrainerCallback):
+        """As those of W&B and TensorBoard."""
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            reported.append(dict(logs))
+
+    reported, options = [], {
+        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "learning_rate": 1e-2, "use_cpu": True,
+        "disable_tqdm": True, "save_strategy": "no", "logging_steps": 2, "num_train_epochs": 2, **values,
+    }  # fmt: skip
+    trainer = InOrder(Model(), arguments(folder, **options), train_dataset=examples(count), callbacks=[Reporter()])
+    if callback is not None:
+        callback = callback(trainer)
+        trainer.add_callback(callback)
+    trainer.train()
+    return SimpleNamespace(model=trainer.model, log=trainer.state.log_history, reported=reported, callback=callback)
+
+
+def by_hand(steps, every, clip=None):
+    """The same training and measurement as a plain loop; 4 steps make an epoch."""
+    model = Model()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2, weight_decay=0.0)
+    noise, data = MicroBatchNoise(optimizer, 4, every), examples(64)
+    for step in range(steps):
+        for part in range(4):
+            first = (16 * step + 4 * part) % 64
+            x, labels = (torch.stack([row[name] for row in data[first : first + 4]]) for name in ("x", "labels"))
+            (model(x, labels)["loss"] / 4).backward()
+            noise.accumulate()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        optimizer.zero_grad()
+    return noise
+
+
+def test_the_noise_in_trainer_is_that_of_a_plain_loop(tmp_path):
+    """Gradients are clipped before a callback of Trainer's sees them; a clip this small would leave nothing of them."""
+    done = train(
+        tmp_path, callback=partial(trainer_callback, every=1), num_train_epochs=5, max_grad_norm=1e-3,
+        lr_scheduler_type="constant",
+    )  # fmt: skip
+    found, wanted = done.callback.noise, by_hand(20, 1, clip=1e-3)
+    for mine, right in zip(sum(found.per_weight(), []), sum(wanted.per_weight(), []), strict=True):
+        assert torch.allclose(mine, right, rtol=1e-5, atol=1e-7)
+    assert [row["step"] for row in found.history] == [10, 20]
+    logged = [entry for entry in done.log if "critical_batch" in entry]
+    assert [entry["step"] for entry in logged] == [10, 20]
+    assert logged[-1]["largest_kappa"] == pytest.approx(wanted.largest_kappa(), rel=1e-4)
+    assert logged[-1]["critical_batch"] == pytest.approx(wanted.critical_batch(), rel=1e-4)
+    assert sum("critical_batch" in entry for entry in done.reported) == 2
+
+
+def test_trainer_trains_and_logs_as_without_the_callback(tmp_path):
+    plain, watched = train(tmp_path), train(tmp_path, callback=partial(trainer_callback, every=1), logging_steps=2)
+    for mine, right in zip(watched.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(mine, right)
+    losses = [[entry["loss"] for entry in run.log if "loss" in entry] for run in (watched, plain)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 4
+
+
+def test_a_log_of_the_noise_does_not_take_the_place_of_the_loss(tmp_path):
+    done = train(tmp_path, callback=partial(trainer_callback, every=1), num_train_epochs=5, logging_steps=10)
+    assert [entry["step"] for entry in done.log if "loss" in entry] == [10, 20]
+    assert [entry["step"] for entry in done.log if "critical_batch" in entry] == [10, 20]
+
+
+@pytest.mark.parametrize("count", [64 + 12, 64 + 14])  # a step of 3 micro-batches, a micro-batch of 2
+def test_steps_at_the_end_of_an_epoch_that_are_short_are_left_out(count, tmp_path):
+    done = train(tmp_path, count=count, callback=partial(trainer_callback, every=1), num_train_epochs=5)
+    assert done.callback.noise.history[-1]["step"] == 20
+    assert done.log[-1]["step"] == 25
+    assert all(math.isfinite(value) for value in done.callback.noise.history[-1].values() if value == value)
+
+
+def test_a_trainer_without_accumulation_needs_a_monitor(tmp_path):
+    with pytest.raises(InputError, match="accumulation = 1: the noise is measured from 2 or more micro-batches"):
+        train(tmp_path, callback=trainer_callback, gradient_accumulation_steps=1)
+    data = examples(512)
+    x, labels = (torch.stack([row[name] for row in data]) for name in ("x", "labels"))
+    chunks = list(zip(x.split(32), labels.split(32), strict=True))
+
+    def callback(trainer):
+        return trainer_callback(
+            trainer,
+            lambda optimizer: NoiseMonitor(
+                trainer.model, optimizer, 4, lambda model, x, labels: model(x, labels)["loss"], chunks, every=8
+            ),
+        )
+
+    done = train(tmp_path, callback=callback, gradient_accumulation_steps=1)
+    logged = [entry for entry in done.log if "critical_batch" in entry]
+    assert [entry["step"] for entry in logged] == [1, 8, 16, 24, 32]
+    assert ["largest_kappa" in entry for entry in logged] == [False, True, True, True, True]
+
+
+def test_trainer_can_train_again_and_in_bfloat16(tmp_path):
+    made = []
+
+    def twice(trainer):
+        made.append(trainer)
+        return trainer_callback(trainer, every=1)
+
+    done = train(tmp_path, callback=twice, bf16=True, num_train_epochs=3)
+    first = done.callback.noise
+    made[0].train()
+    assert done.callback.noise is not first
+    assert done.callback.noise.history[0]["step"] == 10
+    assert made[0].training_step.__self__ is made[0]
+
+
+def test_steps_that_the_scaler_skips_are_left_out():
+    model, scaler = Model(), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    noise, data = TrainerNoise(optimizer, 4, 1, scaler=scaler), examples(64)
+    for step in range(8):
+        for part in range(2):
+            x, labels = (
+                torch.stack([row[name] for row in data[8 * step + 4 * part :][:4]]) for name in ("x", "labels")
+            )
+            loss = model(x, labels)["loss"] / 2
+            scaler.scale(loss * math.inf if (step, part) == (3, 1) else loss).backward()
+            noise.accumulate()
+        if step == 3:
+            with pytest.warns(RuntimeWarning, match="left out a step after step 3"):
+                noise.end_step(2)
+        else:
+            noise.end_step(2)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert optimizer.state[model.linear.weight]["step"] == 7
+    assert noise.state_dict()["step"] == 7
+    assert all(bool(part.isfinite().all()) for parts in noise.per_weight() for part in parts)
+
+
+class StandIn:
+    """A Trainer that calls the hooks in the order in which Lightning's does, for where Lightning is not installed.
+
+    The last backward pass of a step is made within the optimizer's step, by its closure.
+    """
+
+    HOOKS = ("train_start", "train_batch_start", "after_backward", "before_optimizer_step", "train_batch_end")
+
+    def __init__(self, max_epochs, accumulate_grad_batches, logger, callbacks=(), gradient_clip_val=None, **_):
+        self.epochs, self.accumulate_grad_batches, self.loggers = max_epochs, accumulate_grad_batches, [logger]
+        self.callbacks, self.clip, self.global_step = callbacks, gradient_clip_val, 0
+        self.precision_plugin, self.strategy = SimpleNamespace(), SimpleNamespace(model=None)
+
+    def call(self, hook, *arguments):
+        for callback in self.callbacks:
+            getattr(callback, f"on_{hook}")(self, self.module, *arguments)
+
+    def fit(self, module, loader):
+        self.module, self.optimizers = module, [module.configure_optimizers()]
+        self.call("train_start")
+        for index, batch in (pair for _ in range(self.epochs) for pair in enumerate(loader)):
+            self.call("train_batch_start", batch, index)
+            if (index + 1) % self.accumulate_grad_batches and index + 1 < len(loader):
+                self.backward(batch, index)
+            else:
+                self.optimizers[0].step(partial(self.closure, batch, index))
+                self.global_step += 1
+            self.call("train_batch_end", None, batch, index)
+
+    def backward(self, batch, index):
+        loss = self.module.training_step(batch, index) / self.accumulate_grad_batches
+        if index % self.accumulate_grad_batches == 0:
+            self.optimizers[0].zero_grad()
+        loss.backward()
+        self.call("after_backward")
+        return loss
+
+    def closure(self, batch, index):
+        loss = self.backward(batch, index)
+        self.call("before_optimizer_step", self.optimizers[0])
+        if self.clip:
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
+        return loss
+
+
+@pytest.fixture(params=[*LIGHTNINGS, "stand-in"])
+def pl(request, monkeypatch):
+    """One of Lightning's two packages, or what stands in for them."""
+    name = request.param
+    if name == "stand-in":
+        name, hooks = LIGHTNINGS[0], {f"on_{hook}": lambda *_: None for hook in StandIn.HOOKS}
+        module, loggers = ModuleType(name), ModuleType(f"{name}.loggers.logger")
+        module.Callback, loggers.Logger = type("Callback", (), hooks), object
+        module.LightningModule, module.Trainer = torch.nn.Module, StandIn
+        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(sys.modules, loggers.__name__, loggers)
+    else:
+        module = pytest.importorskip(name)
+    for other in LIGHTNINGS:
+        if other != name:
+            monkeypatch.delitem(sys.modules, other, raising=False)
+    return module
+
+
+def fit(pl, folder, count=64, epochs=5, accumulate=4, **values):
+    """Train by Lightning's Trainer, as `train` does."""
+
+    class Module(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = Model()
+
+        def training_step(self, batch, index):
+            return self.model(batch["x"], batch["labels"])["loss"]
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), 1e-2, weight_decay=0.0)
+
+    class Logger(import_module(f"{pl.__name__}.loggers.logger").Logger):
+        name, version = "test", 0
+
+        def log_metrics(self, metrics, step=None):
+            if "critical_batch" in metrics:
+                logged.append({"step": step, **metrics})
+
+        def log_hyperparams(self, *_, **__):
+            pass
+
+    logged, module = [], Module()
+    trainer = pl.Trainer(
+        max_epochs=epochs, accumulate_grad_batches=accumulate, accelerator="cpu", logger=Logger(),
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, default_root_dir=folder,
+        **values,
+    )  # fmt: skip
+    trainer.fit(module, torch.utils.data.DataLoader(examples(count), batch_size=4))
+    return module, logged
+
+
+def test_the_noise_in_lightning_is_that_of_a_plain_loop(pl, tmp_path):
+    callback = lightning_callback(every=1)
+    _, logged = fit(pl, tmp_path, callbacks=[callback], gradient_clip_val=1e-3)
+    found, wanted = callback.noise, by_hand(20, 1, clip=1e-3)
+    for mine, right in zip(sum(found.per_weight(), []), sum(wanted.per_weight(), []), strict=True):
+        assert torch.allclose(mine, right, rtol=1e-5, atol=1e-7)
+    assert [row["step"] for row in found.history] == [10, 20]
+    assert [row["step"] for row in logged] == [10, 20]
+    assert logged[-1]["largest_kappa"] == pytest.approx(wanted.largest_kappa(), rel=1e-4)
+    assert logged[-1]["critical_batch"] == pytest.approx(wanted.critical_batch(), rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [64 + 12, 64 + 14])
+def test_lightning_trains_as_without_the_callback_and_short_steps_are_left_out(pl, count, tmp_path):
+    callback = lightning_callback(every=1)
+    (plain, _), (watched, _) = fit(pl, tmp_path, count), fit(pl, tmp_path, count, callbacks=[callback])
+    for mine, right in zip(watched.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(mine, right)
+    assert [row["step"] for row in callback.noise.history] == [10, 20]
+
+
+def test_lightning_without_accumulation_needs_a_monitor(pl, tmp_path):
+    with pytest.raises(InputError, match="accumulation = 1"):
+        fit(pl, tmp_path, accumulate=1, callbacks=[lightning_callback()])
+
+
+def test_lightning_has_to_be_imported_before(monkeypatch):
+    for name in LIGHTNINGS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(InputError, match=r"lightning: import lightning.pytorch or pytorch_lightning first"):
+        lightning_callback()

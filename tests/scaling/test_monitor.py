@@ -277,7 +277,7 @@ def test_m9_after_a_rescaling_by_any_rule_it_must_be_told(monitor, rule):
     rescale(found.optimizer, 4, rule)
     with pytest.raises(InputError, match=r"the optimizer was rescaled; call .rescaled\(kappa\), or make a new one"):
         found(2)
-    with pytest.raises(InputError, match="kappa = 0.3: batch size 16 would become 4.8"):
+    with pytest.raises(InputError, match="kappa = 0.3: the optimizer was rescaled by 4"):
         found.rescaled(0.3)
     found.rescaled(4)
     assert found.batch_size == 64

@@ -130,7 +130,7 @@ def test_state_goes_into_a_checkpoint():
 
 def test_what_cannot_be_is_refused_when_the_ramp_is_made():
     optimizer = adam(betas=(0.9, 0.99))
-    with pytest.raises(InputError, match="kappa = 16: too large for beta1 = 0.9"):
+    with pytest.raises(InputError, match="largest: .* to 512; give a limit, or noise .*too large for beta1 = 0.9"):
         BatchRamp(optimizer, 32, [1, 2, 3, 4])
     BatchRamp(optimizer, 32, [1, 2, 3, 4], largest=128 + 32)
     assert BatchRamp(optimizer, 32, [1, 2, 3, 4], betas="half-life")._most == 16
@@ -147,3 +147,26 @@ def test_what_cannot_be_is_refused_when_the_ramp_is_made():
     longer = schedules.LambdaLR(adam(), lambda k: 0.0 if k > 5 else 1.0)
     with pytest.raises(InputError, match="largest: missing; the rate falls to 0"):
         BatchRamp(longer.optimizer, 32, longer, steps=10)
+
+
+def test_groups_with_schedules_of_their_own_are_refused_and_so_is_another_scheduler():
+    first, second = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    optimizer = Adam([{"params": [first]}, {"params": [second]}], 1e-3, BETAS)
+    differing = schedules.LambdaLR(optimizer, [lambda k: 1.0, lambda k: 0.9**k])
+    with pytest.raises(InputError, match="schedule: differs between parameter groups"):
+        BatchRamp(optimizer, 8, differing, steps=20)
+    with pytest.raises(InputError, match="scheduler: a LambdaLR holds rates of this optimizer"):
+        BatchRamp(optimizer, 8, [80])
+    with pytest.raises(InputError, match="scheduler = LambdaLR: belongs to another optimizer"):
+        BatchRamp(adam(), 8, differing, steps=20)
+
+
+def test_a_noise_that_refuses_leaves_everything_as_it_was():
+    class Silent(Noise):
+        def critical_batch(self):
+            raise InputError("nothing measured yet")
+
+    ramp = BatchRamp(adam(), 32, [32], noise=Silent(1.0))
+    with pytest.raises(InputError, match="nothing measured yet"):
+        ramp.step()
+    assert (ramp.examples, ramp.optimizer.param_groups[0]["lr"]) == (0, 1e-3)

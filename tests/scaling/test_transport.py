@@ -111,3 +111,13 @@ def test_the_second_moment_by_hand():
     assert torch.allclose(transported(m, v, 0.99, 0.96, 1e9, 4.0), signal + (v - signal) / 4)
     assert torch.equal(transported(m, v, 0.0, 0.0, 5, 4.0), v / 4)
     assert torch.equal(transported(m, v, 0.9, 0.6, 1, 4.0), v / 4)  # one gradient tells nothing of its noise
+
+
+@pytest.mark.parametrize("rule", ["none", "linear", "lr-only", "sqrt-no-betas"])
+def test_where_the_betas_stay_the_averages_keep_their_reach(rule):
+    walk = Walk("Adam", 0.0, (0.9, 0.999))
+    walk.length(1.0, 100)
+    (state,) = walk.optimizer.state.values()
+    before = {name: value.clone() for name, value in state.items()}
+    rescale(walk.optimizer, 4.0, rule, second_moment="keep")
+    assert all(torch.equal(state[name], value) for name, value in before.items())

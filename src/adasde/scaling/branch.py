@@ -43,7 +43,8 @@ class BranchReport:
         samples: Examples after which the loss was measured, (evaluations,).
         start: The loss at the branch point.
         losses: kappa -> losses, (repeats, evaluations); kappa = 1 is among them.
-        forecasts: kappa -> the gap at the end that the gradient's noise at the branch point predicts.
+        forecasts: kappa -> the gap at the end that the gradient's noise at the branch point predicts for the
+            square-root rule.
         tolerance: Largest gap that counts as no difference, in the unit of the loss.
     """
 
@@ -116,7 +117,7 @@ class BranchReport:
         """One line: up to which batch size the rule holds, and what was forecast."""
         forecast = f"forecast {self.batch_size * self.forecast_kappa:g}"
         if self.largest_kappa == 1:
-            word = "No" if self.verdicts[min(self.forecasts)] == "breaks" else "Undecided"
+            word = "No" if self.verdicts[min(k for k in self.forecasts if k > 1)] == "breaks" else "Undecided"
             return f"{word}: no batch above {self.batch_size} was seen to follow it ({forecast})"
         return f"Yes, up to batch {self.batch_size * self.largest_kappa:g} ({forecast})"
 
@@ -174,7 +175,7 @@ def branch(
             sees its parent's examples again is closer to it than a larger batch is in training.
         held: Tensors on which ``loss`` is measured in eval mode, or a function of the model that returns the loss.
         batch_size: Examples per step so far, at least 1.
-        kappas: Batch multipliers to try, each > 0; 1 is always among them.
+        kappas: Batch multipliers to try, each > 0, one of them above 1; 1 itself is always tried.
         tolerance: Largest gap that counts as no difference, in the unit of the loss; default 0.01.
         repeats: Orders of the examples, at least 2. Intervals are over these.
         rule: Name of the rule; default the square-root rule.
@@ -191,14 +192,17 @@ def branch(
     Source: weak approximation holds from any initial state of the SDE (theorem 4.2 of the paper). The comparison in
         branches is ours.
     """
-    whole("batch_size", batch_size, least=1)
-    whole("repeats", repeats, least=2)
+    batch_size, repeats = whole("batch_size", batch_size, least=1), whole("repeats", repeats, least=2)
     sizes = {1.0: batch_size} | {
-        float(kappa): scaled_batch_size(batch_size, kappa) for kappa in sorted(kappas) if kappa != 1
+        float(kappa): scaled_batch_size(batch_size, kappa)
+        for kappa in sorted(positive("kappas", kappa) for kappa in kappas)
+        if kappa != 1
     }
-    if len(sizes) == 1:
-        raise InputError(f"kappas = {tuple(kappas)}: must hold one besides 1")
-    data = _Tensors(examples) if isinstance(examples, tuple) else examples
+    if max(sizes) == 1:
+        raise InputError(f"kappas = {tuple(kappas)}: must hold one above 1")
+    if micro_batch is not None:
+        micro_batch = whole("micro_batch", micro_batch, least=1)
+    data = _Tensors(examples) if isinstance(examples, tuple | list) else examples
     interval = math.lcm(*sizes.values())
     count = len(data) // (EVALUATIONS * interval) * interval  # between two evaluations
     if count < 1:
@@ -210,14 +214,14 @@ def branch(
     measure = held if callable(held) else _held_loss(loss, held)
     for kappa in sizes:  # refuses before anything is trained
         rescale(_copies(model, optimizer)[1], kappa, rule, betas=betas)
-    start, places = measure(model), torch.arange(min(SAMPLE, len(data)))
+    start, places = measure(model), _order(len(data), seed=0)[:SAMPLE]
     chunks = [data[part] for part in places.split(max(1, len(places) // 20))]
     with torch.random.fork_rng():
         monitor = NoiseMonitor(*_copies(model, optimizer), batch_size, loss, chunks, every=1)
         speeds = monitor.speeds([kappa for kappa in sizes if kappa != 1])
     losses: dict[float, list[list[float]]] = {kappa: [] for kappa in sizes}
     for repeat in range(repeats):
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(repeat))
+        order = _order(len(data), seed=repeat)
         for kappa, size in sizes.items():
             own, own_optimizer = _copies(model, optimizer)
             rescale(own_optimizer, kappa, rule, betas=betas)
@@ -236,10 +240,14 @@ def branch(
     return BranchReport(batch_size, marks, start, arrays, forecasts, tolerance)
 
 
+def _order(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
 class _Tensors:
     """Examples that stand in tensors."""
 
-    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
         if len({len(tensor) for tensor in tensors}) != 1:
             raise InputError(
                 f"examples: tensors of {[len(tensor) for tensor in tensors]} examples; must be as many in each"
@@ -272,10 +280,15 @@ def _step(
     optimizer.zero_grad()
     for part in batch.split(micro_batch):
         (loss(model, *data[part]) * (len(part) / len(batch))).backward()
+    if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
+        raise InputError("loss: must depend on the model that it is called with, and the optimizer hold its parameters")
     optimizer.step()
 
 
 def _held_loss(loss: Callable[..., Tensor], held: tuple[Tensor, ...]) -> Callable[[torch.nn.Module], float]:
+    if not len(_Tensors(held)):
+        raise InputError("held: holds no examples")
+
     def measure(model: torch.nn.Module) -> float:
         modes = [(module, module.training) for module in model.modules()]
         model.eval()

@@ -138,12 +138,14 @@ class TrainerNoise(MicroBatchNoise):
 
     def end_step(self, micro_batches: int) -> None:
         """End the step. One that is not of so many whole micro-batches, at the end of an epoch, is left out."""
-        if self.whole and self._count == micro_batches * self._ranks:
+        if self._spoiled:
+            self._skip()  # and so will the scaler
+        elif self.whole and self._count == micro_batches * self._ranks:
             self._end_step()
         self._count, self.whole = 0, True
 
 
-def trainer_callback(trainer: "Trainer", monitor: _Make | None = None, every: int = 10) -> NoiseCallback:
+def trainer_callback(trainer: "Trainer", monitor: _Make | None = None, every: int = 16) -> NoiseCallback:
     """Return a callback that measures the gradient's noise in transformers' Trainer, and sends it to its loggers.
 
     By default it measures the micro-batches of gradient accumulation and the ranks of DDP, see `MicroBatchNoise`.
@@ -158,7 +160,7 @@ def trainer_callback(trainer: "Trainer", monitor: _Make | None = None, every: in
         trainer: The Trainer. While it trains, the callback stands around its ``training_step``, because Trainer clips
             gradients before it calls any callback.
         monitor: For training without accumulation, a function of the optimizer that returns a `NoiseMonitor`.
-        every: Optimizer steps per measured step, at least 1; default 10. Of ten measured steps one is logged.
+        every: Optimizer steps per measured step, at least 1; default 16. Of ten measured steps one is logged.
 
     Raises:
         InputError: When the training starts, if each step has one micro-batch only and there is no monitor.
@@ -207,7 +209,7 @@ class _TrainerHooks(NoiseCallback):
         return loss
 
 
-def lightning_callback(monitor: _Make | None = None, every: int = 10) -> NoiseCallback:
+def lightning_callback(monitor: _Make | None = None, every: int = 16) -> NoiseCallback:
     """Return a callback that measures the gradient's noise in Lightning's Trainer, and sends it to its loggers.
 
     By default it measures the micro-batches of ``accumulate_grad_batches`` and the ranks of DDP, see
@@ -219,7 +221,7 @@ def lightning_callback(monitor: _Make | None = None, every: int = 10) -> NoiseCa
 
     Args:
         monitor: For training without accumulation, a function of the optimizer that returns a `NoiseMonitor`.
-        every: Optimizer steps per measured step, at least 1; default 10. Of ten measured steps one is logged.
+        every: Optimizer steps per measured step, at least 1; default 16. Of ten measured steps one is logged.
 
     Raises:
         InputError: If Lightning was not imported; when the training starts, if each step has one micro-batch only and

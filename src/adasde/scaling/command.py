@@ -126,7 +126,7 @@ def scale_arguments(parser: argparse.ArgumentParser) -> None:
         sub.set_defaults(optimizer=kind, parts=(*defaults, *rest), write=None)
         sub.add_argument("--batch-size", type=count, required=True, help="batch size of these hyperparameters")
         sub.add_argument("--steps", type=count, help="optimizer steps of the whole training")
-        sub.add_argument("--warmup-steps", type=count, default=0)
+        sub.add_argument("--warmup-steps", type=int, default=0)
         sub.add_argument("--clip", type=float, help="largest gradient norm")
         sub.add_argument("--average", type=float, help="decay of a moving average of the weights")
     sub = kinds.add_parser("recipe", help="a file with a whole recipe", description=parser.description)

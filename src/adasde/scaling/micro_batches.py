@@ -24,7 +24,8 @@ class MicroBatchNoise(NoiseReport):
     """Measures the gradient's noise in the usual loop of gradient accumulation, or over the ranks of DDP.
 
     Call `accumulate` after each micro-batch's backward pass, before gradients are clipped or unscaled. The optimizer's
-    step ends the group of micro-batches and refuses one of another size than before. The training stays as it is. ::
+    step ends the group of micro-batches and refuses one of another size than before. Call `drop` where gradients are
+    dropped without a step. The training stays as it is. ::
 
         noise = MicroBatchNoise(optimizer, micro_batch_size=8)
         for micro_batches in loader:
@@ -116,7 +117,9 @@ class MicroBatchNoise(NoiseReport):
         finite = self._finite(gradients)
         complete = self._count > 0 and (self._ddp is not None or self._count == self._micro_batches)
         if complete and self._scaler is None:
-            raise self._error(f"accumulate: already called for the {self._count} micro-batches of this step")
+            raise self._error(
+                f"accumulate: already called for the {self._count} micro-batches of this step; take it, or .drop()"
+            )
         if complete or (finite and self._spoiled):  # gradients were zeroed, but no step was taken
             self._skip()
         self._spoiled = not finite
@@ -139,6 +142,7 @@ class MicroBatchNoise(NoiseReport):
                 least 2. Nothing has changed then.
         """
         self._refuse_unmeasured()
+        self.drop()
         size = self.micro_batch_size if micro_batch_size is None else whole("micro_batch_size", micro_batch_size, 1)
         batch_size = scaled_batch_size(self.batch_size, kappa)
         count = batch_size // size
@@ -149,6 +153,10 @@ class MicroBatchNoise(NoiseReport):
         torch._foreach_copy_(self._deviations, torch._foreach_mul(variances, self._mass / (count * batch_size)))
         torch._foreach_copy_(self._squares, torch._foreach_add(squares, variances, alpha=1.0 / batch_size))
         super().rescaled(kappa)
+
+    def drop(self) -> None:
+        """Forget the micro-batches of a step that is not taken, such as those left at the end of an epoch."""
+        self._count, self._spoiled, self._passes = 0, False, [0] * len(self._parameters)
 
     def remove(self) -> None:
         """Stop measuring: from now on the optimizer steps without `accumulate`."""

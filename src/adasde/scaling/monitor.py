@@ -81,6 +81,7 @@ class NoiseMonitor(NoiseReport):
                 weights, the loss or its gradient are not finite.
         """
         self._refuse_rescaled()
+        step = whole("step", step, least=0)
         if step < self._step:
             raise self._error(f"step = {step}: before the last one, {self._step}")
         if not self._called and step > self.every:
@@ -130,5 +131,7 @@ class NoiseMonitor(NoiseReport):
         ):
             if not finite:
                 raise self._error(f"{name}: not finite at step {self._step}; training has diverged, nothing measured")
+        if gradient.norm + gradient.trace == 0.0:
+            raise self._error("loss: depends on none of the optimizer's parameters; they must be the model's")
         self._gradient: Gradient = gradient
         self._record()

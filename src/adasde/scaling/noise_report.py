@@ -154,8 +154,11 @@ class NoiseReport(ABC):
             kappa: The batch multiplier given to `rescale`; kappa * batch_size must be a whole number.
 
         Raises:
-            InputError: If it is not.
+            InputError: If it is not, or if the optimizer was rescaled by another kappa.
         """
+        taken = self._read_hyperparameters()[0] / self._hyperparameters[0]
+        if not math.isclose(taken, positive("kappa", kappa), rel_tol=1e-9):
+            raise self._error(f"kappa = {kappa:g}: the optimizer was rescaled by {taken:g}")
         self.batch_size = scaled_batch_size(self.batch_size, kappa)
         self._hyperparameters = self._read_hyperparameters()
         self._since, self._start = len(self.history), self._time

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from adasde.common import InputError, whole
 from adasde.scaling.rescale import rescale, scaled_group
 from adasde.scaling.rules import scaled_batch_size
+from adasde.scaling.schedulers import schedulers_of
 
 if TYPE_CHECKING:
     from adasde.scaling.noise_report import NoiseReport
@@ -24,7 +25,8 @@ class BatchRamp:
     Where a schedule halves the rate, the ramp halves it and applies the square-root rule at kappa = 2, with the state
     carried over. So the rate falls by sqrt(2) only, and the run keeps the SDE, and the SDE time per example, of the run
     that decays. What is left of the schedule between two doublings scales the rate. Call ``ramp.step()`` after every
-    optimizer step, and take the next batch of ``ramp.batch_size`` examples.
+    optimizer step, and take the next batch of ``ramp.batch_size`` examples. To resume, make the ramp before the
+    optimizer and the ramp load their states.
 
     Args:
         optimizer: An optimizer that `rescale` covers.
@@ -58,12 +60,13 @@ class BatchRamp:
         self.optimizer, self.betas, self.largest, self.noise = optimizer, betas, largest, noise
         self.base, self.examples, self.kappa = int(whole("batch_size", batch_size, least=1)), 0, 1
         self._scheduler = schedule if isinstance(schedule, LRScheduler) else None
+        schedulers_of(optimizer, self._scheduler)  # refuses another optimizer's, and one that is left out
         self._milestones: list[int] = []
         self._factors: list[float] = []  # of the schedule, over its largest rate, by step of the first batch size
         if isinstance(schedule, LRScheduler):
             if steps is None:
                 raise InputError("steps: missing; how many steps the schedule takes at the first batch size")
-            self._factors = _factors_of(optimizer, schedule, int(whole("steps", steps, least=1)))
+            self._factors = _factors_of(optimizer, schedule, whole("steps", steps, least=1))
         else:
             self._milestones = [int(whole("milestones", milestone, least=1)) for milestone in schedule]
             if self._milestones != sorted(set(self._milestones)):
@@ -78,17 +81,18 @@ class BatchRamp:
 
     def step(self) -> None:
         """Count the examples of the step that was taken, and change the rate, and the batch, for the next one."""
-        self.examples += self.batch_size
-        factor = self._factor_at(self.examples)
+        examples = self.examples + self.batch_size
+        factor, critical = self._factor_at(examples), math.inf
+        if factor <= 0:
+            raise InputError(f"schedule: ends after {examples} examples")
+        if self.noise is not None and self._grows(examples):
+            critical = self.noise.critical_batch()
+        self.examples = examples
         if factor != self._factor:
-            if factor <= 0:
-                raise InputError(f"schedule: ends after {self.examples} examples")
             for group in self.optimizer.param_groups:
                 _multiply(group, factor / self._factor)
             self._factor = factor
-        while self.kappa < self._most and self._ceiling_at(self.examples) <= 0.5 / self.kappa * (1 + 1e-9):
-            if self.noise is not None and self.batch_size * 2 > self.noise.critical_batch():
-                break
+        while self._grows(examples) and 2 * self.batch_size <= critical:
             rescale(self.optimizer, 2, scheduler=self._scheduler, betas=self.betas)
             self.kappa *= 2
             if self.noise is not None:
@@ -101,6 +105,10 @@ class BatchRamp:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned; the optimizer loads its own state."""
         self.examples, self.kappa, self._factor = state["examples"], state["kappa"], state["factor"]
+
+    def _grows(self, examples: int) -> bool:
+        """Whether the schedule has fallen far enough for a batch twice as large."""
+        return self.kappa < self._most and self._ceiling_at(examples) <= 0.5 / self.kappa * (1 + 1e-9)
 
     def _largest_kappa(self) -> int:
         """Return the largest kappa of the ramp. InputError if a beta does not allow it."""
@@ -115,9 +123,10 @@ class BatchRamp:
                 for group in self.optimizer.param_groups:
                     scaled_group(self.optimizer, group, most, "sqrt", self.betas)
                 return most
-            except InputError:
+            except InputError as error:
                 if self.noise is None or most == 1:  # the noise may not let it come so far
-                    raise
+                    grown = f"the schedule would take the batch to {most * self.base}; give a limit, or noise"
+                    raise InputError(f"largest: {grown} ({error})") from error
                 most //= 2
 
     def _factor_at(self, examples: int) -> float:
@@ -141,11 +150,14 @@ def _factors_of(optimizer: torch.optim.Optimizer, scheduler: LRScheduler, steps:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the stand-in's steps are not counted
         for _ in range(steps):
-            rates.append(float(stand_in.param_groups[0]["lr"]))
+            rates.append([float(group["lr"]) for group in stand_in.param_groups])
             own.step()
-    if not min(rates[0], max(rates)) > 0:
-        raise InputError(f"schedule: starts at a rate of {rates[0]:g}; make the ramp after the first step")
-    return [rate / max(rates) for rate in rates]
+    if not all(rate > 0 for rate in rates[0]):
+        raise InputError(f"schedule: starts at a rate of {min(rates[0]):g}; make the ramp after the first step")
+    factors = [[rate / first for rate, first in zip(row, rates[0], strict=True)] for row in rates]
+    if any(not math.isclose(factor, row[0], rel_tol=1e-6, abs_tol=1e-9) for row in factors for factor in row):
+        raise InputError("schedule: differs between parameter groups; the ramp has one batch size for all")
+    return [row[0] / max(row[0] for row in factors) for row in factors]
 
 
 def _multiply(group: dict[str, Any], factor: float) -> None:

@@ -45,8 +45,8 @@ def rescale(
     state is carried over, so that steps have their right length from the first one on: Adam's second moment v becomes
     g2 + (v - g2) / kappa, where g2 is the part that the mean gradient explains, and RMSprop's v / kappa. RMSprop cannot
     tell that part: where the gradient dominates its noise, its steps are too long at first. The running mean of
-    gradients stays. Counts of steps are divided by kappa, so that the correction of the bias goes on. Tensors
-    are changed in place, since captured graphs and compiled steps hold them.
+    gradients stays. Where the betas change, counts of steps are divided by kappa, so that the correction of the bias
+    goes on. Tensors are changed in place, since captured graphs and compiled steps hold them.
 
     Args:
         optimizer: torch's Adam, AdamW, NAdam or RMSprop, one of `adasde.scaling.optimizers`, or one of these wrapped by
@@ -56,7 +56,8 @@ def rescale(
             an `InvariantAdam` takes kappa times as many micro-batches, and nothing else changes.
         scheduler: The schedulers that hold rates of the optimizer: one of torch, transformers, timm or accelerate, a
             list of them, or a dictionary with one under ``scheduler``; default none. Their rates follow. Their counts
-            of steps do not: create them again with those of `scaled_steps`, or they decay kappa times too late.
+            of steps do not: divide these by kappa, see `scaled_steps`, the steps taken so far (``last_epoch``)
+            included, or they decay kappa times too late.
         betas: ``linear`` (default) is 1 - kappa (1 - beta); ``half-life`` is beta^kappa, which exists at every kappa.
         second_moment: ``transport`` (default) as said above, or ``keep``: v as it is, which people do and which is
             wrong until beta2 has forgotten.
@@ -67,7 +68,7 @@ def rescale(
 
     Source: the paper's square-root scaling rule and SDEs. The transport of v is ours, from the same state.
     """
-    optimizer, kappa, powers = unwrapped(optimizer), positive("kappa", kappa), rule_named(rule, betas)
+    optimizer, kappa, powers = _optimizer_in(optimizer), positive("kappa", kappa), rule_named(rule, betas)
     if second_moment not in ("transport", "keep"):
         raise InputError(f"second_moment = {second_moment!r}: must be transport or keep")
     if powers.micro_batches or isinstance(optimizer, optimizers.InvariantAdam):
@@ -87,7 +88,8 @@ def rescale(
         warnings.warn("capturable: a CUDA graph holds betas and eps; capture it again", ScalingWarning, stacklevel=2)
     for group, change in zip(groups, changes, strict=True):
         for parameter in group["params"]:
-            _carry_over(optimizer.state.get(parameter, {}), group, change, kappa, second_moment == "transport")
+            state = optimizer.state.get(parameter, {})
+            _carry_over(state, group, change, kappa, kappa**powers.betas, second_moment == "transport")
     done = set[int]()  # groups, and the defaults, may share a tensor
     for group, change in [*zip(groups, changes, strict=True), (optimizer.defaults, defaults)]:
         _replace(group, change, done)
@@ -97,6 +99,14 @@ def rescale(
     for holder in schedulers:
         scale_rates(holder, kappa**powers.lr, beta1_of)
     _mark(optimizer, kappa)
+
+
+def _optimizer_in(given: Any) -> torch.optim.Optimizer:
+    """Return the optimizer of torch that a user gives, perhaps wrapped."""
+    found = unwrapped(given)
+    if not isinstance(found, torch.optim.Optimizer):
+        raise InputError(f"optimizer = {type(found).__name__}: {_KNOWN}")
+    return found
 
 
 def betas_of(group: dict[str, Any]) -> tuple[Any, ...]:
@@ -127,7 +137,7 @@ def scaled_group(
     change: dict[str, Any] = {"betas": (new.beta1, new.beta2), "eps": new.eps, "weight_decay": new.weight_decay}
     change |= {key: scaled_beta("beta1", group[key], kappa, rule_named(rule, betas)) for key in MOMENTA if key in group}
     if "momentum_decay" in group:  # NAdam's, per step
-        change["momentum_decay"] = group["momentum_decay"] * kappa
+        change["momentum_decay"] = group["momentum_decay"] * kappa ** rule_named(rule).betas
     return change
 
 
@@ -177,13 +187,18 @@ def _set(old: Any, new: Any, done: set[int]) -> Any:
 
 
 @torch.no_grad()
-def _carry_over(state: dict[str, Any], group: dict[str, Any], change: dict[str, Any], kappa: float, move: bool) -> None:
-    """Change one parameter's state in place: its count of steps and, with ``move``, its running averages."""
+def _carry_over(
+    state: dict[str, Any], group: dict[str, Any], change: dict[str, Any], kappa: float, shorter: float, move: bool
+) -> None:
+    """Change one parameter's state in place: its count of steps and, with ``move``, its running averages.
+
+    The averages reach over ``shorter`` times fewer steps from now on: kappa, or 1 where the rule keeps the betas.
+    """
     count = float(state.get("step", 0))
     if isinstance(state.get("step"), torch.Tensor):
-        state["step"].div_(kappa)
+        state["step"].div_(shorter)
     elif "step" in state:
-        state["step"] = count / kappa
+        state["step"] = count / shorter
     if not move:
         return
     for name in ("square_avg", "v"):  # RMSprop's, torch's and ours
@@ -193,10 +208,10 @@ def _carry_over(state: dict[str, Any], group: dict[str, Any], change: dict[str, 
         old, new = (tuple(map(float, betas_of(part))) for part in (group, change))
         m, v = state["exp_avg"], state["exp_avg_sq"]
         # torch keeps averages with their bias; the corrected ones are carried over.
-        first, then = 1.0 - old[0] ** count, 1.0 - new[0] ** (count / kappa)
+        first, then = 1.0 - old[0] ** count, 1.0 - new[0] ** (count / shorter)
         mean = m / (then if "mu_product" in state and kappa < 1 else first)
         moved = transported(mean, v / (1.0 - old[1] ** count), old[0], new[0], count, kappa)
-        v.copy_(moved * (1.0 - new[1] ** (count / kappa)))
+        v.copy_(moved * (1.0 - new[1] ** (count / shorter)))
         if "mu_product" not in state:  # by which NAdam corrects m; it goes on by itself
             m.mul_(then / first)
 

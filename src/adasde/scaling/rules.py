@@ -69,7 +69,7 @@ def rule_named(name: str, betas: str = "linear") -> Rule:
 
     An unknown name or form is an InputError that lists the known ones.
     """
-    if name not in RULES:
+    if not isinstance(name, str) or name not in RULES:
         raise InputError(f"rule = {name!r}: must be one of {', '.join(RULES)}")
     if betas not in BETAS:
         raise InputError(f"betas = {betas!r}: must be {' or '.join(BETAS)}")
