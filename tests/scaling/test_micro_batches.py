@@ -268,7 +268,7 @@ def test_after_a_rescaling_by_any_rule_it_must_be_told(rule):
     optimizer.zero_grad()
     with pytest.raises(InputError, match="micro_batch_size = 5: batch size 24 must be 2 or more of them"):
         noise.rescaled(2, micro_batch_size=5)
-    with pytest.raises(InputError, match="kappa = 0.3: batch size 12 would become 3.6"):
+    with pytest.raises(InputError, match="kappa = 0.3: the optimizer was rescaled by 2"):
         noise.rescaled(0.3)
     before, critical = noise.speeds([2, 4]), noise.critical_batch()
     noise.rescaled(2)
@@ -286,6 +286,25 @@ def test_after_a_rescaling_by_any_rule_it_must_be_told(rule):
     train(loss, optimizer, noise, 10, count=8)
     assert noise.lags()
     assert noise.history[-1]["examples"] == 20 * 12 + 10 * 24
+
+
+def test_micro_batches_that_are_left_over_can_be_dropped():
+    model, loss = regression()
+    optimizer = Adam(model.parameters(), lr=1e-3, betas=(0.99, 0.999))
+    noise = MicroBatchNoise(optimizer, 3, every=1)
+    train(loss, optimizer, noise, 2)
+    for _ in range(4):
+        loss(3).backward()
+        noise.accumulate()
+    with pytest.raises(InputError, match=r"already called for the 4 micro-batches of this step; take it, or .drop\(\)"):
+        noise.accumulate()
+    optimizer.zero_grad()
+    noise.drop()
+    before = [tensor.clone() for tensor in noise.per_weight()[0]]
+    train(loss, optimizer, noise, 1)
+    assert noise.batch_size == 12
+    changes = [float((new - old).abs().max()) for new, old in zip(noise.per_weight()[0], before, strict=True)]
+    assert all(0 < change < 100 for change in changes)
 
 
 def test_schedulers_and_rates_set_by_hand_are_no_rescaling():

@@ -142,13 +142,14 @@ class MicroBatchNoise(NoiseReport):
                 least 2. Nothing has changed then.
         """
         self._refuse_unmeasured()
-        self.drop()
+        self._refuse_other(kappa)
         size = self.micro_batch_size if micro_batch_size is None else whole("micro_batch_size", micro_batch_size, 1)
         batch_size = scaled_batch_size(self.batch_size, kappa)
         count = batch_size // size
         if count * size != batch_size or count < 2:
             raise self._error(f"micro_batch_size = {size}: batch size {batch_size} must be 2 or more of them")
         variances, squares = self.per_weight()
+        self.drop()
         self._micro_batches, self.micro_batch_size, self._mass = count, size, count - 1.0
         torch._foreach_copy_(self._deviations, torch._foreach_mul(variances, self._mass / (count * batch_size)))
         torch._foreach_copy_(self._squares, torch._foreach_add(squares, variances, alpha=1.0 / batch_size))

@@ -156,9 +156,7 @@ class NoiseReport(ABC):
         Raises:
             InputError: If it is not, or if the optimizer was rescaled by another kappa.
         """
-        taken = self._read_hyperparameters()[0] / self._hyperparameters[0]
-        if not math.isclose(taken, positive("kappa", kappa), rel_tol=1e-9):
-            raise self._error(f"kappa = {kappa:g}: the optimizer was rescaled by {taken:g}")
+        self._refuse_other(kappa)
         self.batch_size = scaled_batch_size(self.batch_size, kappa)
         self._hyperparameters = self._read_hyperparameters()
         self._since, self._start = len(self.history), self._time
@@ -307,6 +305,11 @@ class NoiseReport(ABC):
             getattr(self.optimizer, "micro_batches", 1),
             *((float(betas_of(group)[-1]), float(group["eps"])) for group in groups),
         ]
+
+    def _refuse_other(self, kappa: float) -> None:
+        taken = self._read_hyperparameters()[0] / self._hyperparameters[0]
+        if not math.isclose(taken, positive("kappa", kappa), rel_tol=1e-9):
+            raise self._error(f"kappa = {kappa:g}: the optimizer was rescaled by {taken:g}")
 
     def _refuse_rescaled(self) -> None:
         if self._read_hyperparameters() != self._hyperparameters:
