@@ -57,6 +57,7 @@ class Links(HTMLParser):
         self.targets += [values[name] for name in ("href", "src") if values.get(name)]
 
 
+@pytest.mark.slow  # the site runs the tutorials
 def test_every_link_of_the_site_leads_somewhere(site):
     pages = {path: Links(path) for path in site.rglob("*.html") if "_static" not in path.parts}
     assert len(pages) > 12
@@ -72,6 +73,7 @@ def test_every_link_of_the_site_leads_somewhere(site):
                 assert unquote(parts.fragment) in pages[file].anchors, f"{path.name}: {target}"
 
 
+@pytest.mark.slow  # the site runs the tutorials
 def test_the_site_needs_no_network(site):
     for path in site.glob("*.html"):
         assert not re.findall(r'<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="https?:', path.read_text())
@@ -94,12 +96,14 @@ def test_every_file_and_target_that_a_page_names_exists():
             assert target in targets, f"{page.name}: make {target}"
 
 
+@pytest.mark.slow  # the site runs the tutorials
 def test_the_site_describes_every_public_name(site):
     anchors = Links(site / "generated/api.html").anchors
     assert {f"adasde.{name}" for name in package.__all__} <= anchors
     assert {f"adasde.sde.{name}" for name in sde.__all__} <= anchors
 
 
+@pytest.mark.slow  # the site runs the tutorials
 def test_the_site_shows_every_figure_and_claim(site):
     text = (site / "generated/figures.html").read_text()
     for name in pd.read_csv(ROOT / "results/reference/mini/claims.csv")["id"]:
@@ -108,6 +112,7 @@ def test_the_site_shows_every_figure_and_claim(site):
         assert f"{path.name}" in text
 
 
+@pytest.mark.slow  # the site runs the tutorials
 def test_the_glossary_has_every_metric(site):
     """Those of the metrics module's docstring."""
     entries = re.findall(r"^  ([a-z][\w<>]*(?:, \w+)*)(?= |$)", metrics.__doc__, re.M)
@@ -129,6 +134,7 @@ def test_a_tutorial_is_in_the_menu_with_its_figures(site, name):
     assert all((site / "generated/tutorials" / target).exists() for target in page.targets if target.endswith(".png"))
 
 
+@pytest.mark.slow  # the site runs the tutorials
 def test_the_tutorials_show_what_they_say(site):
     assert len(TUTORIALS) == 3
 

@@ -47,7 +47,8 @@ def test_figures_without_their_runs_are_refused(scale, trajectories):
         InputError, match="figure = 'noise-x': must be one of scaling-EXPERIMENT, rules-WORKLOAD, svag-"
     ):
         plot_figure("noise-x", table)
-    with pytest.raises(InputError, match="possible: none, since no run follows half-life or invariant or linear or lr-only or none"):
+    others = "half-life or invariant or linear or lr-only or none"
+    with pytest.raises(InputError, match=f"possible: none, since no run follows {others}"):
         plot_figure("rules-fashion-cnn", trajectories({("sqrt", 1): 0.0, ("sqrt", 2): 0.0}))
 
 
