@@ -43,6 +43,7 @@ def test_no_example_of_the_run_is_seen_again(small_spec, workload, checkpoint):
     assert not unseen.isdisjoint(following.tolist())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_branched_and_left_alone(checkpoint, workload, data_root, adasde, tmp_path):
     spec, path = checkpoint
     before, state = path.read_bytes(), read_checkpoint(path)

@@ -69,7 +69,7 @@ def test_examples_come_once_and_in_one_order_for_every_batch_size(trained, monke
 
 def test_micro_batches_and_a_measure_of_one_s_own_change_nothing_else(trained):
     model, optimizer, examples, held = trained
-    whole = branch(model, optimizer, loss, examples, held, 4, kappas=(4,))
+    whole = branch(model, optimizer, loss, examples, held, 4, kappas=(4,), repeats=2)
     parts = branch(
         model,
         optimizer,
@@ -79,6 +79,7 @@ def test_micro_batches_and_a_measure_of_one_s_own_change_nothing_else(trained):
         4,
         kappas=(4,),
         micro_batch=2,
+        repeats=2,
     )
     assert np.allclose(whole.losses[4], parts.losses[4], rtol=1e-3)
 

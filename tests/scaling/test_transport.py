@@ -62,7 +62,7 @@ def ratio(kind, kappa, signal, second_moment="transport"):
 @pytest.mark.parametrize("kappa", [16.0, 4.0, 1 / 16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_step_has_its_right_length(kind, kappa):  # case R1
-    for signal in (0.0, 0.01, 1.0):
+    for signal in (0.01, 1.0):
         right = 1.0
         if "RMSprop" in kind or kind == "beta1 = 0":  # without a mean of gradients all of v is taken for noise
             old = 1.0 if kappa > 1 else kappa  # the noise before the change
