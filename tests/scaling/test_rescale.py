@@ -151,3 +151,20 @@ def test_other_optimizers_are_refused_with_what_to_do(name):
         InputError, match=f"optimizer = {name}: must be torch's .*; .*rescale (torch's AdamW|that Adam)"
     ):
         rescale(kind(weights(), {"lr": 1.0, "weight_decay": 0.0, "eps": 0.0}), 4)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_goes_on_with_the_new_values():
+    def trained(compiled):
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(20, 20))
+        optimizer = torch.optim.AdamW([weight], lr=torch.tensor(1e-3), betas=(0.9, 0.99))
+        take = torch.compile(optimizer.step) if compiled else optimizer.step
+        for count in range(20):
+            if count == 10:
+                rescale(optimizer, KAPPA)
+            weight.grad = torch.randn(20, 20)
+            take()
+        return weight.detach()
+
+    assert torch.allclose(trained(compiled=True), trained(compiled=False), rtol=0, atol=1e-6)  # float32's rounding
