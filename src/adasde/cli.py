@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import math
 import os
 import sys
 import warnings
@@ -16,6 +15,7 @@ from adasde import __version__
 from adasde.analysis.figures.registry import figure_runs, plot_figure, plot_named
 from adasde.common import InputError, text_table
 from adasde.experiments import cost
+from adasde.experiments import plan as planning
 from adasde.experiments.cells import Plan
 from adasde.experiments.documents import merged
 from adasde.experiments.specs import Simulation, Trained, spec_of
@@ -121,48 +121,10 @@ def figure(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> None:
     """Predict from finished runs of one cell how far the square-root rule makes larger batches fall behind them."""
-    from adasde.analysis.lags import lags_of_run
-    from adasde.experiments.artifacts import read_results
-    from adasde.scaling import lag
+    from adasde.analysis.prediction import predict_lags
 
-    results = read_results(options.run)
-    spec = results[0].spec
-    if isinstance(spec, Simulation) or spec.ell != 1:
-        kind = "a simulation" if isinstance(spec, Simulation) else f"SVAG at ell = {spec.ell:g}"
-        raise InputError(f"{options.run}: holds {kind}; a prediction needs a plain training run")
-    curves = [lags_of_run(result.rows, options.run) for result in results]
-    betas = [value for name in ("beta1", "beta2", "beta") if (value := getattr(spec.optimizer, name, 0)) > 0]
-    limit = round(1.0 / (1.0 - min(betas)), 6) if betas else math.inf
-    means = {kappa: sum(curve[kappa] for curve in curves) / len(curves) for kappa in curves[0]}  # over seeds
-    lags = {kappa: curve for kappa, curve in means.items() if kappa < limit} or {
-        2.0: means[2]
-    }  # that the rule can reach
-    table = [
-        {"kappa": kappa, "batch_size": spec.batch_size * kappa, "lag_at_end": curve[-1], "largest_lag": curve.max()}
-        for kappa, curve in lags.items()
-    ]
-    safe, largest = lag.safe_kappa(lags), lag.largest_kappa(lags, betas)
-    name = spec.run if len(results) == 1 else spec.cell
-    if options.json:
-        facts = {"run": name, "tolerated_lag": lag.TOLERATED, "safe_kappa": safe, "largest_kappa": largest}
-        facts["rule_needs_kappa_below"] = limit if betas else None
-        print(json.dumps({**facts, "lags": table}, indent=1))
-        return
-    over = f", mean over {len(results)} seeds" if len(results) > 1 else ""
-    print(f"{name}: predicted lag, as a share of the samples seen, if the square-root rule scales this run{over}")
-    cells = [
-        (f"{r['kappa']:g}", f"{r['batch_size']:g}", f"{100 * r['lag_at_end']:.1f}%", f"{100 * r['largest_lag']:.1f}%")
-        for r in table
-    ]
-    print(text_table([("kappa", "batch size", "at the end", "largest"), *cells]))
-    reach = "at least " if safe == max(lags) else ""
-    print(
-        f"largest kappa with a predicted lag under {100 * lag.TOLERATED:g}% at the end: {reach}{safe:.3g} "
-        "(linear in log kappa between the rows"
-        + (f"; {largest:.3g} with every beta at 0.5 or above; the rule needs kappa < {limit:g})" if betas else ")")
-    )
-    if not spec.schedule.constant:
-        print("warning: the run's learning rate is not constant, as the prediction presumes")
+    found = predict_lags(options.run)
+    print(json.dumps(found.document, indent=1) if options.json else found)
 
 
 def branch(options: argparse.Namespace) -> None:
@@ -179,15 +141,14 @@ def branch(options: argparse.Namespace) -> None:
 def claims(options: argparse.Namespace) -> None:
     """Judge every claim that the tables can speak to; print and, if asked, write the verdicts."""
     from adasde.analysis import tables
-    from adasde.analysis.claims.evaluation import evaluate_claims
-    from adasde.analysis.claims.report import claims_summary, renew_claims, write_claims
+    from adasde.analysis.claims import evaluation, report
 
-    table = evaluate_claims(*tables.both(options.tables))
+    table = evaluation.evaluate_claims(*tables.both(options.tables))
     if options.out is not None:
-        write_claims(table, options.out)
+        report.write_claims(table, options.out)
     if options.readme is not None:
-        renew_claims(table, options.readme)
-    print(claims_summary(table))
+        report.renew_claims(table, options.readme)
+    print(report.claims_summary(table))
 
 
 def report(options: argparse.Namespace) -> None:
@@ -239,12 +200,10 @@ def check(options: argparse.Namespace) -> int:
 
 def _planned(paths: list[Path]) -> tuple[Plan, dict[str, list[str]]]:
     """Return the plan of configs that are merged, and the runs of each figure; warnings go to stderr, once each."""
-    from adasde.experiments.plan import plan
-
     config = merged(paths)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ScalingWarning)
-        planned = plan(config)
+        planned = planning.plan(config)
         shown = figure_runs(planned)
     for note in dict.fromkeys(str(warning.message) for warning in caught):
         print(f"adasde: warning: {note}", file=sys.stderr)
@@ -266,13 +225,17 @@ def _progress(run: str) -> Iterator[Callable[[int, int], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich import console, progress
 
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task(run, total=None)
-        yield lambda step, steps: progress.update(bar, completed=step, total=steps)
+    columns = (
+        "{task.description}",
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=console.Console(stderr=True)) as shown:
+        bar = shown.add_task(run, total=None)
+        yield lambda step, steps: shown.update(bar, completed=step, total=steps)
 
 
 _Command = Callable[[Callable, str, str], argparse.ArgumentParser]  # adds a command: its function, name and help

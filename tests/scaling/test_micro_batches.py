@@ -608,3 +608,5 @@ def test_a_suggested_kappa_is_taken_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error", ScalingWarning)
         rescale(given.optimizer, kappa)
+    assert kappa > 1
+    assert given.optimizer.param_groups[0]["betas"] == pytest.approx((1 - 0.01 * kappa, 1 - 0.001 * kappa))

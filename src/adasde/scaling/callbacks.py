@@ -167,12 +167,7 @@ def trainer_callback(trainer: "Trainer", monitor: _Make | None = None, every: in
 
     Source: ours.
     """
-    from transformers import TrainerCallback  # an optional dependency, slow to import
-
-    class _Callback(_TrainerHooks, TrainerCallback):
-        """The callback, of the class that Trainer asks for."""
-
-    return _Callback(trainer, monitor, every)
+    return _for_trainer(_TrainerHooks)(trainer, monitor, every)
 
 
 class _TrainerHooks(NoiseCallback):
@@ -284,10 +279,19 @@ def _rows(batch: Any) -> int:
 
 def after_each_step(call: Callable[[int], object]) -> "TrainerCallback":
     """Return a callback for transformers' Trainer that calls ``call(step)`` after each optimizer step."""
+    return _for_trainer(_AfterStep)(call)
+
+
+class _AfterStep:
+    def __init__(self, call: Callable[[int], object]) -> None:
+        self._call = call
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._call(state.global_step)
+
+
+def _for_trainer(hooks: type) -> Any:
+    """Return a class with these hooks, of the class that Trainer asks for."""
     from transformers import TrainerCallback  # an optional dependency, slow to import
 
-    class _Callback(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            call(state.global_step)
-
-    return _Callback()
+    return type(hooks.__name__, (hooks, TrainerCallback), {})
