@@ -1,16 +1,4 @@
-"""RMSprop and Adam as the paper defines them, beside what people run under the same names.
-
-=======  =========  ==================================================================================================
-Adam     paper      `_FusedAdam`, as torch.optim.Adam: update both averages, correct their bias, then take the step
-Adam     invariant  `InvariantAdam`: square the gradients of micro-batches, then average them
-RMSprop  paper      `RMSprop`: divide by sqrt(v) from BEFORE the current gradient; no bias correction
-RMSprop  torch      torch.optim.RMSprop: divide by sqrt(v) AFTER the current gradient; v starts at 0
-RMSprop  authors    `_FusedAdam` with beta1 = 0, as the authors' code: after the current gradient, bias-corrected
-=======  =========  ==================================================================================================
-
-All variants of an optimizer have the same limit for lr -> 0 at fixed lr^2 / (1 - beta). `build` and `build_invariant`
-choose the implementation of a run: torch's where torch has the same algorithm, ours elsewhere.
-"""
+"""Batch-size-invariant Adam: square the gradients of micro-batches, then average them."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -18,90 +6,9 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.adam import adam
-from torch.optim.adamw import adamw
 
 from adasde.common import InputError, positive, whole
-from adasde.scaling.hyperparameters import VARIANTS, AdamHyperparameters, RMSpropHyperparameters
-
-_Parameters = Iterable[Any]  # parameters, or dictionaries of parameter groups
-
-
-class RMSprop(Optimizer):
-    """RMSprop of the paper: theta -= lr g / (sqrt(v) + eps), and only then v = alpha v + (1 - alpha) g^2.
-
-    Its arguments are torch's, and it works where torch.optim.RMSprop does: schedulers, GradScaler, hooks, checkpoints.
-
-    The paper does not give v at step 0. Starting from 0 would divide the first gradient by eps. So ``v`` is the
-    starting value. A coordinate whose gradient was always zero keeps v = 0, and its first non-zero gradient is divided
-    by eps. With eps as small as 1e-8 this definition therefore diverges on networks with inactive units, where the two
-    other variants do not.
-
-    Args:
-        params: Parameters, or dictionaries of parameter groups, which may have arguments of their own.
-        lr: Learning rate, >= 0; default 0.01.
-        alpha: Decay of the running mean of squared gradients, in [0, 1), the paper's beta; default 0.99.
-        eps: Number added to the denominator, >= 0; default 1e-8.
-        weight_decay: Coupled weight decay (an L2 term of the loss), >= 0; default 0.
-        momentum: Decay of a running sum of the steps, as torch's, >= 0; default 0, since the paper's RMSprop has none.
-            OneCycleLR and CyclicLR set it unless they are given cycle_momentum=False.
-        v: Second moment before the first step: a number >= 0, or None (default) for the square of the first gradient.
-
-    Raises:
-        InputError: If a value is out of its range; in `step`, if a gradient is sparse. Nothing has been changed then.
-
-    Source: the paper's definition; its v at step 0, and momentum, are ours.
-    """
-
-    def __init__(
-        self,
-        params: _Parameters,
-        lr: float = 1e-2,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        momentum: float = 0.0,
-        v: float | None = None,
-    ) -> None:
-        options = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum, "v": v}
-        super().__init__(params, options)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters with arguments of their own, as torch.optim.Optimizer does."""
-        group = {**self.defaults, **param_group}
-        _check_group(group, alpha=group["alpha"])
-        for name in ("momentum", "v"):
-            _check_number(name, group[name] or 0.0)
-        super().add_param_group(param_group)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step. Return the closure's loss, if a closure is given."""
-        loss = _loss(closure)
-        _refuse_sparse(self)
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            grads = [p.grad for p in params]
-            if group["weight_decay"]:
-                grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
-            for p, g in zip(params, grads, strict=True):
-                if not self.state[p]:
-                    self.state[p]["v"] = g * g if group["v"] is None else torch.full_like(p, group["v"])
-            vs = [self.state[p]["v"] for p in params]
-            denominators = torch._foreach_sqrt(vs)
-            torch._foreach_add_(denominators, group["eps"])
-            if group["momentum"]:
-                buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
-                torch._foreach_mul_(buffers, group["momentum"])
-                torch._foreach_addcdiv_(buffers, grads, denominators)
-                torch._foreach_add_(params, buffers, alpha=-float(group["lr"]))
-            else:
-                torch._foreach_addcdiv_(params, grads, denominators, value=-float(group["lr"]))
-            torch._foreach_mul_(vs, group["alpha"])
-            torch._foreach_addcmul_(vs, grads, grads, value=1.0 - group["alpha"])
-        return loss
+from adasde.scaling.optimizers.checks import Parameters, check_group, closure_loss, refuse_sparse
 
 
 class InvariantAdam(Optimizer):
@@ -154,7 +61,7 @@ class InvariantAdam(Optimizer):
 
     def __init__(
         self,
-        params: _Parameters,
+        params: Parameters,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -172,7 +79,7 @@ class InvariantAdam(Optimizer):
         group = {**self.defaults, **param_group}
         if not isinstance(group["betas"], Sequence) or len(group["betas"]) != 2:
             raise InputError(f"betas = {group['betas']!r}: must be two numbers, (beta1, beta2)")
-        _check_group(group, beta1=group["betas"][0], beta2=group["betas"][1])
+        check_group(group, beta1=group["betas"][0], beta2=group["betas"][1])
         super().add_param_group(param_group)
         for p in self.param_groups[-1]["params"]:
             kind = "sharded (DTensor)" if hasattr(p, "device_mesh") else "complex" if p.is_complex() else ""
@@ -219,7 +126,7 @@ class InvariantAdam(Optimizer):
                 f"closure: goes with micro_batches = 1 and no accumulate(), not with {k} and {count}; call "
                 "accumulate() after each backward(), and step() without it"
             )
-        loss = _loss(closure)
+        loss = closure_loss(closure)
         if k == 1 and not count:  # as torch's
             if not self._gradients(error_if_nonfinite=True):
                 return loss
@@ -292,7 +199,7 @@ class InvariantAdam(Optimizer):
 
     def _gradients(self, error_if_nonfinite: bool) -> list[torch.Tensor]:
         """Return the gradients that stand in .grad. InputError if one is sparse or not finite."""
-        grads = _refuse_sparse(self)
+        grads = refuse_sparse(self)
         if grads and error_if_nonfinite:
             norms = torch._foreach_norm(grads)
             if not torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().all():
@@ -348,131 +255,5 @@ class InvariantAdam(Optimizer):
         return zip(params, sums, squares, strict=True)
 
 
-class _FusedAdam:
-    """Adam or AdamW by torch's fused kernel, with the numbers of torch.optim's class and less Python around them.
-
-    A step of a small network, of a millisecond or two, is 2 % shorter. A job is a second shorter, because torch.optim's
-    class imports torch's compiler at its first use. ``param_groups`` holds one group, whose ``lr`` schedules set.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[torch.Tensor],
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float = 0.0,
-        decoupled: bool = False,
-    ) -> None:
-        self.params = list(params)
-        self.param_groups: list[dict[str, Any]] = [{"params": self.params, "lr": lr}]
-        self.betas, self.eps, self.weight_decay, self.decoupled = betas, eps, weight_decay, decoupled
-        self.state = [
-            (torch.zeros_like(p), torch.zeros_like(p), torch.zeros((), dtype=torch.float32, device=p.device))
-            for p in self.params
-        ]  # both averages, and the number of steps
-
-    def zero_grad(self) -> None:
-        """Drop all gradients."""
-        for p in self.params:
-            p.grad = None
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Take one step with the parameters that have a gradient."""
-        given = [(p, p.grad, *state) for p, state in zip(self.params, self.state, strict=True) if p.grad is not None]
-        params, grads, first, second, counts = map(list, zip(*given, strict=True))
-        (adamw if self.decoupled else adam)(  # torch 2.5 has no argument for decoupled decay
-            params, grads, first, second, [], counts, fused=True, amsgrad=False, maximize=False,
-            beta1=self.betas[0], beta2=self.betas[1], lr=self.param_groups[0]["lr"], eps=self.eps,
-            weight_decay=self.weight_decay,
-        )  # fmt: skip
-
-    def as_torch(self) -> torch.optim.Adam:
-        """Return torch's Adam with the same parameters and state, for what knows torch's classes only."""
-        lr, decoupled = self.param_groups[0]["lr"], self.decoupled
-        optimizer = torch.optim.Adam(
-            self.params, lr, self.betas, self.eps, self.weight_decay, decoupled_weight_decay=decoupled
-        )
-        for p, (first, second, steps) in zip(self.params, self.state, strict=True):
-            optimizer.state[p] = {"exp_avg": first, "exp_avg_sq": second, "step": steps}
-        return optimizer
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs."""
-        return {"lr": self.param_groups[0]["lr"], "state": [list(tensors) for tensors in self.state]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
-        self.param_groups[0]["lr"] = state["lr"]
-        for own, saved in zip(self.state, state["state"], strict=True):
-            for tensor, value in zip(own, saved, strict=True):
-                tensor.copy_(value)
-
-
-def build(
-    params: _Parameters, hyperparameters: AdamHyperparameters | RMSpropHyperparameters, variant: str = "paper"
-) -> Optimizer | _FusedAdam:
-    """Return the optimizer that runs ``hyperparameters`` on ``params``, by the implementation called ``variant``."""
-    h = hyperparameters
-    if variant not in VARIANTS[h.name]:
-        raise InputError(f"variant = {variant!r}: {h.name} has {', '.join(VARIANTS[h.name])}")
-    shared: dict[str, Any] = {"lr": h.lr, "eps": h.eps, "weight_decay": h.weight_decay}
-    if isinstance(h, AdamHyperparameters):
-        return _FusedAdam(params, betas=(h.beta1, h.beta2), decoupled=h.decoupled, **shared)
-    if variant == "authors":
-        return _FusedAdam(params, betas=(0.0, h.beta), **shared)
-    if variant == "torch":
-        return torch.optim.RMSprop(params, alpha=h.beta, **shared)
-    return RMSprop(params, alpha=h.beta, **shared)
-
-
-def build_invariant(
-    params: _Parameters, hyperparameters: AdamHyperparameters | RMSpropHyperparameters, micro_batches: int
-) -> InvariantAdam:
-    """Return the optimizer that runs the baseline's ``hyperparameters`` on ``micro_batches`` of its batches at a time.
-
-    RMSprop is the authors' variant, Adam with beta1 = 0. The others have no invariant form here.
-    """
-    h = hyperparameters
-    betas = (h.beta1, h.beta2) if isinstance(h, AdamHyperparameters) else (0.0, h.beta)
-    decoupled = isinstance(h, AdamHyperparameters) and h.decoupled
-    return InvariantAdam(params, h.lr, betas, h.eps, h.weight_decay, decoupled, micro_batches)
-
-
 def _count(micro_batches: Any) -> int:
     return int(whole("micro_batches", positive("micro_batches", micro_batches), least=1))
-
-
-def _check_group(group: dict[str, Any], **betas: Any) -> None:
-    for name in ("lr", "eps", "weight_decay"):
-        _check_number(name, group[name])
-    for name, beta in betas.items():
-        _check_number(name, beta, below=1.0)
-
-
-def _check_number(name: str, value: Any, below: float = math.inf) -> None:
-    """InputError unless ``value`` is a number in [0, ``below``), or a tensor with one. torch takes lr = 0 as well."""
-    number = isinstance(value, int | float) or isinstance(value, torch.Tensor) and value.numel() == 1
-    if not (number and 0.0 <= float(value) < below):
-        shown = f"{float(value):g}" if number else repr(value)
-        raise InputError(f"{name} = {shown}: must be {'in [0, 1)' if below == 1.0 else 'a finite number >= 0'}")
-
-
-def _loss(closure: Callable[[], float] | None) -> float | None:
-    """Return the loss of a step's closure, which computes the gradients."""
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()
-
-
-def _refuse_sparse(optimizer: Optimizer) -> list[torch.Tensor]:
-    """Return the gradients of the optimizer's parameters. InputError if one is sparse."""
-    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    for g in grads:
-        if g.layout != torch.strided:
-            raise InputError(
-                f"gradient: one of shape {tuple(g.shape)} is sparse; use dense ones (nn.Embedding with sparse=False)"
-            )
-    return grads
