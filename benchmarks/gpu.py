@@ -1,4 +1,4 @@
-"""How fast one GPU trains the paper's tasks, on synthetic data of the real shapes: `make bench-gpu`.
+"""How fast one GPU trains the paper's workloads, on synthetic data of the real shapes: `make bench-gpu`.
 
 rate      examples per second of our steps, and of the decoding that feeds them (ImageNet)
 step      our step / a bare forward-backward-step of the same model, precision and passes on one fixed batch
@@ -141,7 +141,7 @@ def measured(spec, workload, device):
     return {
         "device": provenance(device)["device"],
         "torch": torch.__version__,
-        "task": spec.workload,
+        "workload": spec.workload,
         "precision": precision,
         "batch_size": spec.batch_size,
         "micro_batch": spec.micro_batch,

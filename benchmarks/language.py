@@ -1,6 +1,8 @@
 """Speed of language-model training as ratios within one process, interleaved: third part of `make bench`.
 
 step     our training step / a bare forward-backward-step of the same model on one fixed batch
+run      a whole run of the mini scale with its evaluations / (its steps x the bare step)
+share    of a whole run that its evaluations take
 trainer  transformers' Trainer on the same model, data and optimizer, without logging or saving / ours
 masked   a step of RoBERTa with the head on masked tokens alone / with the head on all tokens
 """
@@ -14,17 +16,15 @@ from pathlib import Path
 import torch
 
 from adasde.experiments.artifacts import device_name
-from adasde.experiments.documents import read
-from adasde.experiments.plan import plan
 from adasde.scaling.rules import ScalingWarning
 from adasde.training.loop import keep_memory
 from adasde.training.run import Run
 from adasde.workloads.data.registry import prepare
 from adasde.workloads.registry import load_workload
-from training import ROOT, ratio, seconds
+from training import ROOT, SIZES, bare, changed, interleaved, mini, ratio, whole_run
 
 ROUNDS = 9
-SEQUENCES = 512  # per round and contestant
+SEQUENCES = 256  # per round and contestant
 
 
 class Blocks(torch.utils.data.Dataset):
@@ -74,20 +74,6 @@ def trainer(spec, workload, folder):
     return train
 
 
-def bare(spec, workload):
-    """Return a function of as many steps on one fixed batch, with the run's own model and optimizer."""
-    run = Run(spec, workload)
-    batch = workload.gather(*run.sampler.draw(spec.batch_size))
-
-    def steps():
-        for _ in range(SEQUENCES // spec.batch_size):
-            run.optimizer.zero_grad()
-            workload.loss(run.model, *batch).backward()
-            run.optimizer.step()
-
-    return steps
-
-
 def full_head(spec, workload):
     """Return a function of as many steps of RoBERTa whose head is applied to all tokens."""
     run = Run(spec, workload)
@@ -103,13 +89,6 @@ def full_head(spec, workload):
     return steps
 
 
-def timed(contestants):
-    """Seconds per round of each contestant, interleaved."""
-    for function in contestants.values():
-        function()  # warm
-    return [{name: seconds(function) for name, function in contestants.items()} for _ in range(ROUNDS)]
-
-
 def main():
     """Print the table."""
     keep_memory()
@@ -118,29 +97,36 @@ def main():
     torch.set_flush_denormal(True)
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "results/data"
     prepare("wiki-mini", root)
-    runs = plan(read(ROOT / "workflow/config/mini.yaml")).runs
     gpt2, roberta = (load_workload(name, root) for name in ("wiki-gpt2", "wiki-roberta"))
     print(f"\n{device_name()}, one thread; medians of {ROUNDS} interleaved rounds")
-    print(f"{'gpt2':22}{'step (<= 1.05)':>24}{'trainer (>= 1.05)':>24}{'tokens/s':>12}")
-    for kappa in (1, 4, 16):
-        spec = runs[f"gpt2-adam.sqrt.k{kappa}.s0"]
-        ours = Run(spec, gpt2)
+    print(f"{'gpt2':22}{'step (<= 1.03)':>24}{'trainer (>= 1.05)':>24}{'tokens/s':>12}")
+    for size in SIZES:
+        spec, steps = changed(mini("wiki-gpt2"), size), SEQUENCES // size
+        ours, fixed = Run(spec, gpt2), bare(spec, gpt2)
         with tempfile.TemporaryDirectory() as folder:
-            rounds = timed(
-                {
-                    "bare": bare(spec, gpt2),
-                    "ours": lambda ours=ours, spec=spec: ours.advance(SEQUENCES // spec.batch_size),
-                    "trainer": trainer(spec, gpt2, folder),
-                }
-            )
+            contestants = {
+                "bare": lambda fixed=fixed, steps=steps: fixed(steps),
+                "ours": lambda ours=ours, steps=steps: ours.advance(steps),
+                "trainer": trainer(spec, gpt2, folder),
+            }
+            rounds = interleaved(contestants, ROUNDS)
         speed = SEQUENCES * gpt2.length / statistics.median(r["ours"] for r in rounds)
         cells = f"{ratio(rounds, 'ours', 'bare'):>24}{ratio(rounds, 'trainer', 'ours'):>24}{speed:>12,.0f}"
-        print(f"{f'B = {ours.drawn}':22}{cells}", flush=True)
+        print(f"{f'B = {size}':22}{cells}", flush=True)
+    print(f"{'gpt2':22}{'run (<= 1.2)':>24}{'share (<= 20%)':>24}")
+    for kappa in (1, 4, 16):
+        whole, share = whole_run(mini("wiki-gpt2", kappa=kappa), gpt2)
+        print(f"{f'kappa = {kappa}':22}{whole:>24.3f}{100 * share:>23.1f}%", flush=True)
     print(f"{'roberta, head':22}{'masked alone / all':>24}")
-    for kappa in (1, 16):
-        spec = runs[f"roberta-adam.sqrt.k{kappa}.s0"]
-        rounds = timed({"masked": bare(spec, roberta), "full": full_head(spec, roberta)})
-        print(f"{'B = ' + str(spec.batch_size):22}{ratio(rounds, 'masked', 'full'):>24}", flush=True)
+    for size in (8, 128):
+        spec, steps = changed(mini("wiki-roberta"), size), SEQUENCES // size
+        fixed = bare(spec, roberta)
+        contestants = {
+            "masked": lambda fixed=fixed, steps=steps: fixed(steps),
+            "full": full_head(spec, roberta),
+        }
+        rounds = interleaved(contestants, ROUNDS)
+        print(f"{f'B = {size}':22}{ratio(rounds, 'masked', 'full'):>24}", flush=True)
 
 
 if __name__ == "__main__":

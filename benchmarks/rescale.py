@@ -22,6 +22,7 @@ import torch
 from torch.optim import Adam, AdamW, NAdam, RMSprop
 
 from adasde.experiments.plan import plan
+from adasde.scaling.gradient_noise import SpeedMeter
 from adasde.scaling.ramp import BatchRamp
 from adasde.scaling.rescale import rescale
 from adasde.training.loop import keep_memory, train
@@ -134,7 +135,7 @@ def ramp(workload):
                 training.step(schedule.batch_size)
                 schedule.step()
                 steps += 1
-            measured = workload.measure(training.model, 32**-0.5, 1e-8)
+            measured = workload.measure(training.model, SpeedMeter(32**-0.5, 1e-8))
             row |= {f"{kind}_steps": steps} | {f"{kind}_{name}": measured[name] for name in ("train_loss", "test_loss")}
         rows.append(row)
     return pd.DataFrame(rows)

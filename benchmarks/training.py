@@ -2,11 +2,12 @@
 
 step   our training step / a bare forward-backward-step of the same model on one fixed batch
 usual  torchvision's usual loop (data set, transforms, DataLoader, default Adam) / ours
+onednn a bare step with oneDNN / without it, as a pass of so few images goes
 run    a whole run of the mini scale with its evaluations / (its steps x the bare step)
+share  of a whole run that its evaluations take
 svag   a step of SVAG / two steps of a plain run on minibatches of the same size
 VGG-16 a step of the paper's network, its images mirrored and cropped / a bare step on a fixed batch
 loader torchvision's ImageNet loader / ours, in one worker process each
-noise  share of a whole run that its evaluations spend on the gradient's noise, beyond the loss and the gradient
 """
 
 import io
@@ -14,6 +15,7 @@ import statistics
 import sys
 import time
 import warnings
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +28,19 @@ from torchvision import transforms
 from adasde.experiments.artifacts import device_name
 from adasde.experiments.documents import read
 from adasde.experiments.plan import plan
-from adasde.experiments.specs import spec_of
+from adasde.experiments.specs import Training, spec_of
+from adasde.scaling.gradient_noise import SpeedMeter
 from adasde.scaling.rules import ScalingWarning
 from adasde.training.loop import keep_memory, train
 from adasde.training.run import CHUNK, Run
 from adasde.workloads import imagenet
 from adasde.workloads.data.registry import load_arrays, prepare
-from adasde.workloads.metrics import loss_and_gradient
 from adasde.workloads.registry import load_workload
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 15
-CHUNK_ALONE = 250  # images per gradient where its noise is not asked for
-SAMPLES = 8 * CHUNK  # per round and contestant
+SIZES = (2, 8, 32, 128)  # of batches
+SAMPLES = 8 * CHUNK  # per round and contestant, at batches that are not small
 
 
 class Images(Dataset):
@@ -55,29 +57,44 @@ class Images(Dataset):
         return self.transform(Image.fromarray(self.images[index].numpy())), int(self.labels[index])
 
 
-def changed(spec, batch_size=None, **changes):
-    """Return the spec with other values; another batch size comes with a length that it divides."""
-    if batch_size is not None:
-        samples = (1 << 14) * batch_size
-        changes = {"batch_size": batch_size, "samples": samples, "evaluate": [samples], **changes}
-    return spec_of({**spec.document, **changes})
+def mini(workload, **wanted):
+    """The spec of the mini scale's first run from scratch of ``workload`` with Adam and these values."""
+    runs = plan(read(ROOT / "workflow/config/mini.yaml")).runs.values()
+    wanted = {"workload": workload, "rule": "sqrt", "kappa": 1, **wanted}
+    return next(
+        spec
+        for spec in runs
+        if isinstance(spec, Training)
+        and spec.origin == "scratch"
+        and spec.optimizer.name == "adam"
+        and all(getattr(spec, name) == value for name, value in wanted.items())
+    )
+
+
+def changed(spec, batch_size, **changes):
+    """Return the spec at another batch size, with a length that it divides and no evaluation in between."""
+    samples = (1 << 14) * batch_size
+    length = {"batch_size": batch_size, "samples": samples, "evaluate": [samples], "noise": []}
+    return spec_of({**spec.document, **length, "micro_batch": None, **changes})
 
 
 def bare(spec, workload):
-    """Return a function of one step on a fixed batch, with the run's own model, memory format and optimizer."""
+    """Return a function of some steps on a fixed batch, with the run's own model, memory format and optimizer."""
     run = Run(spec, workload)
     batch = workload.gather(*run.sampler.draw(spec.batch_size))
 
-    def step():
-        run.optimizer.zero_grad()
-        workload.loss(run.model, *batch).backward()
-        run.optimizer.step()
+    def steps(count):
+        with workload.kernels(spec.batch_size):
+            for _ in range(count):
+                run.optimizer.zero_grad()
+                workload.loss(run.model, *batch).backward()
+                run.optimizer.step()
 
-    return step
+    return steps
 
 
 def usual(spec, workload, tensors):
-    """Return a function of one step of the usual loop."""
+    """Return a function of some steps of the usual loop."""
     model = workload.build().train()
     optimizer = torch.optim.Adam(model.parameters(), lr=spec.optimizer.lr)
 
@@ -87,15 +104,15 @@ def usual(spec, workload, tensors):
 
     batches = endless()
 
-    def step():
-        images, labels = next(batches)
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        loss.item()
+    def steps(count):
+        for _, (images, labels) in zip(range(count), batches, strict=False):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            loss.item()
 
-    return step
+    return steps
 
 
 def seconds(function):
@@ -104,79 +121,71 @@ def seconds(function):
     return time.perf_counter() - begun
 
 
+def interleaved(contestants, rounds=ROUNDS):
+    """Seconds of every contestant per round, interleaved."""
+    for function in contestants.values():
+        function()  # warm
+    return [{name: seconds(function) for name, function in contestants.items()} for _ in range(rounds)]
+
+
 def steps_of(spec, workload, tensors):
-    """Seconds per round of the bare step, of ours and of the usual loop, interleaved."""
+    """Seconds per round of the bare step, of ours, of the usual loop, and of the bare step on oneDNN if that is off."""
     size = spec.batch_size
-    steps = SAMPLES // size
+    chunks = 8 if size >= 32 else 1
+    steps, few = chunks * CHUNK // size, 16  # the usual loop is slow
     ours, fixed, loop = Run(spec, workload), bare(spec, workload), usual(spec, workload, tensors)
 
     def advance():
-        for _ in range(SAMPLES // CHUNK):
+        for _ in range(chunks):
             ours.advance(CHUNK // size)
 
-    contestants = {
-        "bare": lambda: [fixed() for _ in range(steps)],
-        "ours": advance,
-        "usual": lambda: [loop() for _ in range(steps)],
-    }
-    for function in contestants.values():
-        function()  # warm
-    return [{name: seconds(function) for name, function in contestants.items()} for _ in range(ROUNDS)]
+    contestants = {"bare": lambda: fixed(steps), "ours": advance, "usual": lambda: loop(steps // few)}
+    if size <= workload.small:
+        default = copy(workload)
+        default.small = 0
+        with_onednn = bare(spec, default)
+        contestants["onednn"] = lambda: with_onednn(steps)
+    rounds = interleaved(contestants)
+    return [{**r, "usual": few * r["usual"]} for r in rounds]
 
 
 def whole_run(spec, workload):
-    """Ratio of a whole run to its steps, each bare, timed before and after; and the run's seconds."""
+    """Ratio of a whole run to its steps, each bare, timed before and after, and the share of its evaluations.
+
+    Each is a median of three.
+    """
     steps = spec.samples // spec.batch_size
-    fixed = bare(spec, workload)
-    part = steps // 4
+    fixed, found = bare(spec, workload), []
+    model = workload.model().train()
 
-    def some():
-        return seconds(lambda: [fixed() for _ in range(part)]) / part
+    def evaluation(noise):
+        return seconds(lambda: workload.measure(model, SpeedMeter(0.1, 1e-8) if noise else None, spec.tested))
 
-    some()
-    before = some()
-    whole = seconds(lambda: train(spec, workload))
-    return whole / (steps * (before + some()) / 2), whole
-
-
-def noise_seconds(spec, workload):
-    """Seconds per evaluation of the gradient with its noise and speeds, less those of the gradient alone."""
-    model = workload.model().eval()
-    joined = [torch.cat(parts) for parts in zip(*workload.subset, strict=True)]
-    few = list(zip(*(part.split(CHUNK_ALONE) for part in joined), strict=True))
-
-    def alone():
-        weights = list(model.parameters())
-        total = [torch.zeros_like(p) for p in weights]
-        for chunk in few:
-            torch._foreach_add_(total, torch.autograd.grad(workload.loss(model, *chunk), weights))
-        return torch.stack(torch._foreach_norm(total)).norm().item()
-
-    def whole():
-        loss_and_gradient(model, workload.loss, workload.subset, spec.batch_size**-0.5, spec.optimizer.eps)
-
-    alone(), whole()  # warm
-    return statistics.median(-seconds(alone) + seconds(whole) for _ in range(ROUNDS))
+    for _ in range(3):
+        before = seconds(lambda: fixed(steps // 4))
+        whole = seconds(lambda: train(spec, workload))
+        after = seconds(lambda: fixed(steps // 4))
+        noisy = len(spec.noise)
+        evaluating = noisy * evaluation(True) + (1 + len(spec.evaluate) - noisy) * evaluation(False)
+        found.append((whole / (2 * (before + after)), evaluating / whole))
+    return [statistics.median(column) for column in zip(*found, strict=True)]
 
 
 def svag_of(spec, plain, workload):
-    """Seconds per round of SVAG and of a plain run that draws as many samples, in twice as many steps, interleaved."""
+    """Seconds per round of SVAG and of a plain run that draws as many samples, in twice as many steps."""
     runs = {"svag": Run(spec, workload), "plain": Run(plain, workload)}
 
     def advance(run):
         for _ in range(SAMPLES // CHUNK):
             run.advance(CHUNK // run.drawn)
 
-    for run in runs.values():
-        advance(run)  # warm
-    return [{name: seconds(lambda run=run: advance(run)) for name, run in runs.items()} for _ in range(ROUNDS)]
+    return interleaved({name: lambda run=run: advance(run) for name, run in runs.items()})
 
 
 def paper_step(spec, workload):
     """Seconds per round of a step of a network of the paper, its images mirrored and cropped, and of a bare step."""
     ours, fixed = Run(spec, workload), bare(spec, workload)
-    ours.advance(1), fixed()  # warm
-    return [{"ours": seconds(lambda: ours.advance(1)), "bare": seconds(fixed)} for _ in range(7)]
+    return interleaved({"ours": lambda: ours.advance(1), "bare": lambda: fixed(1)}, rounds=7)
 
 
 def photographs(count):
@@ -220,9 +229,7 @@ def loader():
         "ours": lambda: take(ours.stream((part, *ours.noise(64)) for part in torch.arange(256).split(64))),
         "torchvision": lambda: take(DataLoader(Files(), 64, shuffle=True, num_workers=1)),
     }
-    for function in contestants.values():
-        function()  # warm
-    return [{name: seconds(function) for name, function in contestants.items()} for _ in range(7)]
+    return interleaved(contestants, rounds=7)
 
 
 def ratio(rounds, above, below):
@@ -241,21 +248,20 @@ def main():
     prepare("fashion-mnist", root)
     tensors = load_arrays("fashion-mnist", root)
     workload = load_workload("fashion-cnn", root)
-    runs = plan(read(ROOT / "workflow/config/mini.yaml")).runs
     print(f"{device_name()}, torch {torch.__version__}, one thread; medians of {ROUNDS} interleaved rounds")
-    names = f"{'step (<= 1.05)':>22}{'usual (>= 2.6)':>22}{'run (<= 1.25)':>16}{'noise (<= 5%)':>16}"
-    print(f"{'fashion-cnn, adam':22}{names}")
-    for kappa in (1, 4, 16):
-        spec = runs[f"fashion-cnn-adam.sqrt.k{kappa}.s0"]
-        rounds = steps_of(spec, workload, tensors)
+    print(f"{'fashion-cnn, adam':22}{'step (<= 1.03)':>22}{'usual (>= 2.6)':>22}{'onednn (>= 1)':>22}")
+    for size in SIZES:
+        rounds = steps_of(changed(mini("fashion-cnn"), size), workload, tensors)
         cells = [ratio(rounds, "ours", "bare"), ratio(rounds, "usual", "ours")]
-        ratios, times = zip(*(whole_run(spec, workload) for _ in range(3)), strict=True)
-        share = noise_seconds(spec, workload) * (1 + len(spec.evaluate)) / statistics.median(times)
-        whole = f"{statistics.median(ratios):>16.3f}{100 * share:>15.1f}%"
-        print(f"B = {spec.batch_size:<18}{cells[0]:>22}{cells[1]:>22}{whole}", flush=True)
+        cells += [ratio(rounds, "onednn", "bare")] if "onednn" in rounds[0] else ["-"]
+        print(f"{f'B = {size}':22}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
+    print(f"{'fashion-cnn, adam':22}{'run (<= 1.2)':>22}{'share (<= 20%)':>22}")
+    for kappa in (1, 4, 16):
+        whole, share = whole_run(mini("fashion-cnn", kappa=kappa), workload)
+        print(f"{f'kappa = {kappa}':22}{whole:>22.3f}{100 * share:>21.1f}%", flush=True)
     print(f"{'svag, ell = 2':22}{'step / two plain steps':>24}")
     for name, size, goal in (("fashion-cnn", 32, 0.85), ("fashion-cnn", 128, 0.95), ("fashion-resnet", 32, 1.05)):
-        spec, plain = (changed(runs[f"svag-{name}-adam.{level}.s0"], size) for level in ("svag.l2", "sqrt.k1"))
+        spec, plain = (changed(mini(name), size, **how) for how in ({"rule": "svag", "ell": 2}, {}))
         found = ratio(svag_of(spec, plain, load_workload(name, root)), "svag", "plain")
         print(f"{f'{name}, B = {size}':22}{found:>24} (<= {goal})", flush=True)
     paper = changed(plan(read(ROOT / "workflow/config/paper.yaml")).runs["vgg16-adam.sqrt.k1.s0"], 64)

@@ -247,6 +247,38 @@ def test_a_parameter_without_gradient_stays_under_adam():
     assert moving.grad is None
 
 
+@pytest.mark.parametrize("h", [ADAM, ADAMW])
+def test_a_gradient_that_comes_only_at_times_is_counted_as_torch_counts_it(h, problem):
+    starts, gradients = problem
+    paths = []
+    for kind in ("ours", "torch"):
+        params = [torch.nn.Parameter(start.clone()) for start in starts]
+        optimizer = optimizers.build(params, h) if kind == "ours" else optimizers.build(params, h).as_torch()
+        for k in range(12):
+            params[0].grad = gradients[0][k].clone()
+            params[1].grad = gradients[1][k].clone() if k % 3 else None
+            optimizer.step()
+        paths.append([params])
+        counts = (optimizer if kind == "torch" else optimizer.as_torch()).state
+        assert [counts[p]["step"].item() for p in params] == [12, 8]
+    assert_same(*paths)
+
+
+def test_as_torch_shares_the_state_and_steps_of_either_are_those_of_the_other(problem):
+    starts, gradients = problem
+    params, others = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    alone, ours = optimizers.build(others, ADAM), optimizers.build(params, ADAM)
+    for k in range(9):
+        for p, q, g in zip(params, others, gradients, strict=True):
+            p.grad, q.grad = g[k].clone(), g[k].clone()
+        alone.step()
+        (ours.as_torch() if k % 3 == 1 else ours).step()
+    assert_same([params], [others])
+    for p in params:
+        ours.as_torch().state[p]["step"].copy_(3)
+    assert ours.count.tolist() == [3.0, 3.0]
+
+
 def test_a_run_does_not_import_torchs_compiler():
     """It would take each job a second."""
     code = """

@@ -28,14 +28,18 @@ def test_time_is_the_sum_of_squared_learning_rates(small_spec, task):
     assert math.isclose(rates[30], 0.1 * base, rel_tol=1e-6)
 
 
-def test_batch_sizes_share_their_clock_and_weights_and_not_their_noise(small_spec, task):
+def test_batch_sizes_share_their_clock_weights_and_examples(small_spec, task):
+    """And not what dropout draws, nor the examples of another seed."""
     larger = changed(small_spec, batch_size=160, kappa=5)
-    one, two = Run(small_spec, task), Run(larger, task)
+    (one, first), (two, other) = ((Run(spec, task), torch.initial_seed()) for spec in (small_spec, larger))
+    assert first != other
     for p, q in zip(one.model.parameters(), two.model.parameters(), strict=True):
         assert torch.equal(p, q)
     for samples in small_spec.evaluate:
         assert math.isclose(one.time(samples // 32), two.time(samples // 160), rel_tol=1e-12)
-    assert not torch.equal(one.sampler.draw(50)[0], two.sampler.draw(50)[0])
+    drawn = torch.cat([one.sampler.draw(32)[0] for _ in range(10)])
+    assert torch.equal(drawn, torch.cat([two.sampler.draw(160)[0] for _ in range(2)]))
+    assert not torch.equal(drawn, Run(changed(larger, seed=1), task).sampler.draw(320)[0])
 
 
 def test_a_frozen_layer_keeps_its_weights_and_is_not_counted(small_spec, task):

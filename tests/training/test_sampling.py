@@ -9,15 +9,15 @@ import torch
 from adasde.common import Stopped
 from adasde.experiments.artifacts import rows_digest
 from adasde.training.loop import train
-from adasde.training.sampling import Sampler
+from adasde.training.sampling import BLOCK, Sampler
 from adasde.training.seeding import derive_seed
 from conftest import changed
 
 
-def sampler(sampling, seed=0):
+def sampler(sampling, seed=0, places=None):
     """A sampler of ten examples, with a random number for each draw."""
     workload = SimpleNamespace(size=10, noise=lambda count, generator: (torch.rand(count, generator=generator),))
-    return Sampler(workload, sampling, [seed])
+    return Sampler(workload, sampling, [seed], places)
 
 
 def test_draws_with_replacement_are_uniform_and_independent():
@@ -34,6 +34,29 @@ def test_epochs_are_permutations_without_a_gap():
     epochs = draws.view(3, 10)
     assert torch.equal(epochs.sort(dim=1).values, torch.arange(10).expand(3, 10))
     assert not torch.equal(epochs[0], epochs[1])
+
+
+@pytest.mark.parametrize("sampling", ["replacement", "epoch"])
+def test_what_is_drawn_does_not_depend_on_how_it_is_cut(sampling):
+    """Nor do the random numbers of each example; blocks of either have an end within."""
+    whole = sampler(sampling).draw(2 * BLOCK + 8)
+    for size in (1, 8, BLOCK + 4, 2 * BLOCK + 8):
+        own = sampler(sampling)
+        parts = [own.draw(size) for _ in range((2 * BLOCK + 8) // size)]
+        assert all(torch.equal(torch.cat(cut), one) for cut, one in zip(zip(*parts, strict=True), whole, strict=True))
+
+
+@pytest.mark.parametrize("before", [0, 1, 4, 9])
+def test_permutations_of_some_places(before):
+    places = torch.tensor([1, 2, 3, 5, 8])
+    own = sampler("epoch", places=places)
+    drawn = own.draw(20)[0].view(4, 5)
+    assert torch.equal(drawn.sort(dim=1).values, places.expand(4, 5))
+    assert not torch.equal(drawn[0], drawn[1])
+    own = sampler("epoch", places=places)
+    if before:
+        own.draw(before)
+    assert torch.equal(own.rest, drawn.flatten()[before : 5 * (before // 5 + 1)])
 
 
 @pytest.mark.parametrize("sampling", ["replacement", "epoch"])

@@ -25,9 +25,9 @@ def test_a_run_at_ell_covers_the_time_of_the_plain_run_in_ell_squared_steps(ell,
     spec = at_ell(ell)
     run = Run(spec, task)
     rates, sizes = [], []
-    step, loss = run.optimizer.step, run.objective.loss
+    step, objective = run.optimizer.step, run.objective
     run.optimizer.step = lambda: (rates.append(run.optimizer.param_groups[0]["lr"]), step())
-    run.objective.loss = lambda model, *batch: (sizes.append(len(batch[0])), loss(model, *batch))[1]
+    run.objective = lambda *batch: (sizes.append(len(batch[0])), objective(*batch))[1]
     for _ in range(ell**2):
         run.advance(40)
     assert set(sizes) == {32 if ell == 1 else 64}
@@ -123,5 +123,5 @@ def test_divergence_is_noted_on_the_plain_clock(at_ell, task, tmp_path):
 def test_the_noise_scale_of_a_run_is_amplified_with_its_noise(at_ell, task):
     """Speeds at larger batches are predicted from the run's own noise, which SVAG makes ell times as large."""
     plain, amplified = Run(at_ell(1), task), Run(at_ell(4), task)
-    assert plain.sigma == 32**-0.5
-    assert amplified.sigma == pytest.approx(4 * plain.sigma)
+    assert plain.meter.sigma == 32**-0.5
+    assert amplified.meter.sigma == pytest.approx(4 * plain.meter.sigma)

@@ -24,7 +24,7 @@ class Line(Workload):
         losses = ((model(inputs) - targets) ** 2)[:, 0]
         return losses.mean() if weights is None else losses @ weights
 
-    def measure(self, model, sigma, eps):
+    def measure(self, model, meter=None, tested=None):
         return {"train_loss": self.loss(model, *self.gather(torch.arange(10))).item()}
 
 
@@ -32,6 +32,8 @@ def test_a_workload_changes_no_examples_and_is_gathered_by_default():
     line = Line()
     assert line.noise(5) == ()
     assert not line.streamed
+    with line.kernels(1) as nothing:
+        assert nothing is None
     draws = [(torch.tensor([1, 2]),), (torch.tensor([3]),)]
     found = list(line.stream(iter(draws)))
     assert all(torch.equal(a, b) for one, draw in zip(found, draws, strict=True)

@@ -12,6 +12,7 @@ from tokenizers.processors import RobertaProcessing
 from adasde.common import InputError
 from adasde.experiments.plan import plan
 from adasde.scaling import optimizers
+from adasde.scaling.gradient_noise import SpeedMeter
 from adasde.scaling.hyperparameters import AdamHyperparameters
 from adasde.training.checkpoint import read_weights
 from adasde.training.loop import train
@@ -20,6 +21,7 @@ from adasde.workloads import language
 from adasde.workloads.data.registry import DATASETS, dataset_named, load_arrays, prepare
 from adasde.workloads.data.text import SPECIAL
 from adasde.workloads.glue import accuracy, f1, load, pearson, spearman
+from conftest import changed
 from workloads.texts import byte_level, parquet, prose
 
 
@@ -61,18 +63,20 @@ def test_weights_of_another_width_are_refused(wiki, monkeypatch):
         load("wiki-articles", wiki[1], weights).model()
 
 
-def test_fine_tunings_of_different_models_share_no_noise(config, wiki):
+def test_fine_tunings_of_a_seed_see_the_same_examples_whatever_model_they_start_from(config, wiki):
     runs = plan(config).runs
     task = load("wiki-articles", wiki[1])
-    orders = [Run(runs[f"finetune-roberta.k{kappa}.s0"], task).sampler.draw(32)[0] for kappa in (1, 4)]
-    assert not torch.equal(*orders)
+    specs = [runs[f"finetune-roberta.k{kappa}.s0"] for kappa in (1, 4)]
+    first, same, other = (Run(s, task).sampler.draw(32)[0] for s in (*specs, changed(specs[0], seed=1)))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
 
 
 def test_the_fixed_sample_is_of_many_classes(wiki):
     task = load("wiki-articles", wiki[1])
-    labels = torch.cat([labels for _, labels in task.subset])
-    assert len(labels) == language.SUBSET
-    assert len(labels.unique()) > 30  # of 52, where 64 draws from equal classes give 37
+    loss, noise = (torch.cat([labels for _, labels in chunks]) for chunks in (task.subset, task.graded))
+    assert (len(loss), len(noise)) == (language.SUBSET, language.GRADED)
+    assert len(loss[:64].unique()) > 30  # of 52, where 64 draws from equal classes give 37
 
 
 def test_a_bare_command_names_what_fine_tuning_needs(adasde, config, data_root, tmp_path):
@@ -150,7 +154,7 @@ def test_glue_tasks_train_on_small_files_of_their_form(config_name, tmp_path, mo
         optimizer.zero_grad()
         task.loss(model, inputs, labels).backward()
         optimizer.step()
-    measured = task.measure(model, 0.25, 1e-6)
+    measured = task.measure(model, SpeedMeter(0.25, 1e-6))
     assert measured.keys() >= set(task.scores)
     assert task.regression == (config_name == "stsb")
     parquet(folder / "sources/train/train-00000-of-00001.parquet", rows)

@@ -14,10 +14,10 @@ from torchvision import transforms
 from torchvision.datasets.folder import pil_loader
 
 from adasde.common import InputError, Stopped
+from adasde.scaling.gradient_noise import SpeedMeter
 from adasde.training.loop import train
 from adasde.workloads.data.registry import load_arrays, prepare
 from adasde.workloads.imagenet import Crops, ImageNetWorkload
-from adasde.workloads.metrics import speed
 from adasde.workloads.registry import load_workload, workload_named
 from conftest import changed
 from workloads.archives import LEAVES, TEST, TRAIN
@@ -169,7 +169,7 @@ def test_the_metrics_are_those_of_all_images(folder, monkeypatch):
     torch.manual_seed(0)
     model = task.model()
     (images, labels) = (torch.cat(tensors) for tensors in zip(*task.test, strict=True))
-    found = task.measure(model, 0.1, 1e-8)
+    found = task.measure(model, SpeedMeter(0.1, 1e-8))
     assert model.training
     model.eval()
     logits = model(images)
@@ -180,8 +180,9 @@ def test_the_metrics_are_those_of_all_images(folder, monkeypatch):
     assert sorted(labels.tolist()) == task.train.images.labels.tolist()  # all of them, as there are so few
     assert labels.tolist() != sorted(labels.tolist())
     assert found["train_loss"] == pytest.approx(nn.functional.cross_entropy(model(images), labels).item())
-    assert {"gradient_norm", "noise_trace", "squared_norm", speed(2)} <= found.keys()
-    assert task.measure(model, 0.1, 1e-8) == found
+    assert sorted(torch.cat([labels for _, labels in task.graded]).tolist()) == sorted(labels.tolist())
+    assert {"gradient_norm", "noise_trace", "squared_norm", "speed_k2"} <= found.keys()
+    assert task.measure(model, SpeedMeter(0.1, 1e-8)) == found
 
 
 def test_a_weighted_loss_is_what_svag_needs(folder):
@@ -209,7 +210,7 @@ def test_a_run_that_is_stopped_leaves_no_process_behind(folder, spec, monkeypatc
     monkeypatch.setattr("adasde.workloads.imagenet.NOISE_CHUNK", 14)
     monkeypatch.setattr("adasde.training.loop.CHUNK", 1)
     task = task_in(folder, workers=1)
-    spec = changed(spec, batch_size=4, samples=16, evaluate=[16], task="imagenet-resnet50")
+    spec = changed(spec, batch_size=4, samples=16, evaluate=[16], workload="imagenet-resnet50")
     with pytest.raises(Stopped) as stopped:
         train(spec, task, folder / "checkpoint", stopping=lambda: True)
     assert "asked to stop at step" in str(stopped.value)  # and its traceback holds the run

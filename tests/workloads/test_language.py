@@ -12,6 +12,7 @@ from adasde.common import InputError
 from adasde.experiments.artifacts import rows_digest
 from adasde.experiments.plan import plan
 from adasde.scaling import optimizers
+from adasde.scaling.gradient_noise import SpeedMeter
 from adasde.scaling.hyperparameters import AdamHyperparameters
 from adasde.training.loop import train
 from adasde.training.run import Run
@@ -31,18 +32,27 @@ def short(config, name, **changes):
     experiment = config["experiments"]["roberta-adam"]
     experiment["workload"] = name
     experiment |= changes
-    config |= {"experiments": {"lm": experiment}, "finetunings": {}, "simulations": {}, "figures": []}
+    config |= {"experiments": {"lm": experiment}, "branches": {}, "finetunings": {}, "simulations": {}, "figures": []}
     return plan(config).runs
 
 
 def test_an_untrained_model_knows_nothing(lm):
     """Its log-perplexity is that of guessing, log(vocabulary), within 2%."""
     torch.manual_seed(0)
-    measured = lm.measure(lm.model(), sigma=0.35, eps=1e-8)
+    measured = lm.measure(lm.model(), SpeedMeter(0.35, 1e-8))
     assert measured["log_perplexity"] == pytest.approx(math.log(lm.dimensions.vocabulary), rel=0.02)
     assert measured["train_loss"] == pytest.approx(measured["log_perplexity"], rel=0.02)
     assert measured["noise_trace"] > 0
     assert {"gradient_norm", "squared_norm", "squared_gradient", "speed_k16"} <= measured.keys()
+
+
+def test_the_noise_is_that_of_512_sequences_and_changes_no_loss(lm):
+    torch.manual_seed(0)
+    model = lm.model()
+    counts = [sum(len(chunk[0]) for chunk in chunks) for chunks in (lm.subset, lm.graded)]
+    assert counts == [language.SUBSET, language.GRADED] == [128, 512]
+    found, whole = (lm.measure(model, meter) for meter in (None, SpeedMeter(0.35, 1e-8)))
+    assert found == {name: whole[name] for name in ("train_loss", "log_perplexity", "squared_norm")}
 
 
 def test_a_model_overfits_one_batch(lm):
@@ -115,11 +125,11 @@ def test_evaluations_see_the_same_masks_every_time(wiki):
     torch.manual_seed(0)
     model = lm.model()
     state = torch.get_rng_state()
-    first = lm.measure(model, 0.35, 1e-8)
+    first = lm.measure(model, SpeedMeter(0.35, 1e-8))
     assert torch.equal(torch.get_rng_state(), state)
-    assert lm.measure(model, 0.35, 1e-8) == first
+    assert lm.measure(model, SpeedMeter(0.35, 1e-8)) == first
     again = language.load("wiki-roberta", wiki[1])
-    assert again.measure(model, 0.35, 1e-8) == first
+    assert again.measure(model, SpeedMeter(0.35, 1e-8)) == first
 
 
 @pytest.mark.parametrize("name", MINI)
@@ -175,7 +185,7 @@ def test_dropout_is_noise_of_the_run_and_absent_from_evaluations(wiki, config, m
     assert rows_digest(train(spec, task)[0]) == rows_digest(rows)
     assert rows_digest(train(spec, wiki[0]["wiki-gpt2"])[0]) != rows_digest(rows)
     model = task.model()
-    assert task.measure(model, 0.35, 1e-8) == task.measure(model, 0.35, 1e-8)
+    assert task.measure(model, SpeedMeter(0.35, 1e-8)) == task.measure(model, SpeedMeter(0.35, 1e-8))
 
 
 def test_vocabularies_and_lengths_that_do_not_fit_are_named(wiki):

@@ -117,7 +117,7 @@ def few(monkeypatch):
     monkeypatch.setattr(gradient_noise.Gradient, "speeds", lambda self, *_: {})
     monkeypatch.setattr(language, "VALIDATION", 1)
     for module in (language, glue):
-        for name, count in {"SUBSET": 2, "NOISE_CHUNK": 1, "CHUNK": 1}.items():
+        for name, count in {"SUBSET": 2, "GRADED": 2, "NOISE_CHUNK": 1, "CHUNK": 1}.items():
             monkeypatch.setattr(module, name, count)
 
 

@@ -1,4 +1,4 @@
-"""Images are mirrored, cropped and normalised right, and networks start well."""
+"""Images are mirrored, cropped and normalised right, networks start well, and few images do without oneDNN."""
 
 import pytest
 import torch
@@ -63,3 +63,51 @@ def test_fashion_mnist_is_framed_to_cifars_form(tensors):
     assert task.images[:, :, :2].max() == 0
     plain = vision.load("fashion-cnn", tensors)
     assert plain.noise(5) == ()
+
+
+@pytest.fixture
+def settings():
+    """Torch's present choice of convolutions: whether oneDNN and NNPACK may do them."""
+    before = torch.backends.mkldnn.enabled
+    yield lambda: (torch.backends.mkldnn.enabled, torch._C._get_nnpack_enabled())
+    torch.backends.mkldnn.enabled = before
+
+
+@pytest.mark.parametrize("network", vision.WITHOUT_ONEDNN)
+def test_few_images_do_without_onednn_and_nothing_stays_changed(network, tensors, settings):
+    task, most = vision.load(f"fashion-{network}", tensors), vision.WITHOUT_ONEDNN[network]
+    usual = settings()
+    for examples, wanted in ((1, (False, False)), (most, (False, False)), (most + 1, usual)):
+        with task.kernels(examples):
+            assert settings() == wanted
+        assert settings() == usual
+    with pytest.raises(ZeroDivisionError), task.kernels(1):
+        _ = 1 / 0
+    assert settings() == usual
+    torch.backends.mkldnn.enabled = False
+    with task.kernels(1):
+        pass
+    assert not torch.backends.mkldnn.enabled
+
+
+def test_gradients_without_onednn_are_those_with_it_up_to_rounding(tensors):
+    for network in vision.WITHOUT_ONEDNN:
+        task = vision.load(f"fashion-{network}", tensors)
+        torch.manual_seed(0)
+        model, batch, found = task.model().train(), task.gather(torch.arange(4)), []
+        for examples in (4, 4, 1000):
+            with task.kernels(examples):
+                found.append(torch.autograd.grad(task.loss(model, *batch), list(model.parameters())))
+        assert all(torch.equal(a, b) for a, b in zip(found[0], found[1], strict=True))
+        for a, b in zip(found[0], found[2], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_other_networks_and_devices_leave_the_choice_to_torch(cifar, tensors, settings):
+    usual = settings()
+    for task in (
+        vision.load("cifar10-vgg16", cifar),
+        vision.ImageWorkload(tensors, vision.BUILDERS["cnn"], 0.5, 0.3, device="meta", small=6),
+    ):
+        with task.kernels(1):
+            assert settings() == usual

@@ -14,10 +14,25 @@ from numpy.typing import ArrayLike, NDArray
 
 from adasde.common import InputError
 
+KAPPAS = (2, 4, 8, 16, 32, 64, 128, 256)  # at which predicted speeds are recorded
 SPEED = "speed_k"  # prefix of the metrics that hold a run's speeds
+PERSISTENT = "persistent_speed_k"  # the same, from the part of the gradient that persists since the last measurement
 TOLERATED = 0.1  # largest lag at the end of a run at which `adasde predict` calls a batch size safe
 
 _Floats = NDArray[np.floating[Any]]
+
+
+def at_ends(stretches: ArrayLike) -> _Floats:
+    """Return speeds at successive times from those of the stretches between them: the mean of both neighbours.
+
+    Args:
+        stretches: Speeds, (..., stretches).
+
+    Returns:
+        Speeds, (..., stretches + 1); at the first and last time that of the only neighbour.
+    """
+    speed = np.asarray(stretches, float)
+    return np.concatenate([speed[..., :1], (speed[..., 1:] + speed[..., :-1]) / 2, speed[..., -1:]], axis=-1)
 
 
 def warp(time: _Floats, speed: ArrayLike) -> _Floats:

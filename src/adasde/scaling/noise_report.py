@@ -11,7 +11,7 @@ import torch
 
 from adasde.common import InputError, positive
 from adasde.scaling import lag
-from adasde.scaling.gradient_noise import KAPPAS, Signal, descents, sums
+from adasde.scaling.gradient_noise import Signal, descents, sums
 from adasde.scaling.rescale import betas_of, scaled_group
 from adasde.scaling.rules import scaled_batch_size
 from adasde.scaling.schedulers import unwrapped
@@ -117,7 +117,7 @@ class NoiseReport(ABC):
         """Return how far larger batches would have fallen behind by now, as a share of the time so far.
 
         Returns:
-            kappa -> lag from 0 to 1, for every kappa in `adasde.scaling.gradient_noise.KAPPAS`. The time counts from
+            kappa -> lag from 0 to 1, for every kappa in `adasde.scaling.lag.KAPPAS`. The time counts from
             the first step that was seen, or from the last `rescaled`.
 
         Raises:
@@ -125,7 +125,8 @@ class NoiseReport(ABC):
         """
         rows = self.history[self._since :]
         times = np.array([row["time"] - self._start for row in rows])
-        speeds = np.array([[row[f"{lag.SPEED}{kappa}"] for row in rows] for kappa in KAPPAS]).reshape(len(KAPPAS), -1)
+        speeds = np.array([[row[f"{lag.SPEED}{kappa}"] for row in rows] for kappa in lag.KAPPAS])
+        speeds = speeds.reshape(len(lag.KAPPAS), -1)
         if len(rows) and times[0] > 0:  # the first speeds are those of the time before as well
             times, speeds = np.insert(times, 0, 0.0), np.insert(speeds, 0, speeds[:, 0], axis=1)
         moved = np.append(np.diff(times) > 0, True)[: len(times)]  # of rows at one time the last one counts
@@ -133,7 +134,7 @@ class NoiseReport(ABC):
             raise self._error("nothing measured after the start yet; train for more steps, or measure more often")
         return {
             kappa: float(lag.predicted(times[moved], curve[moved])[-1])
-            for kappa, curve in zip(KAPPAS, speeds, strict=True)
+            for kappa, curve in zip(lag.KAPPAS, speeds, strict=True)
         }
 
     def largest_kappa(self) -> float:
@@ -183,7 +184,7 @@ class NoiseReport(ABC):
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.set(xlabel="examples seen", ylabel="batch size (examples)")
-        reach = "at least " if critical[-1] >= KAPPAS[-1] * self._first_batch else ""
+        reach = "at least " if critical[-1] >= lag.KAPPAS[-1] * self._first_batch else ""
         axes.set_title(f"Now at batch size {self.batch_size}; the square root holds up to {reach}{critical[-1]:.0f}")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
@@ -263,7 +264,7 @@ class NoiseReport(ABC):
     def _critical_batch(self, tolerance: float, present: dict[float, float] | None = None) -> float:
         """Return the critical batch; ``present`` are the speeds at `KAPPAS` relative to the present batch, if known."""
         unit = self._first_batch / (self._base_batch() or 1)
-        known = {1.0: 1.0} | (present if present and unit == 1.0 else self._speeds(KAPPAS, unit))
+        known = {1.0: 1.0} | (present if present and unit == 1.0 else self._speeds(lag.KAPPAS, unit))
         high = next((kappa for kappa in known if known[kappa] < 1.0 - tolerance), None)
         if high is None:
             return float(max(known) * self._first_batch)
@@ -282,7 +283,7 @@ class NoiseReport(ABC):
 
     def _record(self) -> None:
         """Add a row for the current state to the history."""
-        (trace, squared), speeds = self._totals(), self._speeds(KAPPAS)
+        (trace, squared), speeds = self._totals(), self._speeds(lag.KAPPAS)
         self.history.append(
             {
                 "step": self._step,

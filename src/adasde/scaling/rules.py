@@ -56,12 +56,13 @@ RULES = {
     "none": Rule(),
     "sqrt-no-betas": replace(SQRT, betas=0.0),
     "sqrt-no-eps": replace(SQRT, eps=0.0),
+    "sqrt-no-decay": replace(SQRT, decay=0.0),
     "half-life": replace(SQRT, half_life=True),
     "invariant": Rule(micro_batches=True),
 }
 BETAS = ("linear", "half-life")  # 1 - kappa (1 - beta), or beta^kappa
 
-ABLATIONS = ("sqrt-no-betas", "sqrt-no-eps")  # the square-root rule with one part left out
+ABLATIONS = ("sqrt-no-betas", "sqrt-no-eps", "sqrt-no-decay")  # the square-root rule with one part left out
 
 
 def rule_named(name: str, betas: str = "linear") -> Rule:

@@ -15,7 +15,7 @@ from adasde.common import InputError, atomic
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = b"adasde checkpoint 3\n"
+CHECKPOINT = b"adasde checkpoint 4\n"
 
 
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], spec_hash: str) -> None:

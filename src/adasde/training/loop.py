@@ -25,20 +25,35 @@ def train(
     weights: Path | None = None,
     stopping: Callable[[], bool] = bool,
     start: dict[str, float] | None = None,
+    begin: Callable[[Run], None] | None = None,
+    until: tuple[int, Path] | None = None,
 ) -> tuple[list[Row], dict[str, float | None]]:
     """Train one run; return its rows and facts about the job: seconds, and peak memory in bytes or None.
 
-    The run continues from the file ``checkpoint`` if it exists, and is saved there about every ``every`` seconds. The
-    caller deletes the file once the rows are safe. An interrupted and resumed run has the rows of an undisturbed one,
-    bit for bit on a CPU. ``report(step, steps)`` is called as the run advances. Its final weights go to the file
-    ``weights``. Once ``stopping()`` is true the run is saved and ends with Stopped. Of several processes that share the
-    run, only the first writes files. ``start`` are the metrics at the start, if a run that shares it has measured them.
-    Divergence is a row, not an exception.
+    An interrupted and resumed run has the rows of an undisturbed one, bit for bit on a CPU. Divergence is a row, not an
+    exception. Of several processes that share the run, only the first writes files.
+
+    Args:
+        spec: What to train.
+        workload: What it is trained on.
+        checkpoint: File from which the run continues, if it exists, and to which it is saved. The caller deletes it
+            once the rows are safe.
+        every: Seconds between two of these.
+        report: Called as ``report(step, steps)`` while the run advances.
+        weights: File for the final weights.
+        stopping: Once it returns True, the run is saved and ends with Stopped.
+        start: Metrics at the start, if a run that shares it has measured them.
+        begin: Called with the new run, to put it into another state than the usual one, before the checkpoint is read.
+        until: The run ends after so many samples, and its state goes to the file; by default it comes to its end.
     """
     if spec.batch_size > workload.size:
         raise InputError(f"batch_size = {spec.batch_size}: larger than the {workload.size} training examples")
-    stops = [step_count(samples, spec.batch_size, spec.ell) for samples in spec.evaluate]
+    end, state = until or (spec.samples, None)
+    moments = sorted({*spec.evaluate, end})
+    stops = [step_count(samples, spec.batch_size, spec.ell) for samples in moments if samples <= end]
     with torch.random.fork_rng(), closing(Run(spec, workload)) as run:
+        if begin is not None:
+            begin(run)
         if checkpoint is not None and Path(checkpoint).exists():
             run.restore(checkpoint)
         saved = time.monotonic()
@@ -48,7 +63,7 @@ def train(
         while run.step < stops[-1] and not run.diverged:
             stop = next(s for s in stops if s > run.step)
             run.advance(min(max(1, CHUNK // run.drawn), stop - run.step))
-            if run.step == stop and not run.diverged:
+            if run.step == stop and run.samples in spec.evaluate and not run.diverged:
                 run.measure()
             now = time.monotonic()
             run.seconds = now - begun
@@ -60,10 +75,18 @@ def train(
                 raise Stopped(f"{spec.run}: asked to stop at step {run.step}")
             if report is not None:
                 report(run.step, stops[-1])
+        if state is not None:
+            _save_healthy(run, state)
         if weights is not None and distributed.rank() == 0:
             write_weights(weights, run.model.state_dict(), spec.hash)
     peak = torch.cuda.max_memory_allocated(workload.device) if workload.device.type == "cuda" else peak_memory()
     return run.rows, {"seconds": run.seconds, "peak_bytes": peak}
+
+
+def _save_healthy(run: Run, path: Path) -> None:
+    if run.diverged:
+        raise InputError(f"{run.spec.run}: diverged after {run.samples} samples; nothing can branch from it")
+    run.save(path)
 
 
 def prepare_torch(device: torch.device, precision: str) -> None:

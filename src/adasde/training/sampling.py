@@ -11,52 +11,91 @@ from adasde.training import distributed
 from adasde.training.seeding import derive_seed
 from adasde.workloads.base import Workload
 
+BLOCK = 1024  # examples whose random numbers are drawn at once
+
 
 class Sampler:
-    """The examples of a run's minibatches, with the random numbers of each; ``keys`` tell the run from all others.
+    """The examples of a run's minibatches, with the random numbers of each; ``keys`` tell the stream from all others.
 
     Examples are drawn independently with replacement, or as one permutation after another. Permutations follow each
-    other without a gap. So no example is dropped if the batch size does not divide the size of the data, and every
-    batch size sees the same number of samples.
+    other without a gap. So no example is dropped if the batch size does not divide the size of the data. What is drawn
+    does not depend on how it is cut into batches: under the same keys every batch size sees the same examples in the
+    same order, each with the same random numbers. With ``places``, permutations are of these examples only.
     """
 
-    def __init__(self, workload: Workload, sampling: str, keys: Sequence[object]) -> None:
-        self.size, self.noise, self.replacement = workload.size, workload.noise, sampling == "replacement"
-        self.order = torch.Generator().manual_seed(derive_seed("data order", *keys))
-        self.changes = torch.Generator().manual_seed(derive_seed("model noise", *keys))
-        # The state of ``order`` before the last permutation, and the rest of that permutation.
-        self.start, self.rest = self.order.get_state(), torch.empty(0, dtype=torch.int64)
+    def __init__(
+        self, workload: Workload, sampling: str, keys: Sequence[object], places: torch.Tensor | None = None
+    ) -> None:
+        size = workload.size
+        places = torch.arange(size) if places is None else places
+
+        def independent(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+            return (torch.randint(size, (BLOCK,), generator=generator),)
+
+        def permuted(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+            return (places[torch.randperm(len(places), generator=generator)],)
+
+        def noise(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+            return workload.noise(BLOCK, generator)
+
+        order, length = (independent, BLOCK) if sampling == "replacement" else (permuted, len(places))
+        self.order = _Stream(derive_seed("data order", *keys), order, length)
+        self.changes = _Stream(derive_seed("model noise", *keys), noise, BLOCK)
 
     def draw(self, count: int) -> tuple[torch.Tensor, ...]:
         """Return the arguments of the workload's ``gather``: ``count`` indices and the random numbers of each."""
-        return self._indices(count), *self.noise(count, self.changes)
+        return *self.order.take(count), *self.changes.take(count)
+
+    @property
+    def rest(self) -> torch.Tensor:
+        """Examples of the present permutation that have not been drawn."""
+        return self.order.tensors[0][self.order.position :]
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs to continue with the next draw."""
-        order = self.start if len(self.rest) else self.order.get_state()
-        return {
-            "sampler": {"generator": order, "position": self.size - len(self.rest)},
-            "noise": self.changes.get_state(),
-        }
+        return {"sampler": self.order.state(), "noise": self.changes.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to where ``state`` was taken."""
-        self.changes.set_state(state["noise"])
-        self.order.set_state(state["sampler"]["generator"])
-        position = state["sampler"]["position"]
-        self.rest = self._permutation()[position:] if position < self.size else self.rest[:0]
+        self.order.restore(state["sampler"])
+        self.changes.restore(state["noise"])
 
-    def _indices(self, count: int) -> torch.Tensor:
-        if self.replacement:
-            return torch.randint(self.size, (count,), generator=self.order)
-        while len(self.rest) < count:
-            self.rest = torch.cat([self.rest, self._permutation()])
-        taken, self.rest = self.rest[:count], self.rest[count:]
-        return taken
 
-    def _permutation(self) -> torch.Tensor:
-        self.start = self.order.get_state()
-        return torch.randperm(self.size, generator=self.order)
+class _Stream:
+    """Random numbers that are drawn in blocks, so that they do not depend on how many are taken at a time.
+
+    ``block(generator)`` returns tensors of ``length`` numbers each, along the first dimension.
+    """
+
+    def __init__(self, seed: int, block: Callable[[torch.Generator], tuple[torch.Tensor, ...]], length: int) -> None:
+        self.generator, self.block, self.length = torch.Generator().manual_seed(seed), block, length
+        self._next()
+
+    def take(self, count: int) -> tuple[torch.Tensor, ...]:
+        """Return the next ``count`` numbers of each tensor; ``count`` is at least 1."""
+        parts = []
+        while count:
+            if self.position == self.length:
+                self._next()
+            end = min(self.length, self.position + count)
+            parts.append([tensor[self.position : end] for tensor in self.tensors])
+            count -= end - self.position
+            self.position = end
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
+
+    def state(self) -> dict[str, Any]:
+        """Return the generator's state before the present block, and the position in the block."""
+        return {"generator": self.start, "position": self.position}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where ``state`` was taken."""
+        self.generator.set_state(state["generator"])
+        self._next()
+        self.position = state["position"]
+
+    def _next(self) -> None:
+        self.start, self.position = self.generator.get_state(), 0
+        self.tensors = self.block(self.generator)
 
 
 class Prefetcher:

@@ -4,6 +4,7 @@ from __future__ import annotations  # names torch's types without importing torc
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -13,6 +14,8 @@ from adasde.common import InputError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from adasde.scaling.gradient_noise import SpeedMeter
 
 
 class Workload(ABC):
@@ -66,14 +69,21 @@ class Workload(ABC):
         With ``weights``, one number per example, return the sum of weights times losses, as SVAG needs it.
         """
 
+    def kernels(self, examples: int) -> AbstractContextManager[None]:
+        """Return a context in which passes over ``examples`` at once, and back, are fast. By default it does nothing.
+
+        It is left as it was entered, so that nothing outside depends on what ran before.
+        """
+        return nullcontext()
+
     @abstractmethod
-    def measure(self, model: nn.Module, sigma: float, eps: float) -> dict[str, float]:
+    def measure(self, model: nn.Module, meter: SpeedMeter | None = None, tested: int | None = None) -> dict[str, float]:
         """Return the metrics of the current weights; metrics.py explains their names.
 
         Args:
             model: The model, which is in training mode before and after.
-            sigma: Noise scale of the run's gradients, ell / sqrt(batch size), for predictions from the noise.
-            eps: The optimizer's epsilon.
+            meter: Measures the gradient and its noise as well, which costs several times the rest; default none.
+            tested: Number of test examples, the first ones; by default all that the workload tests.
         """
 
 

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adasde.common import InputError
+from adasde.scaling.gradient_noise import SpeedMeter
 from adasde.workloads.base import Workload
 from adasde.workloads.data import text
-from adasde.workloads.language import CHUNK, NOISE_CHUNK, SIZES, SUBSET, Size, fitting_vocabulary, roberta
-from adasde.workloads.metrics import evaluate, fixed_sample
+from adasde.workloads.language import CHUNK, GRADED, NOISE_CHUNK, SIZES, SUBSET, Size, fitting_vocabulary, roberta
+from adasde.workloads.metrics import evaluate, first, fixed_sample
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
@@ -63,8 +64,9 @@ class ClassificationWorkload(Workload):
         self.inputs, self.labels = self._padded(tensors, f"{name}-train")
         self.regression = self.labels.is_floating_point()
         self.classes = 1 if self.regression else int(self.labels.max()) + 1
-        few = fixed_sample(len(self.inputs), SUBSET).to(self.device)  # the first are often all of one class
-        self.subset = self._chunks(self.inputs[few], self.labels[few], NOISE_CHUNK)
+        some = fixed_sample(len(self.inputs), GRADED).to(self.device)  # the first are often all of one class
+        self.subset = self._chunks(self.inputs[some[:SUBSET]], self.labels[some[:SUBSET]], CHUNK)
+        self.graded = self._chunks(self.inputs[some], self.labels[some], NOISE_CHUNK)
         self.test = self._chunks(*self._padded(tensors, f"{name}-test"), CHUNK)
 
     @property
@@ -93,16 +95,17 @@ class ClassificationWorkload(Workload):
         losses = self._losses(self._outputs(model, inputs), labels)
         return losses.mean() if weights is None else losses @ weights.to(losses.dtype)
 
-    def measure(self, model: nn.Module, sigma: float, eps: float) -> dict[str, float]:
-        def tested():
+    def measure(self, model: nn.Module, meter: SpeedMeter | None = None, tested: int | None = None) -> dict[str, float]:
+        def held_out():
+            chunks = list(first(self.test, tested))
             with torch.inference_mode():
-                outputs = torch.cat([self._outputs(model, inputs) for inputs, _ in self.test])
-            labels = torch.cat([labels for _, labels in self.test])
+                outputs = torch.cat([self._outputs(model, inputs) for inputs, _ in chunks])
+            labels = torch.cat([labels for _, labels in chunks])
             predicted = outputs[:, 0] if self.regression else outputs.argmax(1)
             scores = {score: SCORES[score](predicted, labels) for score in self.scores}
             return {"test_loss": self._losses(outputs, labels).mean().item(), **scores}
 
-        return evaluate(self, model, sigma, eps, tested)
+        return evaluate(self, model, meter, held_out)
 
     def _losses(self, outputs, labels):
         if self.regression:

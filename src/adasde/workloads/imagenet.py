@@ -75,7 +75,12 @@ class ImageNetWorkload(ImageWorkload):
 
     @property
     def subset(self) -> Iterator[tuple[Tensor, ...]]:
-        """Chunks of the training images that are measured."""
+        """Chunks of the training images on which the train loss is measured."""
+        return self._chunks(self.train, self.measured, CHUNK)
+
+    @property
+    def graded(self) -> Iterator[tuple[Tensor, ...]]:
+        """Chunks of the same images, for the gradient and its noise."""
         return self._chunks(self.train, self.measured, NOISE_CHUNK)
 
     @property

@@ -18,12 +18,14 @@ from transformers.models.roberta.configuration_roberta import RobertaConfig
 from transformers.models.roberta.modeling_roberta import RobertaForMaskedLM, RobertaForSequenceClassification
 
 from adasde.common import InputError
+from adasde.scaling.gradient_noise import SpeedMeter
 from adasde.workloads.base import Workload
 from adasde.workloads.data import text
-from adasde.workloads.metrics import evaluate, fixed_sample
+from adasde.workloads.metrics import evaluate, first, fixed_sample
 
-SUBSET = 64  # training sequences on which the train loss, its gradient and the gradient's noise are measured
-NOISE_CHUNK = 4  # sequences per gradient of these
+SUBSET = 128  # training sequences on which the train loss is measured
+GRADED = 512  # training sequences on which the gradient and its noise are measured: from 64, speeds are 0.05 too low
+NOISE_CHUNK = 16  # sequences per gradient of these
 VALIDATION = 128  # validation sequences, the same for all evaluations
 CHUNK = 32  # sequences per evaluation batch
 
@@ -132,7 +134,8 @@ class LanguageWorkload(Workload):
         # Sequences and their masks are fixed, so that all evaluations see the same.
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.subset = self._chunks(self.sequences, SUBSET, NOISE_CHUNK)
+            self.subset = self._chunks(self.sequences, SUBSET, CHUNK)
+            self.graded = self._chunks(self.sequences, GRADED, NOISE_CHUNK)
             self.validation = self._chunks(held, VALIDATION, CHUNK)
 
     @property
@@ -155,13 +158,13 @@ class LanguageWorkload(Workload):
         losses = self.losses(model, *batch)
         return losses.mean() if weights is None else losses @ weights.to(losses.dtype)
 
-    def measure(self, model: nn.Module, sigma: float, eps: float) -> dict[str, float]:
-        def tested():
+    def measure(self, model: nn.Module, meter: SpeedMeter | None = None, tested: int | None = None) -> dict[str, float]:
+        def held_out():
             with torch.inference_mode():
-                held = torch.cat([self.losses(model, *chunk) for chunk in self.validation])
+                held = torch.cat([self.losses(model, *chunk) for chunk in first(self.validation, tested)])
             return {"log_perplexity": held.mean().item()}
 
-        return evaluate(self, model, sigma, eps, tested)
+        return evaluate(self, model, meter, held_out)
 
     def _cut(self, tokens, split):
         """Return a view (sequences, length + 1) of the tokens; the last of a row is the first of the next."""

@@ -8,15 +8,17 @@ Glossary (also the metric names in every table):
   f1, matthews, pearson, spearman
                  scores of GLUE tasks on their validation sets, up to 1
   squared_norm   squared Euclidean norm of all trained weights
-  gradient_norm  Euclidean norm of the gradient of train_loss
-  noise_trace    trace of the covariance of a single example's gradient, tr Sigma, from the same subset
+  gradient_norm  Euclidean norm of the mean gradient over a fixed subset of the training set, perhaps a larger one
+  noise_trace    trace of the covariance of a single example's gradient, tr Sigma, from that subset
   squared_gradient  squared norm of the mean gradient over the whole training set, estimated from the subset without
                  bias: gradient_norm^2 minus the subset's noise, which can fall below 0
   speed_k<kappa> predicted descent of the loss if the square-root rule multiplied this run's batch size by kappa,
                  relative to the run itself, 0 to 1 (scaling/gradient_noise.py)
+  persistent_speed_k<kappa>  the same, from that part of the gradient which persists since the last measurement
   diverged       1 at the step where the loss, a metric or a weight ceased to be finite; the trajectory ends there
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,22 +26,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adasde.scaling import gradient_noise
+from adasde.scaling.gradient_noise import SpeedMeter
 
 Chunks = Iterable[tuple[Tensor, ...]]
 
 
 def evaluate(
-    workload: Any, model: nn.Module, sigma: float, eps: float, tested: Callable[[], dict[str, float]]
+    workload: Any, model: nn.Module, meter: SpeedMeter | None, held_out: Callable[[], dict[str, float]]
 ) -> dict[str, float]:
-    """Return the metrics on the workload's ``subset`` of the training set, those that ``tested`` returns, and the norm.
+    """Return the train loss on the workload's ``subset``, the metrics that ``held_out`` returns, and the norm.
 
-    The model is in evaluation mode: no dropout, and batch norm with its running statistics.
+    With a ``meter``, add the gradient on the workload's ``graded`` examples, its noise, and the predicted speeds. The
+    model is in evaluation mode: no dropout, and batch norm with its running statistics.
     """
     model.eval()
-    metrics = loss_and_gradient(model, workload.loss, workload.subset, sigma, eps) | tested()
+    metrics = {"train_loss": mean_loss(model, workload.loss, workload.subset), **held_out()}
+    metrics["squared_norm"] = squared_norm(model)
+    if meter is not None:
+        metrics |= meter.measure(model, workload.loss, workload.graded)
     model.train()
-    return {**metrics, "squared_norm": squared_norm(model)}
+    return metrics
+
+
+def first(chunks: Chunks, count: int | None) -> Chunks:
+    """Yield chunks of the first ``count`` examples, the last one perhaps cut; all chunks for None."""
+    left = math.inf if count is None else count
+    for chunk in chunks:
+        if left <= 0:
+            return
+        yield chunk if len(chunk[0]) <= left else tuple(part[:left] for part in chunk)
+        left -= len(chunk[0])
 
 
 def fixed_sample(size: int, count: int) -> Tensor:
@@ -47,23 +63,11 @@ def fixed_sample(size: int, count: int) -> Tensor:
     return torch.randperm(size, generator=torch.Generator().manual_seed(0))[:count]
 
 
-def loss_and_gradient(
-    model: nn.Module, loss: Callable[..., Tensor], chunks: Chunks, sigma: float, eps: float
-) -> dict[str, float]:
-    """Return train loss, its gradient's norm and noise, and the predicted speeds of a run at noise scale ``sigma``."""
-    mean, gradient = gradient_noise.measure(model, loss, chunks)
-    return {
-        "train_loss": mean,
-        "gradient_norm": gradient.norm,
-        "noise_trace": gradient.trace,
-        "squared_gradient": gradient.squared,
-        **{speed(kappa): value for kappa, value in gradient.speeds(gradient_noise.KAPPAS, sigma, eps).items()},
-    }
-
-
-def speed(kappa: float) -> str:
-    """Return the name of the metric that holds the predicted speed at ``kappa``."""
-    return f"speed_k{kappa:g}"
+@torch.inference_mode()
+def mean_loss(model: nn.Module, loss: Callable[..., Tensor], chunks: Chunks) -> float:
+    """Return the mean loss over all examples of the chunks, which may differ in size."""
+    losses, sizes = zip(*((loss(model, *chunk).double(), len(chunk[0])) for chunk in chunks), strict=True)
+    return sum(size * part for size, part in zip(sizes, torch.stack(losses).tolist(), strict=True)) / sum(sizes)
 
 
 @torch.inference_mode()

@@ -28,7 +28,8 @@ class CostProfile:
     parameters: int  #: number of trained weights
     flops: float  #: of one example's forward pass, two per multiply-add
     activations: float  #: float32 bytes that this pass holds for the backward pass, with fused attention
-    graded: int  #: training examples whose gradient an evaluation takes
+    sampled: int  #: training examples whose loss an evaluation takes
+    graded: int  #: training examples whose gradient it takes where the noise is measured
     chunk: int  #: examples per gradient of these
     tested: int | None = None  #: other examples that an evaluation tests; all test examples of the data set if None
     resident: int = 0  #: bytes of an example that stay in a GPU's memory during the whole run
