@@ -18,9 +18,8 @@ PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: figures report test test-all test-slurm test-oldest lint docs bench bench-gpu cost-profiles reference clean env lock help
 
-figures: env  ## install, fetch, train and plot everything, then print the claims
+figures: env  ## install, fetch, train and plot everything, and say whether the paper replicates
 	$(SNAKEMAKE) all $(CONFIG)
-	@cat results/$(SCALE)/logs/claims.log 2> /dev/null || $(VENV)/bin/adasde claims results/$(SCALE)
 
 report: env  ## results/SCALE/report.html: every figure and claim in one file to open or to send
 	$(SNAKEMAKE) results/$(SCALE)/report.html $(CONFIG)

@@ -15,9 +15,11 @@ from filelock import FileLock
 
 from adasde.__main__ import main
 from adasde.common import text_table
+from adasde.experiments import execute
 from adasde.experiments.artifacts import Result, read_results, write_results
 from adasde.experiments.plan import plan
 from adasde.experiments.specs import spec_of
+from adasde.training.checkpoint import read_checkpoint
 from adasde.workloads.data.registry import prepare
 from adasde.workloads.vision import BUILDERS, ImageWorkload
 
@@ -69,6 +71,14 @@ def task(request, tensors):
 
 
 @pytest.fixture
+def synthetic(tensors, monkeypatch):
+    """Jobs in this process train a CNN on the synthetic images, which are evaluated in no time."""
+    workload = ImageWorkload(tensors, BUILDERS["cnn"], 0.5, 0.3)
+    monkeypatch.setattr(execute, "load_workload", lambda *where, **device: workload)
+    return workload
+
+
+@pytest.fixture
 def config():
     """A copy of the smoke config."""
     return copy.deepcopy(yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text()))
@@ -88,8 +98,9 @@ def small_spec(spec):
 
 
 def changed(spec, **changes):
-    """The spec with other values, checked like every spec."""
-    return spec_of({**spec.document, **changes})
+    """The spec with other values, checked like every spec; noise is measured at the start and at the new end."""
+    noise = {"noise": [0, changes["evaluate"][-1]]} if "evaluate" in changes and spec.noise else {}
+    return spec_of({**spec.document, **noise, **changes})
 
 
 def save_run(path, rows, spec, **facts):
@@ -101,6 +112,19 @@ def load_run(path):
     """The only run in a file."""
     (result,) = read_results(path)
     return result
+
+
+def same_state(one, other):
+    """Whether two files hold the same state, but for the seconds that it took."""
+
+    def leaves(node, place=()):
+        if not isinstance(node, dict | list | tuple):
+            return [(place, node.tolist() if isinstance(node, torch.Tensor) else node)]
+        children = node.items() if isinstance(node, dict) else enumerate(node)
+        return [leaf for key, child in children for leaf in leaves(child, (*place, key))]
+
+    first, second = (leaves({**read_checkpoint(path), "seconds": None}) for path in (one, other))
+    return len(first) > 50 and first == second
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from adasde.experiments.plan import plan
 from conftest import ROOT, changed, load_run, save_run
 
 SMOKE = ROOT / "workflow/config/smoke.yaml"
+FIGURES = ", ".join(yaml.safe_load(SMOKE.read_text())["figures"])
 SCALE = ["scale", "adam", "--lr", "1e-3", "--beta1", "0.9", "--beta2", "0.999", "--eps", "1e-8", "--batch-size", "256"]
 
 
@@ -139,7 +140,7 @@ def test_scale_warns_beyond_half(adasde):
         ([*SCALE[:2], "--lr", -1, *SCALE[4:], "--to", 512], "lr = -1: must be a finite number > 0"),
         (["scale", "adagrad"], "invalid choice: 'adagrad'"),
         (["plan", "nowhere.yaml"], "nowhere.yaml: No such file"),
-        (["plan", SMOKE, "--figure", "nose"], "figure = 'nose': must be one of scaling-fashion-cnn-adam, rules-"),
+        (["plan", SMOKE, "--figure", "nose"], f"figure = 'nose': must be one of {FIGURES}"),
         (["plan", SMOKE, "--device", "tpu"], "device = 'tpu': must be one of h100, h200, a100, cpu-core"),
         (["plan", SMOKE, "--gpus", 0], "argument --gpus: '0' is no whole number"),
         (["plan", SMOKE, "--runs", "--json"], "not allowed with argument"),
@@ -149,9 +150,9 @@ def test_scale_warns_beyond_half(adasde):
         (["collect", "nowhere.parquet", "--out", "."], "nowhere.parquet: no such file"),
         (
             ["figure", "scatter-x", "--tables", ".", "--out", "x.png"],
-            "'scatter-x': must be one of scaling-EXPERIMENT",
+            "'scatter-x': must be one of map, scaling-EXPERIMENT",
         ),
-        (["figure", "rules-x", "--tables", ".", "--out", "x.gif"], "out = x.gif: must end in .png or .pdf"),
+        (["figure", "rules", "--tables", ".", "--out", "x.gif"], "out = x.gif: must end in .png or .pdf"),
         (["predict", "."], ".: is a folder; name a run's .parquet file in it"),
         (["claims", "nowhere"], "trajectories.parquet: no such file"),
         ([], "the following arguments are required: COMMAND"),
@@ -209,7 +210,7 @@ def test_plan_prints_one_row_per_run(adasde):
     lines = done.stdout.splitlines()
     named = [line.split()[0] for line in lines[1:-1] if not line.startswith("simulation ")]
     assert named == [spec["run"] for spec in specs]
-    assert lines[-1].startswith(f"{sum('task' in spec for spec in specs)} runs, ")
+    assert lines[-1].startswith(f"{sum('workload' in spec for spec in specs)} runs, ")
     assert ", 3 simulations, " in lines[-1]
 
 
@@ -325,6 +326,72 @@ def test_outputs_are_checked_before_any_training(short, data_root, tmp_path, ada
         assert done.stderr.count("\n") == 1
 
 
+@pytest.fixture
+def family(config):
+    """A run, and a branch of it from 384 samples on, short enough for the synthetic images."""
+    config["branches"]["branch-cnn-adam"]["at"]["value"] = 0.0065
+    runs = plan(config).runs
+    parent = runs["fashion-cnn-adam.sqrt.k1.s0"]
+    branch = changed(runs["branch-cnn-adam.sqrt.k4.s0"], samples=512, evaluate=[512])
+    assert branch.parent.model_dump() == {"run": parent.run, "spec_hash": parent.hash, "samples": 384}
+    return parent, branch
+
+
+def test_a_state_is_made_and_a_run_branches_from_it(family, synthetic, adasde, tmp_path):
+    parent, branch = family
+    for options in (("--samples", 320, "--out", "early"), ("--samples", 384, "--out", "late", "--before", "early")):
+        done = adasde("state", "--spec", parent.canonical, *options, "--checkpoint", "c", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{options[3]}: {parent.run} after {options[1]} samples\n"
+    done = adasde("run", "--spec", branch.canonical, "--states", "late", "--out", "run.parquet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{branch.run}: 8 steps in ")
+    assert {step for _, step, *_ in load_run(tmp_path / "run.parquet").rows} == {0, 8}
+    assert {path.name for path in tmp_path.iterdir()} == {"early", "late", "run.parquet"}
+    (tmp_path / "run.parquet").unlink()
+    options = ("run", "--spec", branch.canonical, "--out", "run.parquet")
+    wanted = f"{branch.run} branches from {parent.run} after 384 samples; name the file of that state by --states"
+    (tmp_path / "note").write_text("mine")
+    for states, message in (
+        ((), wanted),
+        (("--states", "early"), wanted),
+        (("--states", "late", "early"), f"states = early: {parent.run} after 320 samples, and no run here starts or"),
+        (("--states", "nowhere"), "nowhere: no such file"),
+        (("--states", "note"), "checkpoint = note: holds something else"),
+    ):
+        assert_refused(adasde(*options, *states, cwd=tmp_path), message)
+    assert not (tmp_path / "run.parquet").exists()
+
+
+def test_a_state_that_cannot_be_is_refused(family, config, synthetic, adasde, tmp_path):
+    parent, branch = family
+    finetune = plan(config).runs["finetune-roberta.k1.s0"]
+    adasde("state", "--spec", changed(parent, seed=3).canonical, "--samples", 32, "--out", "other", cwd=tmp_path)
+    for spec, options, message in (
+        (parent, ("--samples", 400), "samples = 400: a state of .*-adam.sqrt.k1.s0 is after whole steps of 32"),
+        (parent, ("--samples", 13_856), "samples = 13856: .*, up to its end at 13824"),
+        (parent, ("--samples", 0), "argument --samples: '0' is no whole number"),
+        (parent, ("--samples", 64, "--before", "other"), "checkpoint of another spec .seed differ; seed is 3 there"),
+        (parent, ("--samples", 32, "--before", "other"), "before = other: a state after 32 samples; one before 32"),
+        (parent, ("--samples", 64, "--before", "nowhere"), "nowhere: no such file"),
+        (branch, ("--samples", 64), f"spec: {branch.run} is no training run from new weights"),
+        (finetune, ("--samples", 64), f"spec: {finetune.run} is no training run from new weights"),
+    ):  # fmt: skip
+        assert_refused(adasde("state", "--spec", spec.canonical, *options, "--out", "x", cwd=tmp_path), message)
+    lr = parent.document["optimizer"] | {"lr": 1e30}
+    done = adasde(
+        "state", "--spec", changed(parent, optimizer=lr).canonical, "--samples", 640, "--out", "x", cwd=tmp_path
+    )
+    assert_refused(done, r"diverged after \d+ samples; nothing can branch from it")
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def assert_refused(done, message):
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert re.search(message, line), line
+
+
 @pytest.mark.slow
 def test_an_interrupt_is_one_line(short, data_root, tmp_path):
     long = changed(short, samples=153_600, evaluate=[153_600], horizon=2.3e-3)  # on a busy machine, too
@@ -341,16 +408,16 @@ def test_check_tells_missing_damaged_and_foreign_runs(adasde, config, spec, tmp_
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     runs = tmp_path / "runs"
     planned = plan(config)
-    names = list(planned.cells)
+    names = list(planned.jobs)
     rows = [(spec.run, 1, 0.1, "test_loss", 1.0)]
     save_run(runs / f"{names[0]}.parquet", rows, spec)  # the first of two seeds
-    save_run(runs / f"{names[1]}.parquet", rows, changed(planned.cells[names[1]].specs[0], seed=9))
+    save_run(runs / f"{names[1]}.parquet", rows, changed(planned.jobs[names[1]].specs[0], seed=9))
     (runs / f"{names[2]}.parquet").write_bytes(b"PAR1")
     done = adasde("check", tmp_path / "c.yaml", "--results", tmp_path)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert lines[-1] == f"1 of {len(planned.runs)} runs are there, whole and as planned"
-    assert lines[0].endswith(f"{names[0]}.parquet: no {planned.cells[names[0]].specs[1].run}")
+    assert lines[0].endswith(f"{names[0]}.parquet: no {planned.jobs[names[0]].specs[1].run}")
     assert "made from another spec" in lines[1]
     assert "a damaged one" in lines[3]
     assert "no such file" in lines[4]
@@ -491,7 +558,7 @@ def test_a_recipe_in_json_needs_neither_torch_nor_yaml(tmp_path):
 
 
 def test_a_missing_extra_is_named(spec, data_root, tmp_path):
-    spec = changed(spec, task="fashion32-vgg16")
+    spec = changed(spec, workload="fashion32-vgg16")
     options = ["run", "--spec", spec.canonical, "--data", str(data_root), "--out", str(tmp_path / "run.parquet")]
     code = f"import sys; sys.modules['torchvision'] = None; from adasde.cli import main; sys.exit(main({options!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

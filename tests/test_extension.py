@@ -60,17 +60,18 @@ def learns(trajectories, experiment):
     drawn = statistics.bootstrap_means({1: fall})[1][:, 0]
     return [
         row(
-            id=f"learns.{experiment}",
+            claim="learns",
+            about=experiment,
             place="ours",
             statement="the train loss falls",
             statistic="train loss at the end less that at the start",
             value=fall.mean(),
             bounds=statistics.interval(drawn),
             n=len(fall),
-            threshold=0.0,
-            below=True,
+            tolerance=0.0,
             reason="nothing was learned at 0",
             diverged=groups.diverged_runs,
+            experiment=experiment,
         )
     ]
 
@@ -90,7 +91,7 @@ def extended(monkeypatch):
 def test_an_experiment_is_added(extended, config, tensors, tmp_path, capsys):
     block = yaml.safe_load(BLOCK)
     config["experiments"] |= block["experiments"]
-    config["figures"] += block["figures"]
+    config["figures"] = block["figures"]
     planned = plan(config)
     runs = figure_runs(planned)["seeds-longer-memory"]
     assert len(runs) == 4

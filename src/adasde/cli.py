@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from adasde import __version__
-from adasde.analysis.figures.registry import figure_runs, plot_figure, plot_named
+from adasde.analysis.figures.registry import draw, figure_runs, plot_named
 from adasde.common import InputError, text_table
 from adasde.experiments import cost
 from adasde.experiments import plan as planning
-from adasde.experiments.cells import Plan
 from adasde.experiments.documents import merged
-from adasde.experiments.specs import Simulation, Trained, spec_of
+from adasde.experiments.jobs import Plan
+from adasde.experiments.specs import Simulation, Trained, Training, spec_of
 from adasde.scaling.command import Parser, count, run_command, scale, scale_arguments
 from adasde.scaling.rules import ScalingWarning
 from adasde.workloads.data.registry import dataset_named, prepare
@@ -73,22 +73,37 @@ def data(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run the runs of a cell, one after another, and write their table; a checkpoint makes them resumable."""
+    """Run the runs of a job, one after another, and write their table; a checkpoint makes them resumable."""
     document = _json("spec", options.spec)
     warnings.simplefilter("ignore", ScalingWarning)  # the plan has warned
     specs = [spec_of(part) for part in (document if isinstance(document, list) else [document])]
-    if not specs or len({spec.cell for spec in specs}) > 1:
-        raise InputError("spec: must be one spec, or a list of those that differ in their seed only")
+    if not specs or len({(isinstance(spec, Simulation), spec.device, spec.processes) for spec in specs}) > 1:
+        raise InputError("spec: must be one spec, or a list of those that share kind, device and processes")
 
     from adasde.experiments.execute import Job
 
-    names = ("out", "checkpoint", "weights", "pretrained", "threads", "overwrite")
+    names = ("out", "checkpoint", "weights", "pretrained", "states", "threads", "overwrite")
     values = {name: getattr(options, name) for name in names}
     job = Job(specs, root=options.data, every=options.checkpoint_every, progress=_progress, **values)
     for result in job.run():
         spec, ended = result.spec, "" if result.diverged is None else f", diverged at time {result.diverged:.4g}"
         amount = f"{spec.batches} batches" if isinstance(spec, Simulation) else f"{result.rows[-1][1]} steps"
         print(f"{spec.run}: {amount} in {result.facts['seconds']:.1f} s{ended}")
+
+
+def state(options: argparse.Namespace) -> None:
+    """Train a run up to a time from which others branch, and write its state."""
+    spec = spec_of(_json("spec", options.spec))
+    warnings.simplefilter("ignore", ScalingWarning)  # the plan has warned
+    if type(spec) is not Training:
+        raise InputError(f"spec: {spec.run} is no training run from new weights, which others can branch from")
+
+    from adasde.experiments.execute import save_state
+
+    names = ("samples", "out", "checkpoint", "before")
+    values = {name: getattr(options, name) for name in names}
+    save_state(spec, root=options.data, every=options.checkpoint_every, progress=_progress, **values)
+    print(f"{options.out}: {spec.run} after {options.samples:,} samples")
 
 
 def collect(options: argparse.Namespace) -> None:
@@ -113,10 +128,9 @@ def figure(options: argparse.Namespace) -> None:
             raise InputError(f"out = {path}: must end in .png or .pdf")
 
     from adasde.analysis import tables
-    from adasde.analysis.figures import style
 
     found = tables.collect(options.runs)[:2] if options.runs else tables.both(options.tables)
-    style.save(plot_figure(options.name, *found, options.reference and tables.both(options.reference)), options.out)
+    draw(options.name, options.out, *found, reference=options.reference and tables.both(options.reference))
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -138,12 +152,20 @@ def branch(options: argparse.Namespace) -> None:
     print(found)
 
 
+def forecast(options: argparse.Namespace) -> None:
+    """Forecast from the runs of a baseline up to which batch size the square-root rule will hold."""
+    from adasde.analysis.forecast import make_forecast, write_forecast
+
+    found = make_forecast(options.runs)
+    write_forecast(found, options.out)
+    print(f"{found.experiment}: the rule holds up to kappa {found.safe_kappa:.3g}, by the noise of the baseline")
+
+
 def claims(options: argparse.Namespace) -> None:
-    """Judge every claim that the tables can speak to; print and, if asked, write the verdicts."""
-    from adasde.analysis import tables
+    """Judge every claim that the tables can speak to, and say in five lines whether the paper replicates."""
     from adasde.analysis.claims import evaluation, report
 
-    table = evaluation.evaluate_claims(*tables.both(options.tables))
+    table = evaluation.evaluate_scale(options.tables)
     if options.out is not None:
         report.write_claims(table, options.out)
     if options.readme is not None:
@@ -182,14 +204,14 @@ def check(options: argparse.Namespace) -> int:
 
     planned, _ = _planned(options.config)
     results, there = options.results or Path("results", planned.scale), 0
-    for cell in planned.cells.values():
-        path = results / "runs" / f"{cell.name}.parquet"
+    for job in planned.jobs.values():
+        path = results / "runs" / f"{job.name}.parquet"
         try:
             found = {result.spec.run: result.spec for result in read_results(path)}
         except InputError as error:
             print(error)
             continue
-        for spec in cell.specs:
+        for spec in job.specs:
             if found.get(spec.run) == spec:
                 there += 1
             else:
@@ -278,7 +300,7 @@ def _add_planning(command: _Command) -> None:
 
 def _add_running(command: _Command) -> None:
     """Add the commands that make files of runs, and tables of these."""
-    sub = command(run, "run", "run one run, or those of a cell")
+    sub = command(run, "run", "run one run, or those of a job")
     sub.add_argument("--spec", required=True, help="spec, or list of specs, as JSON, or @FILE")
     sub.add_argument("--out", type=Path, required=True, help="parquet file to write")
     sub.add_argument("--checkpoint", type=Path, help="file to resume from and to save to")
@@ -287,8 +309,20 @@ def _add_running(command: _Command) -> None:
     sub.add_argument(
         "--pretrained", type=Path, nargs="+", default=(), metavar="FOLDER", help="where the parents' weights are"
     )
+    sub.add_argument(
+        "--states", type=Path, nargs="+", default=(), metavar="FILE", help="states from which the runs start or go on"
+    )
     sub.add_argument("--threads", type=int, default=1)
     sub.add_argument("--overwrite", action="store_true", help="the output may hold runs of other specs")
+    _data_option(sub)
+
+    sub = command(state, "state", "train a run up to a branch point, and keep its state")
+    sub.add_argument("--spec", required=True, help="the run's spec, as JSON, or @FILE")
+    sub.add_argument("--samples", type=count, required=True, metavar="N", help="samples that it has seen by then")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--before", type=Path, metavar="FILE", help="an earlier state of the run, to go on from")
+    sub.add_argument("--checkpoint", type=Path, help="file to resume from and to save to")
+    sub.add_argument("--checkpoint-every", type=float, default=10.0, metavar="SECONDS")
     _data_option(sub)
 
     sub = command(collect, "collect", "stack run files into the tidy tables")
@@ -330,6 +364,10 @@ def _add_reading(command: _Command) -> None:
     )
     sub.add_argument("--plot", type=Path, metavar="FILE", help="also draw the gaps")
     _data_option(sub)
+
+    sub = command(forecast, "forecast", "up to which batch size the rule will hold, from the baseline of an experiment")
+    sub.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="files of the baseline's runs")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
 
     sub = command(claims, "claims", "judge the claims and print them with their verdicts")
     sub.add_argument("tables", type=Path, metavar="FOLDER", help="folder of the tables, such as results/mini")

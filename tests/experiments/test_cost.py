@@ -52,16 +52,16 @@ def sized(batch_size):
 def throughput(task, size=""):
     with (ROOT / "src/adasde/experiments/throughput.csv").open() as file:
         return next(float(row["examples_per_second"]) for row in csv.DictReader(file)
-                    if (row["task"], row["device"], row["batch_size"]) == (task, "cpu-core", size))  # fmt: skip
+                    if (row["workload"], row["device"], row["batch_size"]) == (task, "cpu-core", size))  # fmt: skip
 
 
 # One run
 
 
 def test_seconds_by_hand(smoke):
-    """13,824 images are drawn; four evaluations take the gradient of 1,000 and test 10,000, a third of the work."""
+    """13,824 images are drawn; four evaluations test 1,000 of them and 10,000 others, each a third of the work."""
     plain, svag = smoke.runs["fashion-cnn-adam.sqrt.k4.s0"], smoke.runs["svag-fashion-cnn-adam.svag.l2.s0"]
-    examples = 13_824 + 4 * (1000 + 10_000 / 3)
+    examples = 13_824 + 4 * 11_000 / 3
     seconds = examples / throughput("fashion-cnn", "128")
     assert cost.cost_of(plain).seconds == pytest.approx(seconds)
     assert cost.job_seconds([plain, plain]) == pytest.approx(cost.START["vision"] + 2 * seconds)
@@ -69,8 +69,14 @@ def test_seconds_by_hand(smoke):
     assert cost.cost_of(plain).steps == 13_824 / 128
     # SVAG at ell draws 2 ell^2 times the samples, two minibatches of 32 in each step.
     assert cost.cost_of(svag).samples == 2 * 2**2 * svag.samples
-    examples = 8 * svag.samples + 4 * (1000 + 10_000 / 3)
+    examples = 8 * svag.samples + 4 * 11_000 / 3
     assert cost.cost_of(svag).seconds == pytest.approx(examples / throughput("fashion-cnn", "64"))
+    # The baseline takes the gradient of 1,000 as well, in three of the evaluations.
+    examples = 13_824 + 4 * 11_000 / 3 + 3 * 1000
+    baseline = smoke.runs["fashion-cnn-adam.sqrt.k1.s0"]
+    assert cost.cost_of(baseline).seconds == pytest.approx(examples / throughput("fashion-cnn", "32"))
+    few = cost.cost_of(changed(baseline, tested=2000)).seconds
+    assert few == pytest.approx((examples - 4 * 8000 / 3) / throughput("fashion-cnn", "32"))
 
 
 def test_simulations_by_hand(smoke):
@@ -88,11 +94,11 @@ def test_simulations_by_hand(smoke):
 
 
 def test_seconds_on_a_gpu_are_flops_over_a_share_of_the_peak(spec):
-    spec = changed(spec, task="wikitext103-gpt2", device="cuda", precision="tf32", samples=2**20,
+    spec = changed(spec, workload="wikitext103-gpt2", device="cuda", precision="tf32", samples=2**20,
                    evaluate=[2**19, 2**20], batch_size=512)  # fmt: skip
     one = cost.cost_of(spec)
     rate = 494.5e12 * cost.UTILISATION["GPU", "language"]["tf32"] / (3 * 291_648_307_200)
-    evaluating = 3 * (64 + 128 / 3) / rate
+    evaluating = (2 * 512 + 3 * (128 + 128) / 3) / rate  # at the start and twice more, with the noise but once
     assert one.device == "h100"
     assert one.seconds == pytest.approx(2**20 / rate + evaluating)
     assert "language in tf32" in one.assumed
@@ -111,7 +117,7 @@ def test_seconds_on_a_gpu_are_flops_over_a_share_of_the_peak(spec):
 
 
 def test_memory_by_hand_and_the_micro_batch_that_fits(spec):
-    spec = changed(spec, task="wikitext103-gpt2", device="cuda", precision="bf16", **sized(512))
+    spec = changed(spec, workload="wikitext103-gpt2", device="cuda", precision="bf16", **sized(512))
     large = cost.cost_of(spec)
     weights, one = 16 * 124_439_808, 1_348_562_944 * 0.61 + 514_631_680
     assert large.memory == pytest.approx(weights + 512 * one)
@@ -125,22 +131,22 @@ def test_memory_by_hand_and_the_micro_batch_that_fits(spec):
     assert cost.cost_of(changed(spec, rule="svag", ell=2, processes=8)).memory == pytest.approx(weights + 128 * one)
     assert cost.cost_of(spec, "cpu-core").micro_batch is None  # who knows how much there is
     # Of a large model with a small batch the measurement of the noise takes most: 36 bytes per weight.
-    small = cost.cost_of(changed(spec, task="wikibooks-roberta", batch_size=1))
-    assert small.memory == pytest.approx(36 * 355_018_841 + 4 * 232_447_028)
+    small = cost.cost_of(changed(spec, workload="wikibooks-roberta", batch_size=1))
+    assert small.memory == pytest.approx(36 * 355_018_841 + 16 * 232_447_028)
     # Images stay on a GPU.
-    images = cost.cost_of(changed(spec, task="fashion-cnn"))
+    images = cost.cost_of(changed(spec, workload="fashion-cnn"))
     assert images.memory == pytest.approx(16 * 20_746 + 512 * 22_000 / 2 + 60_000 * 784)
 
 
 def test_no_micro_batch_helps_where_one_example_is_too_large(spec, monkeypatch):
-    huge = CostProfile(parameters=1, flops=1.0, activations=1e12, graded=1, chunk=0, tested=1)
+    huge = CostProfile(parameters=1, flops=1.0, activations=1e12, sampled=1, graded=1, chunk=0, tested=1)
     monkeypatch.setitem(
         WORKLOADS, "huge", Entry("huge", "wiki-mini", "language", "adasde.workloads.language", huge, 1000)
     )
-    assert cost.cost_of(changed(spec, task="huge", device="cuda")).micro_batch == 0
+    assert cost.cost_of(changed(spec, workload="huge", device="cuda")).micro_batch == 0
     monkeypatch.setitem(WORKLOADS, "new", Entry("new", "wiki-mini", "language", "adasde.workloads.language"))
     with pytest.raises(InputError, match="workload = 'new': its entry has no cost profile"):
-        cost.cost_of(changed(spec, task="new"))
+        cost.cost_of(changed(spec, workload="new"))
 
 
 def test_finished_runs_took_what_is_said_of_them():
@@ -160,13 +166,13 @@ def test_finished_runs_took_what_is_said_of_them():
 
 
 def test_host_memory_beside_a_gpu_has_room_for_a_checkpoint(spec):
-    spec = changed(spec, task="wikibooks-roberta", device="cuda", precision="bf16", **sized(256))
+    spec = changed(spec, workload="wikibooks-roberta", device="cuda", precision="bf16", **sized(256))
     parameters = 355_018_841
     assert cost.job_memory([spec]) > 24 * parameters / 1e6
     more = cost.job_memory([changed(spec, processes=8)]) - cost.job_memory([spec])
     assert more == pytest.approx(7 * 1.5 * (6e9 + 4 * parameters) / 1e6, abs=2)
     assert isinstance(cost.job_memory([spec]), int)
-    images = changed(spec, task="imagenet-resnet50")  # which 16 processes decode
+    images = changed(spec, workload="imagenet-resnet50")  # which 16 processes decode
     assert cost.job_cores(images) == 17
     assert (cost.job_gpus(images), cost.job_gpus(changed(images, processes=8))) == (1, 8)
     assert cost.job_memory([images]) > 1.5 * (6e9 + 16 * cost.WORKER) / 1e6
@@ -178,27 +184,70 @@ def test_host_memory_beside_a_gpu_has_room_for_a_checkpoint(spec):
 def test_runs_that_figures_share_are_counted_once(smoke):
     found = rows(cost.report(smoke, figure_runs(smoke)))
     whole = found["whole, each run once"]
-    assert whole["runs"] == str(len(smoke.runs)) == "22"
-    assert sum(int(found[f]["runs"]) for f in smoke.figures) > 22
-    hours = sum(cost.job_seconds(cell.specs) for cell in smoke.cells.values()) / 3600
+    assert whole["runs"] == str(len(smoke.runs)) == "32"
+    assert sum(int(found[f]["runs"]) for f in smoke.figures) > 32
+    # A state is a job, of a part of its run.
+    hours = (sum(cost.job_seconds(job.specs) for job in smoke.jobs.values()) + cost.START["vision"]) / 3600
     assert float(whole["core-hours"]) == pytest.approx(hours, rel=0.01)
-    assert found["rules-fashion-cnn"]["samples"] == f"{6 * 13_824:,}"
-    assert found["scaling-fashion-cnn-adam"] == found["rules-fashion-cnn"]
+    assert found["scaling-fashion-cnn-adam"]["samples"] == f"{6 * 13_824:,}"
+    for name, shown in figure_runs(smoke).items():
+        samples = sum(cost.cost_of(smoke.runs[run]).samples for run in cost.needed(smoke, {name: shown}, name))
+        assert found[name]["samples"] == f"{samples:,}"
 
 
 def test_a_figure_of_fine_tuning_needs_the_pre_training_first(smoke):
     shown = figure_runs(smoke)
     runs = cost.needed(smoke, shown, "finetune")
-    assert {run for run in runs if run.startswith("roberta-adam")} == smoke.parents != set()
+    assert {run for run in runs if run.startswith("roberta-adam")} == set(smoke.parents.values()) != set()
     assert set(shown["finetune"]) < set(runs)
     total, chain = cost.hours_of(smoke, runs)["core"]
-    cells = {name: cost.job_seconds(cell.specs) / 3600 for name, cell in smoke.cells.items()}
+    cells = {name: cost.job_seconds(job.specs) / 3600 for name, job in smoke.jobs.items()}
     mine = [name for name in cells if name.startswith(("roberta-adam", "finetune"))]
     assert total == pytest.approx(sum(cells[name] for name in mine))
     chains = [cells[f"roberta-adam.sqrt.k{kappa}"] + cells[f"finetune-roberta.k{kappa}"] for kappa in (1, 4)]
     assert chain == pytest.approx(max(chains))
     text = cost.report(smoke, shown, "finetune", devices=100)
     assert f"100 cores: {chain * 60:.3g} min" in text or f"100 cores: {chain * 3600:.3g} s" in text
+
+
+def test_states_and_branches_by_hand(config):
+    """A parent of 13,824 samples is cut at its states after 7,680 and 12,000; what starts from them waits for them."""
+    first = config["branches"]["branch-cnn-adam"]
+    config["branches"]["late"] = {**first, "at": {"value": 0.2, "source": "ours"}}
+    planned = plan.plan(config)
+    start = cost.START["vision"]
+    parents = [f"fashion-cnn-adam.sqrt.k1.s{seed}" for seed in (0, 1)]
+    parent, other = (cost.cost_of(planned.runs[run]).seconds for run in parents)
+    branch = cost.cost_of(planned.runs["branch-cnn-adam.sqrt.k4.s0"]).seconds
+
+    def seconds(*runs):
+        return [3600 * hours for hours in cost.hours_of(planned, runs)["core"]]
+
+    early = start + parent * 7680 / 13_824
+    late = start + parent * 4320 / 13_824
+    rest = start + parent * 1824 / 13_824 + other
+    # Its own states are made wherever the parent is wanted, the branches or not.
+    assert seconds(*parents) == pytest.approx([early + late + rest] * 2)
+    # A branch takes its parent's state, and not the rest of the parent.
+    assert seconds("branch-cnn-adam.sqrt.k4.s0") == pytest.approx([early + start + branch] * 2)
+    assert seconds("late.sqrt.k4.s0") == pytest.approx([early + late + start + branch] * 2)
+    two = seconds("late.sqrt.k4.s0", "branch-cnn-adam.sqrt.k4.s0")
+    assert two == pytest.approx([early + late + 2 * (start + branch), early + late + start + branch])
+    # Seeds of one cell share a job.
+    shared = cost.cost_of(planned.runs["late.sqrt.k4.s1"]).seconds
+    assert seconds("late.sqrt.k4.s0", "late.sqrt.k4.s1") == pytest.approx([early + late + start + branch + shared] * 2)
+    # A branch draws 3,072 samples in steps of 64, and is evaluated three times.
+    examples = 3072 + 3 * 11_000 / 3
+    assert branch == pytest.approx(examples / throughput("fashion-cnn", "32"), rel=0.5)
+    costs = {run: cost.cost_of(spec) for run, spec in planned.runs.items()}
+    state = 12 * 20_746  # bytes: weights and two averages
+    for runs, count in (
+        (["late.sqrt.k4.s0"], 2),
+        (["branch-cnn-adam.sqrt.k4.s0"], 1),
+        (parents, 2),
+        (["roberta-adam.sqrt.k1.s0"], 0),
+    ):
+        assert cost._disk(planned, runs, costs)["states"] == count * state
 
 
 def test_a_report_marks_what_is_measured_estimated_and_too_large(smoke):
@@ -210,8 +259,8 @@ def test_a_report_marks_what_is_measured_estimated_and_too_large(smoke):
     there = cost.report(smoke, shown, device="h100")
     assert rows(there)["finetune"]["speed"] == "estimated"
     assert rows(there)["weak-order"]["speed"] == "measured"  # on the CPU
-    assert rows(there)["breakdown"]["speed"] == "measured and estimated"
-    assert {"GPU-hours", "core-hours"} <= rows(there)["breakdown"].keys()
+    assert rows(there)["forecast"]["speed"] == "measured and estimated"
+    assert {"GPU-hours", "core-hours"} <= rows(there)["forecast"].keys()
     assert "!" not in here + there
     paper = planned(PAPER)
     for run, spec in paper.runs.items():  # whatever the config says, here each run is on one GPU, a batch in one pass
@@ -293,11 +342,11 @@ def test_configs_merge_as_snakemake_merges_them(adasde, tmp_path):
 def test_steps_measured_on_a_gpu_are_throughput(adasde, tmp_path):
     out, steps = tmp_path / "throughput.csv", ROOT / "results/reference/gpu/steps.csv"
     assert adasde("throughput", steps, "--out", out).returncode == 0
-    found = {(r["task"], r["precision"], r["batch_size"]): r for r in csv.DictReader(out.open())}
+    found = {(r["workload"], r["precision"], r["batch_size"]): r for r in csv.DictReader(out.open())}
     wanted = [row for row in csv.DictReader(steps.open()) if row["ell"] == "1"]
     assert len(found) == len(wanted)
     for row in wanted:
-        rate = found[row["task"], row["precision"], row["batch_size"]]
+        rate = found[row["workload"], row["precision"], row["batch_size"]]
         assert float(rate["examples_per_second"]) == float(row["examples_per_second"])
         assert rate["device"] == "h100"
     for text in (
@@ -330,8 +379,8 @@ def test_throughput_is_work_over_seconds(adasde, spec, small_spec, tmp_path):
     out = tmp_path / "throughput.csv"
     out.write_text(",".join(COLUMNS) + "\nfashion-cnn,cpu-core,float32,32,1.0,1,old\nother,h100,bf16,,2.0,1,x\n")
     assert adasde("throughput", *paths, "--out", out).returncode == 0
-    examples = 13_824 + 4 * (1000 + 10_000 / 3)
-    found = [(r["task"], r["device"], r["precision"], r["batch_size"], float(r["examples_per_second"]), r["runs"])
+    examples = 13_824 + 4 * 11_000 / 3 + 3 * 1000
+    found = [(r["workload"], r["device"], r["precision"], r["batch_size"], float(r["examples_per_second"]), r["runs"])
              for r in csv.DictReader(out.open())]  # fmt: skip
     assert found == [
         ("fashion-cnn", "cpu-core", "float32", "32", pytest.approx(2 * examples / 6.0, rel=1e-3), "2"),

@@ -62,7 +62,7 @@ def test_every_config_plans(path):
 def test_runs_of_an_experiment_share_times_and_samples_and_initial_weights(config):
     specs = [spec for spec in plan.plan(config).runs.values() if isinstance(spec, Trained)]
     assert len({(s.experiment, s.evaluate, s.horizon, s.init_seed) for s in specs}) == len(
-        config["experiments"] | config["finetunings"]
+        config["experiments"] | config["branches"] | config["finetunings"]
     )
 
 
@@ -116,7 +116,12 @@ def edit(path, value):
     return apply
 
 
+def both(*changes):
+    return lambda config: [change(config) for change in changes]
+
+
 EXPERIMENT = "experiments/fashion-cnn-adam"
+BRANCH = "branches/branch-cnn-adam"
 SVAG = "experiments/svag-fashion-cnn-adam"
 
 
@@ -170,14 +175,20 @@ SVAG = "experiments/svag-fashion-cnn-adam"
         ),
         (
             edit("figures", ["scatter-fashion-cnn-adam"]),
-            "figure = 'scatter-fashion-cnn-adam': must be one of scaling-EXPERIMENT",
+            "figure = 'scatter-fashion-cnn-adam': must be one of map, scaling-EXPERIMENT",
         ),
         (
             edit("figures", ["scaling-fashion-cnn-adm"]),
             "'fashion-cnn-adm' is no experiment that it can show; possible: scaling-fashion-cnn-adam",
         ),
-        (edit("figures", ["rules-fashion-resnet"]), "'fashion-resnet' is no workload .* possible: rules-fashion-cnn"),
-        (edit("figures", ["rules-fashion-cnn-adam"]), "'fashion-cnn-adam' is no workload that it can show"),
+        (
+            edit("figures", ["branch-fashion-cnn-adam"]),
+            "'fashion-cnn-adam' is no experiment that it can show; possible: branch-cnn-adam",
+        ),
+        (
+            edit("figures", ["rules-fashion-cnn"]),
+            "figure = 'rules-fashion-cnn': must be one of map, scaling-EXPERIMENT",
+        ),
         (edit("experiments", {}), "experiments: "),
         (edit("scale", "data"), "scale: 'data' is taken"),
         (edit("scale", "Mini"), "scale: 'Mini' must be lower-case letters"),
@@ -202,7 +213,10 @@ SVAG = "experiments/svag-fashion-cnn-adam"
             edit("figures", ["svag-fashion-resnet-rmsprop"]),
             "'fashion-resnet-rmsprop' is no experiment that it can show; possible: svag-fashion-cnn-adam",
         ),
-        (edit(f"{SVAG}/ell/value", [1]), "possible: none, since no ell is above 1"),
+        (
+            both(edit(f"{SVAG}/ell/value", [1]), edit(f"{BRANCH}/ell/value", [1])),
+            "possible: none, since no ell is above 1",
+        ),
     ],
 )
 def test_mistakes_are_refused_in_one_line(change, message, config):
@@ -232,9 +246,9 @@ def test_a_config_that_is_no_mapping_is_refused_shortly(document):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"recipe": 99}, "recipe = 99: this version runs recipe 4"),
+        ({"recipe": 99}, "recipe = 99: this version runs recipe 5"),
         ({"rule": "bogus"}, "rule = 'bogus': must be one of"),
-        ({"task": "bogus"}, "workload = 'bogus': must be one of"),
+        ({"workload": "bogus"}, "workload = 'bogus': must be one of"),
         ({"run": "../../evil"}, "run: '../../evil' must be lower-case"),
         ({"horizon": math.inf}, "horizon = inf: must be a finite number"),
         ({"batch_size": 32.0}, "batch_size: 32.0 is not of type 'integer'"),
@@ -267,7 +281,7 @@ def test_planning_imports_neither_torch_nor_snakemake():
 
 
 def test_every_number_of_a_config_has_its_source():
-    """The models ask for it; this looks with other eyes: no bare number but the evaluation grid, and seeds per job."""
+    """The models ask for it; this looks with other eyes: no bare number but the evaluation grid."""
 
     def bare(node, place):
         if isinstance(node, dict):
@@ -275,12 +289,7 @@ def test_every_number_of_a_config_has_its_source():
                 return
             for key, value in node.items():
                 yield from bare(value, f"{place}.{key}")
-        elif (
-            isinstance(node, int | float)
-            and not isinstance(node, bool)
-            and ".evaluate." not in place
-            and not place.endswith(".seeds_per_job")
-        ):
+        elif isinstance(node, int | float) and not isinstance(node, bool) and ".evaluate." not in place:
             yield place
 
     for path in CONFIGS:
@@ -290,29 +299,132 @@ def test_every_number_of_a_config_has_its_source():
 def test_the_registries_point_to_code():
     from importlib import import_module
 
-    from adasde.analysis.figures.registry import PLOTS
+    from adasde.analysis.figures.registry import MOMENTS, PLOTS
     from adasde.analysis.figures.style import RULE_STYLES
     from adasde.analysis.figures.style import RULES as NAMES
 
     assert all(hasattr(import_module(entry.module), "load") for entry in WORKLOADS.values())
     assert all(hasattr(import_module(plot.module), "plot") for plot in PLOTS.values())
-    assert set(RULES) == set(NAMES) == set(RULE_STYLES)
+    assert RULES.keys() | MOMENTS == NAMES.keys() == RULE_STYLES.keys()
 
 
-def test_cells_are_the_runs_that_differ_in_their_seed(config):
+def test_what_a_job_runs(config):
     planned = plan.plan(config)
-    cells = planned.cells
-    assert [spec.run for cell in cells.values() for spec in cell.specs] == list(planned.runs)
-    assert [spec.seed for spec in cells["fashion-cnn-adam.sqrt.k4"].specs] == [0, 1]
-    assert {"svag-fashion-cnn-adam.svag.l2", "finetune-roberta.k4", "finetune-roberta.scratch"} <= set(cells)
-    assert planned.cell_of["fashion-cnn-adam.sqrt.k4.s1"] == "fashion-cnn-adam.sqrt.k4"
-    config["seeds_per_job"] = 1
-    assert [name for name in plan.plan(config).cells if name.startswith("fashion-cnn-adam.sqrt.k4")] == [
-        "fashion-cnn-adam.sqrt.k4.s0", "fashion-cnn-adam.sqrt.k4.s1",
+    jobs = planned.jobs
+    assert [spec.run for job in jobs.values() for spec in job.specs] == list(planned.runs)
+    assert [spec.seed for spec in jobs["fashion-cnn-adam.sqrt.k4"].specs] == [0, 1]
+    assert {"svag-fashion-cnn-adam.svag.l2", "finetune-roberta.k4", "finetune-roberta.scratch"} <= set(jobs)
+    assert {"branch-cnn-adam.sqrt.k4", "branch-cnn-adam.sqrt.k4.keep"} <= set(jobs)
+    assert planned.job_of["fashion-cnn-adam.sqrt.k4.s1"] == "fashion-cnn-adam.sqrt.k4"
+    config["job"] = "run"
+    assert list(plan.plan(config).jobs) == list(planned.runs)
+    config["job"] = "experiment"
+    jobs = plan.plan(config).jobs
+    assert {name for name in jobs if "fashion-cnn-adam" in name} == {
+        "fashion-cnn-adam.baseline", "fashion-cnn-adam.others",
+        "svag-fashion-cnn-adam.baseline", "svag-fashion-cnn-adam.others",
+    }  # fmt: skip
+    assert [spec.run for spec in jobs["branch-cnn-adam.baseline"].specs] == [
+        "branch-cnn-adam.sqrt.k1.s0", "branch-cnn-adam.sqrt.k1.s1",
     ]  # fmt: skip
     # However many seeds there are, the specs of a job fit into a command.
-    config["seeds_per_job"] = 1000
     config["experiments"]["fashion-cnn-adam"]["seeds"]["value"] = 400
-    cells = plan.plan(config).cells
-    assert max(len(cell.document) for cell in cells.values()) < 131_072
-    assert sum(len(cell.specs) for name, cell in cells.items() if name.startswith("fashion-cnn-adam.sqrt.k4")) == 400
+    jobs = plan.plan(config).jobs
+    assert max(len(job.document) for job in jobs.values()) < 131_072
+    assert sum(len(job.specs) for name, job in jobs.items() if name.startswith("fashion-cnn-adam.")) == 1200
+    assert "fashion-cnn-adam.others.1" in jobs
+
+
+def test_a_branch_has_its_parent_s_recipe_at_its_own_batch(config):
+    runs = plan.plan(config).runs
+    names = ("fashion-cnn-adam.sqrt.k1", "branch-cnn-adam.sqrt.k1", "branch-cnn-adam.sqrt.k4")
+    parent, base, four = (runs[f"{name}.s0"] for name in names)
+    assert base.parent.model_dump() == {"run": parent.run, "spec_hash": parent.hash, "samples": 7680}
+    assert (base.batch_size, base.samples, base.evaluate, base.noise) == (16, 3072, (1024, 3072), (0, 1024, 3072))
+    assert base.optimizer.hyperparameters == parent.optimizer.hyperparameters.scaled(0.5)
+    assert four.optimizer.hyperparameters == base.optimizer.hyperparameters.scaled(4)
+    assert math.isclose(base.horizon, base.optimizer.lr**2 * 3072 / 16)
+    assert four.noise == ()
+    assert four.stream == base.stream != parent.stream
+    assert plan.plan(config).states == {base.parent.state: (parent, 7680)}
+    seeds = {runs[f"branch-cnn-adam.sqrt.k1.s{seed}"].parent.run for seed in (0, 1)}
+    assert seeds == {parent.run}
+
+
+def test_a_branch_keeps_the_factor_of_its_parent_s_schedule_and_scales_its_clip(config):
+    parent, child = config["experiments"]["fashion-cnn-adam"], config["branches"]["branch-cnn-adam"]
+    parent["schedule"] = {"decays": given([0.7]), "decay_factor": given(0.1)}
+    parent["clip"] = given(1.0)
+    before = plan.plan(config).runs["branch-cnn-adam.sqrt.k1.s0"]
+    child["at"] = given(0.2)
+    after = plan.plan(config).runs["branch-cnn-adam.sqrt.k1.s0"]
+    assert math.isclose(after.optimizer.lr, 0.1 * before.optimizer.lr, rel_tol=1e-9)
+    assert math.isclose(after.clip, 2**0.5)
+
+
+POSSIBLE = "fashion-cnn-adam has a state from 0.000533 to 0.2304 epochs"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("parent", "nobody", "branches.branch-cnn-adam: parent = 'nobody': must be one of fashion-cnn-adam, "),
+        ("at.value", 0.3, f"branches.branch-cnn-adam: at = 0.3: {POSSIBLE}"),
+        ("at.value", 1e-5, f"at = 1e-05: {POSSIBLE}"),
+        ("at.value", 0, "branches.branch-cnn-adam.at.value: 0 is less than or equal to the minimum of 0"),
+        ("second_moments.value", ["keep"], "second_moments.value: must contain transport"),
+        (
+            "second_moments.value",
+            ["transport", "new"],
+            "second_moments.value.1: 'new' is not one of ['transport', 'keep', 'fresh']",
+        ),
+        ("rules.value", None, "branches.branch-cnn-adam.rules.value: None is not of type 'object'"),
+        ("batch_size.value", 24, "evaluate.every = 512: batch size 24"),
+    ],
+)
+def test_a_branch_that_cannot_be_is_refused(config, path, value, message):
+    *parts, last = path.split(".")
+    node = config["branches"]["branch-cnn-adam"]
+    for part in parts:
+        node = node[part]
+    node[last] = value
+    with pytest.raises(InputError) as caught:
+        plan.plan(config)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_states_of_one_parent_follow_each_other(config):
+    """Two groups of branches from one state share it; a later one is made from the earlier."""
+    first = config["branches"]["branch-cnn-adam"]
+    config["branches"] = {
+        "late": {**first, "at": given(0.2)},
+        "branch-cnn-adam": first,
+        "other": {**first, "seeds": given(1)},
+    }
+    planned = plan.plan(config)
+    parent = planned.runs["fashion-cnn-adam.sqrt.k1.s0"]
+    early, late = (f"{parent.run}.{samples}" for samples in (7680, 12000))
+    assert list(planned.states.items()) == [(early, (parent, 7680)), (late, (parent, 12000))]
+    assert planned.states_of(parent.run) == [early, late]
+    assert planned.states_of(parent.run, 12000) == [early]
+    assert planned.states_of(parent.run, 7680) == planned.states_of("fashion-cnn-adam.sqrt.k1.s1") == []
+    assert {planned.runs[f"{name}.sqrt.k4.s0"].parent.state for name in ("other", "branch-cnn-adam")} == {early}
+    assert planned.parents.keys() == {run for run in planned.runs if run.startswith("finetune-roberta.k")}
+
+
+def test_a_branch_must_not_replay_examples(config):
+    """Without replacement a branch may take what is left of its parent's pass: here 0.872 epochs."""
+    config["experiments"]["fashion-cnn-adam"]["sampling"]["value"] = "epoch"
+    child = config["branches"]["branch-cnn-adam"]
+    plan.plan(config)  # SVAG at ell = 2 draws 8 times 0.0512 epochs
+    child["ell"]["value"] = [1, 4]
+    with pytest.raises(InputError, match="svag.l4.s0 draws 98304 examples, and its parent leaves 52320"):
+        plan.plan(config)
+    child["ell"]["value"], child["epochs"]["value"] = [1], 0.9
+    with pytest.raises(InputError, match="epochs = 0.9: branch-cnn-adam.sqrt.k1.s0 draws 53760 examples"):
+        plan.plan(config)
+
+
+def given(value):
+    return {"value": value, "source": "ours"}

@@ -4,7 +4,10 @@ import copy
 import os
 import random
 import shutil
+import signal
 import subprocess
+import sys
+import time
 import warnings
 
 import pandas as pd
@@ -17,15 +20,15 @@ from adasde.analysis import tables
 from adasde.analysis.claims.report import write_claims
 from adasde.common import InputError
 from adasde.experiments.artifacts import provenance, rows_digest
-from adasde.experiments.cells import Plan
 from adasde.experiments.cost import cost_of
+from adasde.experiments.jobs import Plan
 from adasde.experiments.plan import plan
 from adasde.scaling.rules import ScalingWarning
 from adasde.training.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
 from adasde.training.loop import train
 from adasde.workloads.data.registry import load_arrays, prepare
 from adasde.workloads.vision import BUILDERS, ImageWorkload
-from conftest import ROOT, changed, load_run, save_run
+from conftest import ROOT, changed, load_run, same_state, save_run
 
 pytestmark = pytest.mark.slow
 
@@ -205,6 +208,38 @@ def test_damaged_data_are_noticed_and_made_again(data_root, tmp_path, broken):
     prepare("fashion-mnist", tmp_path)  # fetches that again
     assert load_arrays("fashion-mnist", tmp_path)["test-labels"].equal(whole)
     broken("the same, prepared data", 30, "30 refused by name, and made again when asked")
+
+
+def test_a_killed_state_goes_on_from_its_checkpoint(spec, data_root, tmp_path, broken):
+    """Three times; the state is that of an undisturbed job."""
+    spec = changed(spec, samples=15_360, evaluate=[1536, 15_360], horizon=2.3e-4)
+    command = [sys.executable, "-m", "adasde", "state", "--spec", spec.canonical, "--data", data_root]
+
+    def start(out):
+        options = ["--samples", 7680, "--out", out, "--checkpoint", f"{out}.checkpoint", "--checkpoint-every", 0]
+        return subprocess.Popen(list(map(str, [*command, *options])), stderr=subprocess.PIPE, text=True)
+
+    def finish(process):
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        return errors
+
+    finish(start(tmp_path / "whole"))
+    saved, draw = tmp_path / "killed.checkpoint", random.Random(0)
+    for _ in range(3):
+        process, before = start(tmp_path / "killed"), saved.exists() and saved.stat().st_mtime_ns
+        while process.poll() is None and (saved.exists() and saved.stat().st_mtime_ns) == before:
+            time.sleep(0.005)
+        time.sleep(draw.random() * 0.1)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / "killed").exists()
+    assert "resumed at step" in finish(start(tmp_path / "killed"))
+    assert not saved.exists()
+    assert same_state(tmp_path / "killed", tmp_path / "whole")
+    assert read_checkpoint(tmp_path / "whole")["step"] == 240
+    broken("SIGKILL to a job that makes a state", 3, "the same state, bit for bit")
 
 
 # No room, and no right, to write

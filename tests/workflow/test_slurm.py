@@ -80,10 +80,10 @@ def test_the_smoke_graph_finishes_though_a_job_is_cancelled(
     (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "results").mkdir()
     shutil.copytree(data_root, tmp_path / "results/data")
-    cells = plan(config).cells
+    jobs = plan(config).jobs
     run = "fashion-cnn-adam.sqrt.k1"
     table = tmp_path / f"results/smoke/runs/{run}.parquet"
-    saved = table.with_name(f"{table.name}.{cells[run].hash[:12]}.checkpoint")
+    saved = table.with_name(f"{table.name}.{jobs[run].hash[:12]}.checkpoint")
 
     def job():
         found = subprocess.run(
@@ -105,10 +105,10 @@ def test_the_smoke_graph_finishes_though_a_job_is_cancelled(
         process.kill()
     assert process.returncode == 0, output
     assert "Trying to restart job" in output
-    assert {path.stem for path in table.parent.iterdir()} == set(cells)
+    assert {path.stem for path in table.parent.iterdir()} == set(jobs)
     assert (tmp_path / "results/smoke/claims.csv").exists()
     options = ("--data", data_root, "--out", tmp_path / "whole.parquet")
-    done = adasde_process("run", "--spec", cells[run].document, *options)
+    done = adasde_process("run", "--spec", jobs[run].document, *options)
     assert done.returncode == 0, done.stderr
     digests = [read_results(path)[0].facts["rows_sha256"] for path in (table, tmp_path / "whole.parquet")]
     assert digests[0] == digests[1]

@@ -17,6 +17,7 @@ import yaml
 from playwright.sync_api import expect, sync_playwright
 
 from adasde.analysis import tables
+from adasde.analysis.figures.registry import figure_runs
 from adasde.experiments.artifacts import read_results
 from adasde.experiments.plan import plan
 from conftest import ROOT
@@ -38,11 +39,14 @@ def jobs(output):
 
 
 def digests(path):
-    """Digests of the rows of a cell's runs, by run."""
+    """Digests of the rows of a job's runs, by run."""
     return {result.spec.run: result.facts["rows_sha256"] for result in read_results(path)}
 
 
 SMOKE = ("--configfile", str(ROOT / "workflow/config/smoke.yaml"))
+PLAN = plan(yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text()))
+# Beside what the plan names: the tables, the claims, the report, and the target of all.
+JOBS = len(PLAN.jobs) + len(PLAN.states) + len(PLAN.baselines) + len(PLAN.figures) + 4
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +72,14 @@ def built_whole(folder):
     (log,) = (folder / ".snakemake/log").iterdir()
     text = log.read_text()
     # Snakemake looks for what can begin when a job has ended, and once a timespan for every job that has ended before.
-    assert text.count("Finished jobid") == 29
-    assert text.count("Ready jobs") < 29 * (2 + periods)
+    assert text.count("Finished jobid") == JOBS
+    assert text.count("Ready jobs") < JOBS * (2 + periods)
     lines = output.splitlines()
-    assert lines[-1] == "29 of 29 jobs done"
+    assert lines[-1] == f"{JOBS} of {JOBS} jobs done"
     assert len(lines) < 15 + periods
-    assert re.match(r"\d+ min: \d+ of 29 jobs done, (about \d+ min|less than a minute) left; running: \w", lines[0])
+    left = r"(about \d+ min|less than a minute) left"
+    shown = next(line for line in lines if " jobs done" in line)
+    assert re.match(rf"\d+ min: \d+ of {JOBS} jobs done, {left}; running: \w", shown)
 
 
 def seconds(function, *arguments, **options):
@@ -89,10 +95,12 @@ def test_every_figure_and_the_claims_are_there(built):
     names = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())["figures"]
     assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
     claims = pd.read_csv(built / "results/smoke/claims.csv")
-    assert set(claims["verdict"]) <= {"reproduced", "not reproduced", "inconclusive"}
-    assert {"final-accuracy.fashion-cnn-adam", "closeness.fashion-cnn-adam.linear.k4"} <= set(claims["id"])
+    assert set(claims["verdict"]) <= {"reproduced", "not reproduced", "undecided"}
+    experiments = {name.split(".")[1] for name in claims["id"] if name.startswith("rule.")}
+    assert experiments == {"fashion-cnn-adam", "fashion-resnet-rmsprop", "roberta-adam", "branch-cnn-adam"}
+    assert {"rule.branch-cnn-adam.k4.squared_norm", "rival.branch-cnn-adam.none.k4"} <= set(claims["id"])
     runs = pd.read_csv(built / "results/smoke/runs.csv")
-    assert len(runs) == 22
+    assert len(runs) == len(PLAN.runs) == 32
     assert runs["device"].notna().all()
     assert not list((built / "results").rglob("*.checkpoint*"))
     assert (built / "results/smoke/report.html").stat().st_size > 100_000
@@ -126,7 +134,7 @@ def test_a_damaged_run_file_can_be_deleted_and_comes_back(built, adasde):
     content[third : 2 * third] = bytes(third)  # some single bytes of a parquet file carry nothing
     path.write_bytes(content)
     check = ("check", ROOT / "workflow/config/smoke.yaml", "--results", built / "results/smoke")
-    assert "20 of 22 runs are there" in adasde(*check).stdout
+    assert "30 of 32 runs are there" in adasde(*check).stdout
     path.unlink()
     status, output = snakemake(built, *SMOKE)
     assert status == 0, output
@@ -145,6 +153,7 @@ def test_a_killed_graph_is_taken_up_again(built):
         command, cwd=built, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     while not list((built / "results/smoke/runs").glob("*.checkpoint")) and sum(p.exists() for p in runs[:4]) < 2:
+        assert process.poll() is None
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -218,12 +227,12 @@ def test_two_graphs_in_one_folder(built, broken):
 
 
 def test_a_deleted_figure_is_one_job(built):
-    (built / "figures/smoke/rules-fashion-cnn.png").unlink()
-    _, output = snakemake(built, "-n", "figures/smoke/rules-fashion-cnn.png", *SMOKE)
+    (built / "figures/smoke/scaling-fashion-cnn-adam.png").unlink()
+    _, output = snakemake(built, "-n", "figures/smoke/scaling-fashion-cnn-adam.png", *SMOKE)
     assert jobs(output) == {"figure": 1}
     _, output = snakemake(built, "-n", *SMOKE)
     assert jobs(output) == {"figure": 1, "report": 1, "all": 1}
-    status, output = snakemake(built, "figures/smoke/rules-fashion-cnn.png", *SMOKE)
+    status, output = snakemake(built, "figures/smoke/scaling-fashion-cnn-adam.png", *SMOKE)
     assert status == 0, output
 
 
@@ -234,13 +243,70 @@ def test_a_figure_needs_only_the_runs_that_it_shows(built, tmp_path):
     assert jobs(output) == {"simulate": 1, "figure": 1}
 
 
+# States, and the runs that branch from them
+
+PARENT, BRANCH = "fashion-cnn-adam.sqrt.k1", "branch-cnn-adam.sqrt.k4"
+
+
+@pytest.fixture
+def chained(config, tmp_path):
+    """A config with two groups of branches at two times of one parent, a job for each experiment; and its plan."""
+    branch = config["branches"]["branch-cnn-adam"]
+    config |= {"job": "experiment", "figures": ["scaling-fashion-cnn-adam"], "finetunings": {}, "simulations": {}}
+    config["experiments"] = {"fashion-cnn-adam": config["experiments"]["fashion-cnn-adam"]}
+    config["branches"]["late"] = {**branch, "at": {"value": 0.2, "source": "ours"}}
+    (tmp_path / "chained.yaml").write_text(yaml.safe_dump(config))
+    return ("--configfile", str(tmp_path / "chained.yaml")), plan(config)
+
+
+def test_a_branch_waits_for_its_parent_s_state_and_for_no_table(built, chained, tmp_path):
+    states = {path.name for path in (built / "results/smoke/states").iterdir()}
+    assert states == {f"{PARENT}.s0.7680.state"} == {f"{state}.state" for state in PLAN.states}
+    for run, needed in (
+        (BRANCH, {"data": 1, "state": 1, "run": 1}),
+        (PARENT, {"data": 1, "state": 1, "run": 1}),
+        ("fashion-cnn-adam.sqrt.k4", {"data": 1, "run": 1}),
+    ):
+        _, output = snakemake(tmp_path, "-n", f"results/smoke/runs/{run}.parquet", *SMOKE)
+        assert jobs(output) == needed, run
+    options, planned = chained
+    assert len(planned.jobs) == 6
+    _, output = snakemake(tmp_path, "-n", "results/smoke/runs/late.others.parquet", *options)
+    assert jobs(output) == {"data": 1, "state": 2, "run": 1}
+    _, output = snakemake(tmp_path, "-n", *options)
+    assert (jobs(output)["state"], jobs(output)["run"]) == (2, 6)
+
+
+@pytest.mark.slow
+def test_a_job_for_each_experiment_makes_the_same_runs(built, chained, data_root, tmp_path):
+    """With a parent that is cut twice, where the graph of `built` cuts it once."""
+    (tmp_path / "results").mkdir()
+    shutil.copytree(data_root, tmp_path / "results/data")
+    options, planned = chained
+    targets = [f"results/smoke/runs/{job}.parquet" for job in planned.jobs]
+    status, output = snakemake(tmp_path, *targets, *options)
+    assert status == 0, output
+    found = {run: digest for target in targets for run, digest in digests(tmp_path / target).items()}
+    assert found.keys() == planned.runs.keys()
+    wanted = {
+        run: sha for path in (built / "results/smoke/runs").glob("*.parquet") for run, sha in digests(path).items()
+    }
+    assert {run: found[run] for run in found if run in wanted} == {run: wanted[run] for run in found if run in wanted}
+    assert len(found.keys() & wanted.keys()) == 16
+    assert not list((tmp_path / "results").rglob("*.checkpoint*"))
+
+
 def test_a_changed_kappa_reruns_only_the_runs_it_touches(built, tmp_path):
     config = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())
     config["experiments"]["fashion-cnn-adam"]["rules"]["sqrt"]["value"] = [1, 8]
     config["experiments"]["fashion-cnn-adam"]["rules"]["linear"]["value"] = [8]
     (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config))
     _, output = snakemake(built, "-n", "--configfile", str(tmp_path / "changed.yaml"))
-    assert jobs(output) == {"run": 2, "collect": 1, "claims": 1, "figure": 4, "report": 1, "all": 1}
+    planned = plan(config)
+    new = planned.runs.keys() - PLAN.runs.keys()
+    figures = sum(not new.isdisjoint(shown) for shown in figure_runs(planned).values())
+    assert jobs(output) == {"run": 2, "collect": 1, "claims": 1, "figure": figures, "report": 1, "all": 1}
+    assert figures < len(planned.figures)
 
 
 def test_a_changed_learning_rate_reruns_its_experiment(built, tmp_path):
@@ -255,10 +321,10 @@ def test_a_changed_learning_rate_reruns_its_experiment(built, tmp_path):
 def test_the_profile_and_the_default_config(built):
     status, output = snakemake(built, "-n", "--profile", str(ROOT / "workflow/profiles/local"))
     assert status == 0, output
-    wanted = len(plan(yaml.safe_load((ROOT / "workflow/config/mini.yaml").read_text())).cells)
-    assert sum(jobs(output)[rule] for rule in ("run", "pretrain", "simulate")) == wanted
+    wanted = len(plan(yaml.safe_load((ROOT / "workflow/config/mini.yaml").read_text())).jobs)
+    assert sum(jobs(output).get(rule, 0) for rule in ("run", "pretrain", "simulate")) == wanted
     _, output = snakemake(built, "-n")
-    assert sum(jobs(output)[rule] for rule in ("run", "pretrain", "simulate")) == wanted
+    assert sum(jobs(output).get(rule, 0) for rule in ("run", "pretrain", "simulate")) == wanted
 
 
 def test_a_mistake_in_the_config_is_one_line_before_any_job(built, tmp_path):
@@ -270,8 +336,8 @@ def test_a_mistake_in_the_config_is_one_line_before_any_job(built, tmp_path):
     lines = [line for line in output.splitlines() if "adasde: error: " in line]
     assert lines == [
         "adasde: error: experiments.fashion-cnn-adam: unknown key 'kapas'; must be one of "
-        "workload, optimizer, batch_size, epochs, sampling, schedule, clip, precision, processes, micro_batch, frozen, "
-        "rules, ell, seeds, evaluate"
+        "workload, optimizer, batch_size, epochs, sampling, schedule, clip, precision, processes, micro_batch, rules, "
+        "ell, seeds, evaluate, frozen"
     ]
     assert "Traceback" not in output
 

@@ -17,10 +17,29 @@ rule collect:
         "adasde collect {input:q} --out {params.folder:q} > {log:q} 2>&1"
 
 
+onsuccess:
+    conclude()
+
+
+# Made from the baseline's runs only. So no run at a larger batch can have a part in it.
+rule forecast:
+    input:
+        lambda wildcards: tables(PLAN.baselines[wildcards.experiment]),
+    output:
+        "<results>/forecasts/{experiment}.json",
+    log:
+        "<results>/logs/forecasts/{experiment}.log",
+    conda:
+        "../../envs/environment.yaml"
+    shell:
+        "adasde forecast {input:q} --out {output:q} > {log:q} 2>&1"
+
+
 rule claims:
     input:
         "<results>/trajectories.parquet",
         "<results>/simulations.parquet",
+        expand("<results>/forecasts/{experiment}.json", experiment=PLAN.baselines),
     output:
         report(
             "<results>/claims.csv",

@@ -2,6 +2,7 @@
 import re
 import shlex
 import sys
+import time
 import warnings
 from os.path import dirname
 from pathlib import Path
@@ -10,9 +11,12 @@ from adasde import InputError, ScalingWarning
 from adasde.analysis.figures.registry import figure_runs
 from adasde.common import hold
 from adasde.experiments import cost
+from adasde.experiments.artifacts import refuse_other_runs
 from adasde.experiments.documents import read
 from adasde.experiments.plan import plan
 from snakemake.logging import logger
+
+STARTED = time.time()
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ScalingWarning)  # `adasde plan` prints them
@@ -44,34 +48,65 @@ for place, values in (
 def begin():
     """Hold the scale while the graph runs. Snakemake's own locks outlive a graph that is killed, this one does not."""
     try:
+        refuse_other_runs(PLAN.runs, Path(f"results/{PLAN.scale}/runs"))
         hold(f".snakemake/adasde.{PLAN.scale}", f"results/{PLAN.scale}")
     except InputError as error:
         sys.exit(f"adasde: error: {error}")
     # `--logger adasde` estimates from it how long the graph will take.
     planned = {
-        cell: estimated(cost.job_seconds, specs(cell))
-        for cell in PLAN.cells
-        if not Path(f"results/{PLAN.scale}/runs/{cell}.parquet").exists()
+        job: estimated(cost.job_seconds, specs(job))
+        for job in PLAN.jobs
+        if not Path(f"results/{PLAN.scale}/runs/{job}.parquet").exists()
     }
     logger.info(None, extra={"planned_seconds": planned})
 
 
-def specs(cell):
-    """The specs of a cell's runs, which differ in their seed only."""
-    return PLAN.cells[cell].specs
+def conclude():
+    """Print whether the paper replicates: the last five lines of the claims, if this graph has made them."""
+    log = Path(f"results/{PLAN.scale}/logs/claims.log")
+    if log.exists() and log.stat().st_mtime >= STARTED:
+        print(*log.read_text().splitlines()[-5:], sep="\n", flush=True)
+
+
+def specs(job):
+    """The specs of a job's runs."""
+    return PLAN.jobs[job].specs
 
 
 def tables(runs):
     """The files that hold these runs."""
-    cells = dict.fromkeys(PLAN.cell_of[run] for run in runs)
-    return expand("<results>/runs/{cell}.parquet", cell=cells)
+    jobs = dict.fromkeys(PLAN.job_of[run] for run in runs)
+    return expand("<results>/runs/{job}.parquet", job=jobs)
 
 
-def parents(cell):
-    """The folders of the weights from which a cell's runs start."""
-    runs = [spec.parent.run for spec in specs(cell) if spec.parent]
-    cells = dict.fromkeys(PLAN.cell_of[run] for run in runs)
-    return expand("<results>/weights/{cell}", cell=cells)
+def data_of(specs):
+    """The manifests of the data sets that runs learn. Their dates say nothing: data are verified by hash when read."""
+    return [
+        ancient(f"<data>/{name}/manifest.json")
+        for name in {spec.data for spec in specs} - {None}
+    ]
+
+
+def pretrained(job):
+    """The folders of the weights from which a job's runs start."""
+    runs = [PLAN.parents[spec.run] for spec in specs(job) if spec.run in PLAN.parents]
+    jobs = dict.fromkeys(PLAN.job_of[run] for run in runs)
+    return expand("<results>/weights/{job}", job=jobs)
+
+
+def states(job):
+    """The states from which a job's runs branch, and from which those go on that others branch from."""
+    own = [PLAN.states_of(spec.run)[-1:] for spec in specs(job)]
+    parents = [[spec.parent.state] for spec in specs(job) if spec.origin == "branch"]
+    names = dict.fromkeys(sum(own + parents, []))
+    return expand("<results>/states/{state}.state", state=names)
+
+
+def earlier(state):
+    """The state before a state of the same run, from which the run goes on."""
+    spec, samples = PLAN.states[state]
+    names = PLAN.states_of(spec.run, samples)[-1:]
+    return expand("<results>/states/{state}.state", state=names)
 
 
 def figures_of(kind):
@@ -83,9 +118,9 @@ def figures_of(kind):
     ]
 
 
-def launcher(cell):
-    """What starts a job: torchrun starts several processes, one per GPU of a machine."""
-    count = specs(cell)[0].processes
+def launcher(spec):
+    """What starts a job of runs like this: torchrun starts several processes, one per GPU of a machine."""
+    count = spec.processes
     torchrun = f"torchrun --standalone --nproc-per-node {count} -m "
     return f"{torchrun if count > 1 else ''}adasde"
 
@@ -103,6 +138,8 @@ shell.prefix(f"export PATH={shlex.quote(dirname(sys.executable))}:$PATH; ")
 
 
 wildcard_constraints:
-    cell="|".join(map(re.escape, PLAN.cells)),
+    job="|".join(map(re.escape, PLAN.jobs)),
+    experiment="|".join(map(re.escape, PLAN.baselines)) or "(?!)",
+    state="|".join(map(re.escape, PLAN.states)) or "(?!)",
     figure="|".join(map(re.escape, PLAN.figures)) or "(?!)",
     data="[^/]+",

@@ -1,4 +1,8 @@
-# A figure needs the runs that it shows, and no others: it can be rebuilt alone.
+from adasde.analysis.figures.captions import report_caption
+
+
+# A figure needs the runs that it shows, and no others: it can be rebuilt alone. A forecast in it is made anew from the
+# baseline's rows among them; it is the one that `rule forecast` wrote before any larger batch ran.
 rule figure:
     input:
         lambda wildcards: tables(SHOWN[wildcards.figure]),
@@ -16,6 +20,8 @@ rule figure:
         "<results>/benchmarks/figures/{figure}.tsv"
     conda:
         "../../envs/environment.yaml"
+    params:
+        caption=lambda wildcards: report_caption(wildcards.figure),
     shell:
         "adasde figure {wildcards.figure} --runs {input:q} --out {output:q} > {log:q} 2>&1"
 

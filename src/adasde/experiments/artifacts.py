@@ -7,7 +7,7 @@ can be compared whenever they were made.
 
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 import adasde
 from adasde.common import InputError, atomic, canonical, digest
+from adasde.experiments.fields import short
 from adasde.experiments.specs import AnySpec, Simulation, spec_of
 
 KEY = b"adasde"  # of the metadata inside the parquet file
@@ -119,6 +120,25 @@ def read_results(path: Path) -> list[Result]:
     if not whole or start != len(rows):
         raise InputError(f"{path}: damaged (its rows or spec are not what was written); delete it and run again")
     return [Result(_spec(path, document), part, facts) for document, part, facts in results]
+
+
+def refuse_other_runs(wanted: Mapping[str, AnySpec], folder: Path) -> None:
+    """InputError if a file in ``folder`` holds a run of another spec than the one ``wanted`` by this id.
+
+    So a config that was changed, or another of the same name, never writes over finished runs.
+    """
+    for path in sorted(Path(folder).glob("*.parquet")):
+        specs: list[dict[str, Any]] = []
+        with suppress(pa.ArrowException, OSError, ValueError, KeyError, TypeError):  # damaged: its job will say so
+            specs = [facts["spec"] for facts in json.loads(pq.read_schema(path).metadata[KEY])]
+        for there in specs:
+            here = wanted[there["run"]].document if there["run"] in wanted else there
+            for field in sorted(there.keys() | here.keys()):
+                if there.get(field) != here.get(field):
+                    raise InputError(
+                        f"{path}: holds runs of another config ({there['run']}: {field} = {short(there.get(field))} "
+                        f"there and {short(here.get(field))} here); delete it, or choose another name for the scale"
+                    )
 
 
 def _spec(path: Path, document: Any) -> AnySpec:

@@ -47,18 +47,18 @@ def branch_checkpoint(
     if state is None:
         raise InputError(f"{path}: damaged, or of another version; take another checkpoint")
     spec = spec_of(json.loads(state["spec"]))
-    if not isinstance(spec, Trained) or spec.ell != 1 or spec.processes != 1 or spec.parent:
+    if not isinstance(spec, Trained) or spec.ell != 1 or spec.processes != 1 or spec.parent is not None:
         raise InputError(f"{path}: holds {spec.run}; branches start from a plain training run of one process")
     workload = load_workload(spec.workload, root)
     run = Run(spec, workload)
     run.restore(path)
-    name = next(name for name in LOSSES if name in workload.measure(run.model, run.sigma, spec.optimizer.eps))
+    name = next(name for name in LOSSES if name in workload.measure(run.model))
     return branch(
         run.model,
         run.optimizer.as_torch() if hasattr(run.optimizer, "as_torch") else run.optimizer,
         workload.loss,
         _Unseen(workload, spec, state["step"] * spec.batch_size, examples),
-        lambda model: workload.measure(model, run.sigma, spec.optimizer.eps)[name],
+        lambda model: workload.measure(model)[name],
         spec.batch_size,
         kappas,
         tolerance,
@@ -76,7 +76,7 @@ class _Unseen:
 
     def __init__(self, workload: Workload, spec: Trained, count: int, most: int | None = None) -> None:
         most, unseen = most or count, torch.ones(workload.size, dtype=torch.bool)
-        sampler = Sampler(workload, spec.sampling, [spec.seed, spec.batch_size, spec.ell])
+        sampler = Sampler(workload, spec.sampling, spec.stream)
         while count:
             indices, *_ = sampler.draw(min(count, 4096))
             unseen[indices] = False

@@ -40,6 +40,12 @@ def _with_sqrt(rules: dict[str, list]) -> dict[str, list]:
     return rules
 
 
+def _with_transport(ways: list[str]) -> list[str]:
+    if "transport" not in ways:
+        raise PydanticCustomError("no_transport", "must contain transport, which the others are compared with")
+    return ways
+
+
 class Given:
     """``Given[kind]``: in YAML a `Sourced` value, once validated the value itself."""
 
@@ -52,6 +58,12 @@ Factor = Annotated[Number, Field(gt=0, le=1e6)]
 Factors = Annotated[list[Factor], Field(min_length=1), AfterValidator(_distinct)]
 Ells = Annotated[list[Annotated[Factor, Field(ge=1)]], Field(min_length=1), AfterValidator(_distinct)]
 Wholes = Annotated[list[Whole], Field(min_length=1), AfterValidator(_distinct)]
+Moments = Annotated[
+    list[Literal["transport", "keep", "fresh"]],
+    Field(min_length=1),
+    AfterValidator(_distinct),
+    AfterValidator(_with_transport),
+]
 Words = Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
 Seeds = Annotated[Whole, Field(le=1000)]
 
@@ -121,6 +133,10 @@ class Evaluate(Model):
 
     count: int = Field(ge=1, description="evaluations of a run")
     every: int = Field(ge=1, description="they fall on multiples of this many samples; every batch size must divide it")
+    noise: int = Field(
+        3, ge=2, description="at how many of them, start and end included, the baseline's noise is measured"
+    )
+    tested: int | None = Field(None, ge=1, description="test examples, the first ones; by default all")
 
 
 class _Trains(Model):
@@ -150,12 +166,9 @@ class _Trains(Model):
     )
 
 
-class Experiment(_Trains):
-    """A named grid of runs: one baseline recipe, several batch sizes, rules and seeds."""
+class _Compares(Model):
+    """What experiments and branches have in common: a grid of rules, kappas, levels of SVAG and seeds."""
 
-    frozen: Given[Literal["last-layer", "none"]] = Field(
-        "none", description="last-layer: the last linear layer keeps its initial weights"
-    )
     rules: Annotated[dict[str, Given[Factors]], AfterValidator(_with_sqrt)] = Field(
         description="rule -> the kappas it is run at; sqrt must contain 1, the baseline"
     )
@@ -164,6 +177,37 @@ class Experiment(_Trains):
         description="runs per rule and kappa, and per ell, which differ in their minibatches only"
     )
     evaluate: Evaluate
+
+
+class Experiment(_Compares, _Trains):
+    """A named grid of runs: one baseline recipe, several batch sizes, rules and seeds."""
+
+    frozen: Given[Literal["last-layer", "none"]] = Field(
+        "none", description="last-layer: the last linear layer keeps its initial weights"
+    )
+
+
+class Branching(_Compares):
+    """A grid of runs that all start from one state: that of an experiment's baseline, seed 0, in mid-training.
+
+    Workload, optimizer and options are the parent's; its hyperparameters follow the square-root rule from the parent's
+    batch size to this one, and the learning rate keeps the factor that the parent's schedule has at the branch point.
+    """
+
+    parent: str = Field(description="name of the experiment whose baseline is branched")
+    at: Given[Annotated[Number, Field(gt=0, le=1e6)]] = Field(
+        description="epochs of the parent before the branch; rounded down to whole steps"
+    )
+    batch_size: Given[Whole] = Field(description="samples per step of the branch's baseline, kappa = 1")
+    epochs: Given[Annotated[Number, Field(gt=0, le=1e6)]] = Field(
+        description="length of the branch; rounded down to whole evaluation intervals"
+    )
+    micro_batch: Given[Whole] = Field(None, description="examples per forward pass, by default the parent's")
+    second_moments: Given[Moments] = Field(
+        ["transport"],
+        description="what becomes of v where sqrt changes the batch: transport, as rescale does; keep; fresh, a new "
+        "optimizer",
+    )
 
 
 class Finetuning(_Trains):
@@ -297,7 +341,12 @@ class Config(Model):
         description="figures to draw, by name: the kind of figure, then what it shows"
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="what trains the networks")
-    seeds_per_job: Whole = Field(100, description="how many runs of a cell one job runs at most")
+    job: Literal["run", "cell", "experiment"] = Field(
+        "cell",
+        description="what one job runs: a run; a cell, which is a rule at one level with all its seeds; or an "
+        "experiment, whose baseline is a job of its own",
+    )
+    branches: dict[Name, Branching] = {}
     finetunings: dict[Name, Finetuning] = {}
     simulations: dict[Name, Study] = {}
 
@@ -308,9 +357,9 @@ _CONFIG = TypeAdapter(Config)
 def config_of(document: Any) -> Config:
     """Return the config that a YAML document holds; InputError, in one line, names the field that is wrong.
 
-    An experiment, finetuning or simulation that is null is left out: so a config laid over another can take less.
+    What is null in a section, such as an experiment, is left out: so a config laid over another can take less.
     """
-    sections = ("experiments", "finetunings", "simulations")
+    sections = ("experiments", "branches", "finetunings", "simulations")
     if isinstance(document, dict):
         document = {key: _present(value) if key in sections else value for key, value in document.items()}
     return validated(_CONFIG, document, "config")

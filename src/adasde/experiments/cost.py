@@ -11,13 +11,13 @@ start of the process. Elsewhere it is the peak FLOP/s times an assumed utilisati
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 from adasde.common import InputError, text_table
-from adasde.experiments.cells import Plan
+from adasde.experiments.jobs import Plan
 from adasde.experiments.specs import AnySpec, Simulation, Trained
 from adasde.workloads.data.registry import dataset_named
 from adasde.workloads.registry import CostProfile, workload_named
@@ -143,15 +143,22 @@ def work(spec: Trained) -> tuple[int, float]:
     """Return the examples that a training run takes, and the number that its evaluations amount to.
 
     A step of SVAG takes two minibatches, and there are ell^2 of its steps for each of a plain run. The start is
-    evaluated as well.
+    evaluated as well. An evaluation is a forward pass; where the noise is measured, there are gradients beside it.
     """
-    evaluations, tested = 1 + len(spec.evaluate), workload_named(spec.workload).tested
-    return spec.steps * spec.batch_size * spec.minibatches, evaluations * (_profile(spec).graded + tested / BACKWARD)
+    profile, evaluations = _profile(spec), 1 + len(spec.evaluate)
+    tested = profile.sampled + (spec.tested or workload_named(spec.workload).tested)
+    evaluating = len(spec.noise) * profile.graded + evaluations * tested / BACKWARD
+    return spec.steps * spec.batch_size * spec.minibatches, evaluating
 
 
 def job_seconds(specs: Sequence[AnySpec]) -> float:
     """Seconds that a job of these runs should take on the device that they ask for, without any reserve."""
     return START[specs[0].kind] + sum(cost_of(spec).seconds for spec in specs)
+
+
+def state_seconds(spec: Trained, samples: float) -> float:
+    """Seconds that the job of a state should take: the training up to its ``samples``."""
+    return START[spec.kind] + cost_of(spec).seconds * samples / spec.samples
 
 
 def job_memory(specs: Sequence[AnySpec]) -> int:
@@ -234,7 +241,7 @@ def _throughput() -> dict[tuple[str, str, str], dict[int, tuple[float, str]]]:
     measured: dict = {}
     with files("adasde.experiments").joinpath("throughput.csv").open() as file:
         for row in csv.DictReader(file):
-            sizes = measured.setdefault((row["task"], row["device"], row["precision"]), {})
+            sizes = measured.setdefault((row["workload"], row["device"], row["precision"]), {})
             sizes[int(row["batch_size"] or 1)] = float(row["examples_per_second"]), row["source"]
     return measured
 
@@ -243,11 +250,11 @@ def _throughput() -> dict[tuple[str, str, str], dict[int, tuple[float, str]]]:
 
 
 def needed(plan: Plan, shown: Mapping[str, Sequence[str]], figure: str) -> list[str]:
-    """Ids of the runs that a figure needs: those that it shows, and those from whose weights these start."""
+    """Ids of the runs that a figure needs: those that it shows, and those from whose final weights these start."""
     if figure not in shown:
         raise InputError(f"figure = {figure!r}: must be one of {', '.join(shown)}")
     wanted = set(shown[figure])
-    wanted |= {parent.run for run in shown[figure] if (parent := plan.runs[run].parent)}
+    wanted |= {plan.parents[run] for run in shown[figure] if run in plan.parents}
     return [run for run in plan.runs if run in wanted]
 
 
@@ -256,17 +263,51 @@ def hours_of(plan: Plan, runs: Iterable[str], device: str | None = None) -> dict
 
     No number of devices can be faster than the chain: a job that starts from weights waits for the job that makes them.
     """
-    wanted = set(runs)
-    total, ends = {}, {}
-    for cell in plan.cells.values():
-        specs = [spec for spec in cell.specs if spec.run in wanted]
-        if specs:
-            costs = [cost_of(spec, device) for spec in specs]
-            unit, hours = DEVICES[costs[0].device].unit, (START[specs[0].kind] + sum(c.seconds for c in costs)) / 3600
-            before = [ends.get(spec.parent.run, (unit, 0.0))[1] for spec in specs if spec.parent]
-            ends |= {spec.run: (unit, hours + max(before, default=0.0)) for spec in specs}
-            total[unit] = total.get(unit, 0.0) + hours * costs[0].processes
+    total: dict[str, float] = {}
+    ends: dict[str, tuple[str, float]] = {}  # when runs and states are there
+    for made, needs, parts in _in_order(plan, set(runs)):
+        costs = [(cost_of(spec, device), share) for spec, share in parts]
+        unit, processes = DEVICES[costs[0][0].device].unit, costs[0][0].processes
+        hours = (START[parts[0][0].kind] + sum(cost.seconds * share for cost, share in costs)) / 3600
+        before = max((ends[name][1] for name in needs if name in ends), default=0.0)
+        ends |= dict.fromkeys(made, (unit, hours + before))
+        total[unit] = total.get(unit, 0.0) + hours * processes
     return {unit: (hours, max(end for of, end in ends.values() if of == unit)) for unit, hours in total.items()}
+
+
+def _in_order(plan: Plan, wanted: set[str]) -> Iterator[tuple[list[str], set[str], list[tuple[AnySpec, float]]]]:
+    """Yield what a cluster runs for the ``wanted`` runs: names of what is made and needed, and shares of runs.
+
+    First come the states from which they branch, each a part of its run, which goes on from the last of them.
+    """
+    for state in _states(plan, wanted):
+        spec, samples = plan.states[state]
+        earlier = plan.states_of(spec.run, samples)
+        yield [state], set(earlier[-1:]), [(spec, (samples - _seen(plan, earlier)) / spec.samples)]
+    for job in plan.jobs.values():
+        parts, needs = [], set()
+        for spec in (spec for spec in job.specs if spec.run in wanted):
+            own = plan.states_of(spec.run)
+            parts.append((spec, 1 - _seen(plan, own) / spec.samples if own else 1.0))
+            needs |= (
+                {*own, spec.parent.state if spec.origin == "branch" else spec.parent.run} if spec.parent else {*own}
+            )
+        if parts:
+            yield [spec.run for spec, _ in parts], needs, parts
+
+
+def _states(plan: Plan, runs: Iterable[str]) -> list[str]:
+    """Names of the states that these runs take, in order: their own, and those of their parents up to the branch."""
+    taken: set[str] = set()
+    for spec in (plan.runs[run] for run in runs):
+        branch = spec.parent if spec.origin == "branch" else None
+        taken.update(plan.states_of(branch.run, branch.samples + 1) if branch else plan.states_of(spec.run))
+    return [state for state in plan.states if state in taken]
+
+
+def _seen(plan: Plan, states: Sequence[str]) -> int:
+    """Samples that a run has seen at the last of its states."""
+    return plan.states[states[-1]][1] if states else 0
 
 
 def report(
@@ -315,7 +356,8 @@ def _disk(plan: Plan, runs: Sequence[str], costs: Mapping[str, Cost]) -> dict[st
     return {
         "data to fetch": sum(data.download_bytes for data in sets),
         "data prepared": sum(data.prepared_bytes for data in sets),
-        "weights": sum(costs[run].weights for run in plan.parents.intersection(runs)),
+        "weights": sum(costs[run].weights for run in set(plan.parents.values()).intersection(runs)),
+        "states": sum(costs[plan.states[state][0].run].checkpoint / 2 for state in _states(plan, runs)),
         "tables": TABLE * len(runs),
         "a running job's checkpoint": max(costs[run].checkpoint for run in runs),
     }

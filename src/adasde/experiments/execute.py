@@ -1,9 +1,10 @@
-"""One job: the runs of a cell, one after another, resumable at any time.
+"""One job: some runs, one after another, resumable at any time; and the state of a run from which others branch.
 
 Finished runs are skipped, and the one that was interrupted goes on from its checkpoint. So one import of torch and one
 reading of the data serve all seeds.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,10 +18,12 @@ import torch
 from adasde.common import InputError, check_writable
 from adasde.experiments.artifacts import Result, provenance, read_results, write_results
 from adasde.experiments.simulations import run_simulation
-from adasde.experiments.specs import AnySpec, Simulation, Trained
+from adasde.experiments.specs import AnySpec, Branch, Finetune, Simulation, Trained, Training, spec_of
 from adasde.training import distributed, signals
+from adasde.training.branching import branch_off, read_state
 from adasde.training.checkpoint import read_weights
 from adasde.training.loop import keep_memory, prepare_torch, train
+from adasde.training.run import Run
 from adasde.workloads.base import Workload
 from adasde.workloads.registry import load_workload
 
@@ -34,7 +37,8 @@ class Job:
 
     ``root`` is the folder of prepared data. With a file ``checkpoint`` a run is saved there every ``every`` seconds,
     and finished runs wait in a folder beside it until all are there. Final weights go to the folder ``weights``, if
-    that is given, as RUN.safetensors; those that runs start from are looked for in the folders ``pretrained``. With
+    that is given, as RUN.safetensors; those that runs start from are looked for in the folders ``pretrained``.
+    ``states`` are files of `save_state`: a branch starts from its parent's, and a run goes on from its own. With
     ``overwrite``, ``out`` may hold runs of other specs.
     """
 
@@ -45,11 +49,12 @@ class Job:
     every: float = 10.0
     weights: Path | None = None
     pretrained: Sequence[Path] = ()
+    states: Sequence[Path] = ()
     threads: int = 1
     overwrite: bool = False
     progress: Progress = field(default=lambda run: nullcontext())
     _workload_read: tuple[str, Workload] | None = field(default=None, init=False, repr=False)
-    _start_metrics: dict[str, float] | None = field(default=None, init=False, repr=False)
+    _start_metrics: dict[tuple, dict[str, float]] = field(default_factory=dict, init=False, repr=False)
 
     def check(self) -> None:
         """InputError, before any work, for outputs that cannot be written and for inputs that are missing."""
@@ -64,7 +69,7 @@ class Job:
                 raise InputError(f"checkpoint = {self.checkpoint}: is also the output; name another file")
         if self.weights is not None:
             check_writable("weights", self.weights / "any")
-        children = [spec for spec in self.specs if spec.parent]
+        children = [spec for spec in self.specs if isinstance(spec, Finetune) and spec.parent]
         if self.pretrained and not children:
             raise InputError(
                 f"pretrained = {self.pretrained[0]}: {self.specs[0].run} starts from new weights; leave it out"
@@ -74,6 +79,20 @@ class Job:
                 f"pretrained: the run starts from the weights of {children[0].parent.run}; "
                 "name their folder by --pretrained"
             )
+        for spec in self.specs:
+            if isinstance(spec, Branch) and self._state_of(spec.parent.spec_hash, spec.parent.samples) is None:
+                raise InputError(
+                    f"states: {spec.run} branches from {spec.parent.run} after {spec.parent.samples} samples; "
+                    "name the file of that state by --states"
+                )
+        starts = {(spec.parent.spec_hash, spec.parent.samples) for spec in self.specs if isinstance(spec, Branch)}
+        own = {spec.hash for spec in self.specs}
+        for (spec_hash, samples), (path, spec) in self._states.items():
+            if spec_hash not in own and (spec_hash, samples) not in starts:
+                raise InputError(
+                    f"states = {path}: {spec.run} after {samples} samples, and no run here starts or goes on from it; "
+                    "leave it out"
+                )
 
     @cached_property
     def waiting(self) -> Path | None:
@@ -123,6 +142,10 @@ class Job:
             else:
                 prepare_torch(device, spec.precision)
                 weights = self.weights and (self.waiting or self.weights) / f"{spec.run}.safetensors"
+                # Runs that start from the same weights share what is measured there.
+                shared = None
+                if not isinstance(spec, Finetune) and 0 not in spec.noise:
+                    shared = spec.workload, spec.init_seed, spec.tested, spec.parent and spec.parent.state
                 with signals.stopping() as stop:
                     rows, facts = train(
                         spec,
@@ -132,10 +155,11 @@ class Job:
                         report,
                         weights,
                         stop,
-                        self._start_metrics,
+                        self._start_metrics.get(shared),
+                        self._beginning(spec),
                     )
-                if spec.parent is None:  # the other seeds start from the same weights
-                    self._start_metrics = {metric: value for _, step, _, metric, value in rows if step == 0}
+                if shared:
+                    self._start_metrics[shared] = {metric: value for _, step, _, metric, value in rows if step == 0}
         result = Result(spec, rows, {**provenance(device), **facts})
         if first and self.waiting:
             write_results(self.waiting / f"{spec.run}.parquet", [result])
@@ -143,9 +167,26 @@ class Job:
             self.checkpoint.unlink(missing_ok=True)
         return result
 
+    @cached_property
+    def _states(self) -> dict[tuple[str, int], tuple[Path, Training]]:
+        """The files of states, and the specs of their runs, by the hash of the spec and the samples seen."""
+        described = [(path, *_described(path)) for path in self.states]
+        return {(spec.hash, samples): (path, spec) for path, spec, samples in described}
+
+    def _state_of(self, spec_hash: str, samples: int) -> tuple[Path, Training] | None:
+        return self._states.get((spec_hash, samples))
+
+    def _beginning(self, spec: Trained) -> Callable[[Run], None] | None:
+        """What puts a new run into the state in which it begins; None for the usual one."""
+        if isinstance(spec, Branch):
+            path, parent = self._states[spec.parent.spec_hash, spec.parent.samples]
+            return lambda run: branch_off(run, parent, read_state(path))
+        own = [samples for spec_hash, samples in self._states if spec_hash == spec.hash]
+        return (lambda run: run.restore(self._states[spec.hash, max(own)][0])) if own else None
+
     def _workload(self, spec: Trained, device: torch.device) -> Workload:
-        """The workload of a spec; runs that start from new weights share one."""
-        if spec.parent is None:
+        """The workload of a spec; runs that do not start from pre-trained weights share one."""
+        if not isinstance(spec, Finetune) or spec.parent is None:
             if self._workload_read is None or self._workload_read[0] != spec.workload:
                 self._workload_read = spec.workload, load_workload(spec.workload, self.root, device=device)
             return self._workload_read[1]
@@ -164,3 +205,58 @@ class Job:
         for path in self.waiting.glob("*.safetensors") if self.weights else ():
             path.replace(self.weights / path.name)
         shutil.rmtree(self.waiting, ignore_errors=True)
+
+
+def _described(path: Path) -> tuple[Training, int]:
+    """Spec of the run whose state is in a file, and the samples that it has seen."""
+    state = read_state(path)
+    spec = spec_of(json.loads(state["spec"]))
+    return spec, state["step"] * spec.batch_size
+
+
+def save_state(
+    spec: Training,
+    samples: int,
+    out: Path,
+    root: Path,
+    checkpoint: Path | None = None,
+    before: Path | None = None,
+    every: float = 10.0,
+    progress: Progress = lambda run: nullcontext(),
+) -> None:
+    """Train a run up to the time from which others branch, and write its state there.
+
+    The state is a checkpoint of the run, which goes on from it as if it had not been interrupted.
+
+    Args:
+        spec: The run.
+        samples: Examples that it has seen at the branch point, a multiple of its batch size.
+        out: File to write.
+        root: Folder of prepared data.
+        checkpoint: File from which this is resumed, if it exists, and to which it is saved; removed at the end.
+        before: File of an earlier state of the same run, to go on from.
+        every: Seconds between two checkpoints.
+        progress: Shows how far the run is.
+
+    Raises:
+        InputError: If the run ends before, or diverges, or if ``before`` is no earlier state of it.
+    """
+    if not 0 < samples <= spec.samples or samples % spec.batch_size:
+        raise InputError(
+            f"samples = {samples}: a state of {spec.run} is after whole steps of {spec.batch_size}, "
+            f"up to its end at {spec.samples}"
+        )
+    if before is not None and (seen := _described(before)[1]) >= samples:
+        raise InputError(f"before = {before}: a state after {seen} samples; one before {samples} is wanted")
+    check_writable("out", out)
+    keep_memory()
+    torch.set_flush_denormal(True)
+    with distributed.process_group(spec.processes, spec.device) as device:
+        prepare_torch(device, spec.precision)
+        workload = load_workload(spec.workload, root, device=device)
+        first = distributed.rank() == 0
+        with progress(spec.run) if first else nullcontext() as report, signals.stopping() as stop:
+            begin = None if before is None else lambda run: run.restore(before)
+            train(spec, workload, checkpoint, every, report, stopping=stop, begin=begin, until=(samples, out))
+        if first and checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)

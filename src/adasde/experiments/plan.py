@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from adasde.common import InputError
-from adasde.experiments.cells import Plan
-from adasde.experiments.config import Config, Experiment, Finetuning, Study, config_of
+from adasde.experiments.config import Branching, Config, Evaluate, Experiment, Finetuning, Study, config_of
+from adasde.experiments.jobs import Plan
 from adasde.experiments.specs import RECIPE, AnySpec, Training, spec_of
-from adasde.scaling.rules import rule_named, scaled_batch_size
+from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters
+from adasde.scaling.lag import KAPPAS
+from adasde.scaling.rules import SQRT, rule_named, scaled_batch_size
 from adasde.workloads.registry import Entry, workload_named
 
 # Options of a run. A default is left out of the spec, so that a new option changes no hash.
-OPTIONS = ("device", "precision", "processes", "micro_batch", "frozen")
+OPTIONS = ("device", "precision", "processes", "micro_batch", "frozen", "tested")
 
 
 def plan(document: Any) -> Plan:
@@ -25,6 +27,7 @@ def plan(document: Any) -> Plan:
     runs: dict[str, AnySpec] = {}
     for section, specs in (
         ("experiments", lambda name, experiment: _trained(name, experiment, config)),
+        ("branches", lambda name, branching: _branched(name, branching, config, runs)),
         ("finetunings", lambda name, finetuning: _finetuned(name, finetuning, config, runs)),
         ("simulations", _simulated),
     ):
@@ -37,42 +40,123 @@ def plan(document: Any) -> Plan:
                     runs[spec.run] = spec
             except InputError as error:
                 raise InputError(f"{section}.{name}: {error}") from error
-    return Plan(config.scale, runs, tuple(config.figures), config.seeds_per_job)
+    return Plan(config.scale, runs, tuple(config.figures), config.job)
 
 
 def _trained(name: str, experiment: Experiment, config: Config) -> Iterator[dict[str, Any]]:
     """Yield the specs of one experiment, in the order rule, kappa or ell, seed."""
     workload, shared = _shared(name, experiment, config)
-    base = experiment.optimizer.hyperparameters
-    if 1 not in experiment.rules["sqrt"]:
-        raise InputError(f"rules.sqrt = {experiment.rules['sqrt']}: must contain 1, the baseline")
-    for rule, kappa, ell in _levels(experiment):
+    base, given = experiment.optimizer.hyperparameters, experiment
+    yield from _compared(given, workload, shared, base, given.batch_size, given.clip, given.micro_batch)
+
+
+def _branched(name: str, branching: Branching, config: Config, runs: dict[str, AnySpec]) -> Iterator[dict[str, Any]]:
+    """Yield the specs of the runs that start from one state of another experiment's baseline."""
+    if branching.parent not in config.experiments:
+        raise InputError(f"parent = {branching.parent!r}: must be one of {', '.join(config.experiments)}")
+    experiment, size = config.experiments[branching.parent], branching.batch_size
+    parent = next(
+        s for s in runs.values() if type(s) is Training and s.experiment == branching.parent and s.is_baseline
+    )
+    workload = workload_named(parent.workload)
+    seen = parent.batch_size * int(branching.at * workload.train_size / parent.batch_size + 1e-9)
+    if not 0 < seen <= parent.samples:
+        raise InputError(
+            f"at = {branching.at:g}: {branching.parent} has a state from {parent.batch_size / workload.train_size:.3g} "
+            f"to {parent.samples / workload.train_size:.4g} epochs"
+        )
+    factor = parent.schedule.factor((seen - parent.batch_size) / parent.samples, seen / parent.samples)
+    kappa = size / parent.batch_size
+    base = parent.optimizer.hyperparameters.scaled(kappa)
+    base = replace(base, lr=base.lr * factor)
+    samples, moments = _evaluations(branching.epochs * workload.train_size, branching.evaluate)
+    own = {
+        **{key: value for key, value in parent.document.items() if key in ("workload", "optimizer", *OPTIONS)},
+        **({} if branching.micro_batch is None else {"micro_batch": branching.micro_batch}),
+        "tested": branching.evaluate.tested,
+        "recipe": RECIPE,
+        "experiment": name,
+        "init_seed": parent.init_seed,
+        "sampling": parent.sampling,
+        "samples": samples,
+        "horizon": base.lr**2 * samples / size,
+        "schedule": {},
+        "evaluate": moments,
+        "parent": {"run": parent.run, "spec_hash": parent.hash, "samples": seen},
+    }
+    clip = None if experiment.clip is None else experiment.clip * kappa**SQRT.clip
+    left = -seen % workload.train_size
+    plain = list(_compared(branching, workload, own, base, size, clip, own.get("micro_batch")))
+    for values in plain:
+        drawn = values["ell"] ** 2 * samples * (1 if values["ell"] == 1 else 2)
+        if parent.sampling == "epoch" and drawn > left:
+            raise InputError(
+                f"epochs = {branching.epochs:g}: {values['run']} draws {drawn:g} examples, and its parent leaves "
+                f"{left} of its pass unseen at {branching.at:g} epochs; a branch must not replay them"
+            )
+    yield from plain
+    for way in (way for way in branching.second_moments if way != "transport"):
+        for values in plain:
+            if values["rule"] == "sqrt" and values["kappa"] != 1:
+                cell, _, seed = values["run"].rpartition(".")
+                yield {**values, "run": f"{cell}.{way}.{seed}", "second_moment": way}
+
+
+def _compared(
+    content: Experiment | Branching,
+    workload: Entry,
+    shared: dict[str, Any],
+    base: AdamHyperparameters | RMSpropHyperparameters,
+    batch_size: int,
+    clip: float | None = None,
+    micro_batch: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield the specs of a baseline and all that is compared with it, in the order rule, kappa or ell, seed.
+
+    The values of ``shared`` are those of every spec; ``base``, ``batch_size``, ``clip`` and ``micro_batch`` are the
+    baseline's.
+    """
+    if 1 not in content.rules["sqrt"]:
+        raise InputError(f"rules.sqrt = {content.rules['sqrt']}: must contain 1, the baseline")
+    for rule, kappa, ell in _levels(content):
         hyperparameters = asdict(base.scaled(kappa, rule) if ell == 1 else base.svag(ell))
-        size = scaled_batch_size(experiment.batch_size, kappa)
-        _check_size(size, experiment.evaluate.every, workload, f" (kappa {kappa:g})")
-        clip = {}
-        if experiment.clip is not None:  # SVAG at ell is the square-root rule at 1 / ell^2
+        size = scaled_batch_size(batch_size, kappa)
+        _check_size(size, content.evaluate.every, workload, f" (kappa {kappa:g})")
+        own = {}
+        if clip is not None:  # SVAG at ell is the square-root rule at 1 / ell^2
             power = rule_named(rule if ell == 1 else "sqrt").clip
-            clip = {"clip": experiment.clip * (kappa if ell == 1 else ell**-2.0) ** power}
-        micro = {}
+            own["clip"] = clip * (kappa if ell == 1 else ell**-2.0) ** power
         if ell == 1 and rule_named(rule).micro_batches:  # a pass over each base batch, unless they are smaller already
-            micro = {"micro_batch": experiment.micro_batch or experiment.batch_size // experiment.processes}
+            own["micro_batch"] = micro_batch or batch_size // shared.get("processes", 1)
+        if rule == "sqrt" and kappa == 1:
+            own["noise"] = _spread([0, *shared["evaluate"]], content.evaluate.noise)
         level = f"k{kappa:g}" if ell == 1 else f"l{ell:g}"
-        for seed in range(experiment.seeds):
+        for seed in range(content.seeds):
             yield {
-                **shared, **clip, **micro, "run": f"{name}.{rule}.{level}.s{seed}",
+                **shared, **own, "run": f"{shared['experiment']}.{rule}.{level}.s{seed}",
                 "optimizer": {**shared["optimizer"], **hyperparameters},
                 "rule": rule, "kappa": kappa, "ell": ell, "batch_size": size, "seed": seed,
             }  # fmt: skip
 
 
-def _levels(experiment: Experiment) -> Iterator[tuple[str, float, float]]:
+def _spread(values: list[int], count: int) -> list[int]:
+    """Return ``count`` of the values, the first and the last among them, evenly spread."""
+    last = len(values) - 1
+    return [values[place] for place in sorted({round(last * i / (count - 1)) for i in range(count)})]
+
+
+def _levels(experiment: Experiment | Branching) -> Iterator[tuple[str, float, float]]:
     """Yield (rule, kappa, ell) of an experiment: every rule at its kappas, then SVAG at every ell above 1."""
     for rule, kappas in experiment.rules.items():
         rule_named(rule)
         for kappa in kappas:
             if kappa == 1 and rule != "sqrt":
                 raise InputError(f"rules.{rule}: at kappa = 1 every rule is the baseline; leave 1 to sqrt")
+            if rule == "sqrt" and not 1 <= kappa <= KAPPAS[-1]:
+                raise InputError(
+                    f"rules.sqrt = {kappa:g}: a baseline forecasts kappa from 1 to {KAPPAS[-1]}; take the smallest "
+                    "batch as the baseline"
+                )
             yield rule, kappa, 1
     if 1 not in experiment.ell:
         raise InputError(f"ell = {experiment.ell}: must contain 1, the plain run that the others are compared with")
@@ -87,9 +171,7 @@ def _finetuned(name: str, finetuning: Finetuning, config: Config, runs: dict) ->
     workload, shared = _shared(name, finetuning, config)
     if workload.pretrained is None:
         raise InputError(f"workload = {finetuning.workload!r}: does not start from pre-trained weights")
-    able = [
-        s for s in runs.values() if isinstance(s, Training) and (s.rule, s.workload) == ("sqrt", workload.pretrained)
-    ]
+    able = [s for s in runs.values() if type(s) is Training and (s.rule, s.workload) == ("sqrt", workload.pretrained)]
     parents = [spec for spec in able if spec.experiment == finetuning.pretrained]
     if not parents:
         known = ", ".join(dict.fromkeys(spec.experiment for spec in able)) or "none of this config"
@@ -132,13 +214,16 @@ def _shared(name: str, content: Experiment | Finetuning, config: Config) -> tupl
     workload = workload_named(content.workload)
     if content.sampling not in ("replacement", "epoch"):
         raise InputError(f"sampling = {content.sampling!r}: must be replacement or epoch")
-    samples, moments = _evaluations(content.epochs * workload.train_size, **content.evaluate.model_dump())
-    base, options = content.optimizer, {"device": config.device, **content.model_dump()}
+    samples, moments = _evaluations(content.epochs * workload.train_size, content.evaluate)
+    base, options = (
+        content.optimizer,
+        {"device": config.device, **content.model_dump(), "tested": content.evaluate.tested},
+    )
     defaults = {name: Training.model_fields[name].default for name in OPTIONS}
     return workload, {
         "recipe": RECIPE,
         "experiment": name,
-        "task": content.workload,
+        "workload": content.workload,
         "optimizer": {"name": base.name, "variant": base.variant},
         "init_seed": 0,
         "sampling": content.sampling,
@@ -160,8 +245,9 @@ def _check_size(size: int, every: int, workload: Entry, which: str) -> None:
         )
 
 
-def _evaluations(samples: float, count: int, every: int) -> tuple[int, list[int]]:
+def _evaluations(samples: float, evaluate: Evaluate) -> tuple[int, list[int]]:
     """Return the samples of the run and those at each evaluation: multiples of ``every``, denser at the start."""
+    count, every = evaluate.count, evaluate.every
     intervals = int(samples / every + 1e-9)
     if intervals < count:
         raise InputError(

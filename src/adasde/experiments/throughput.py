@@ -9,7 +9,7 @@ from adasde.experiments.artifacts import read_results
 from adasde.experiments.cost import DEVICES, work
 from adasde.experiments.specs import Simulation
 
-COLUMNS = ("task", "device", "precision", "batch_size", "examples_per_second", "runs", "source")
+COLUMNS = ("workload", "device", "precision", "batch_size", "examples_per_second", "runs", "source")
 
 
 def write_throughput(paths: Iterable[Path], out: Path) -> None:
@@ -50,7 +50,7 @@ def write_throughput(paths: Iterable[Path], out: Path) -> None:
         rows |= {tuple(row[name] for name in COLUMNS[:4]): row for row in _measured_steps(path)}
 
     def order(row: dict[str, str]) -> tuple:
-        return row["device"], row["task"], row["precision"], float(row["batch_size"] or "inf")
+        return row["device"], row["workload"], row["precision"], float(row["batch_size"] or "inf")
 
     with atomic(out) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -64,7 +64,7 @@ def _measured_steps(path: Path) -> list[dict[str, str]]:
         with path.open(newline="") as file:
             return [
                 {
-                    **{name: row[name] for name in ("task", "precision", "batch_size", "examples_per_second")},
+                    **{name: row[name] for name in ("workload", "precision", "batch_size", "examples_per_second")},
                     "device": _gpu_named(row["device"], path),
                     "runs": "",
                     "source": f"steps on {row['device']}, torch {row['torch']}",

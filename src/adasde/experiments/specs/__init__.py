@@ -1,7 +1,7 @@
 """Specs: what a run computes, every number resolved.
 
-A run is a `Training`, a `Finetune` or a `Simulation`. A spec checks itself when it is made. Its canonical JSON, and so
-its hash, tells runs, checkpoints and weights apart; both stay the same as long as RECIPE does.
+A run is a `Training`, a `Branch`, a `Finetune` or a `Simulation`. A spec checks itself when it is made. Its canonical
+JSON, and so its hash, tells runs, checkpoints and weights apart; both stay the same as long as RECIPE does.
 """
 
 from typing import Annotated, Any
@@ -11,11 +11,13 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter
 from adasde.experiments.fields import validated
 from adasde.experiments.specs.base import RECIPE, Spec
 from adasde.experiments.specs.simulation import Breakdown, Convergence, OnSamples, Simulation, WeakOrder
-from adasde.experiments.specs.training import Finetune, Parent, Trained, Training
+from adasde.experiments.specs.training import Branch, BranchPoint, Finetune, Parent, Trained, Training
 
 __all__ = [
     "RECIPE",
     "AnySpec",
+    "Branch",
+    "BranchPoint",
     "Breakdown",
     "Convergence",
     "Finetune",
@@ -29,7 +31,7 @@ __all__ = [
     "spec_of",
 ]
 
-AnySpec = Training | Finetune | WeakOrder | Convergence | Breakdown
+AnySpec = Training | Branch | Finetune | WeakOrder | Convergence | Breakdown
 
 
 def _kind_of(document: Any) -> str:
@@ -38,13 +40,17 @@ def _kind_of(document: Any) -> str:
         return "a training"
     if "study" in document:
         return "a simulation"
-    return "a finetune" if "parent" in document or document.get("rule") in ("finetune", "scratch") else "a training"
+    parent = document.get("parent")
+    if isinstance(parent, dict) and "samples" in parent:
+        return "a branch"
+    return "a finetune" if parent or document.get("rule") in ("finetune", "scratch") else "a training"
 
 
 _SIMULATION = Annotated[WeakOrder | Convergence | Breakdown, Field(discriminator="study")]
 _SPEC: TypeAdapter[AnySpec] = TypeAdapter(
     Annotated[
         Annotated[Training, Tag("a training")]
+        | Annotated[Branch, Tag("a branch")]
         | Annotated[Finetune, Tag("a finetune")]
         | Annotated[_SIMULATION, Tag("a simulation")],
         Discriminator(_kind_of),

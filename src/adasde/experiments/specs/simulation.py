@@ -42,6 +42,7 @@ class Simulation(Spec):
     device: ClassVar[str] = "cpu"
     processes: ClassVar[int] = 1
     parent: ClassVar[None] = None
+    origin: ClassVar[str] = "theory"
 
     @property
     def cell(self) -> str:

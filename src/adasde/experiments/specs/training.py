@@ -1,8 +1,8 @@
-"""Specs of runs that train a network: `Training` and `Finetune`."""
+"""Specs of runs that train a network: `Training`, `Branch` and `Finetune`."""
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_serializer, model_validator
 
@@ -82,13 +82,22 @@ class Parent(Model):
     spec_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+class BranchPoint(Parent):
+    """The run from whose state another starts, and the number of ``samples`` that it has seen by then."""
+
+    samples: Count
+
+    @property
+    def state(self) -> str:
+        """Name of the state's file, without its ending."""
+        return f"{self.run}.{self.samples}"
+
+
 class Trained(Spec):
     """What the runs that train a network have."""
 
     experiment: str
-    workload: Annotated[
-        str, Field(alias="task")
-    ]  # JSON keeps the old name until RECIPE 5: a new one would change every hash
+    workload: str
     optimizer: Annotated[AdamSpec | RMSpropSpec, Field(discriminator="name")]
     rule: str
     kappa: Positive
@@ -101,6 +110,7 @@ class Trained(Spec):
     horizon: Positive
     schedule_given: Annotated[ScheduleSpec, Field(alias="schedule")]
     evaluate: Counts
+    noise: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = ()  # when its noise is measured
     # Options: a spec's JSON has those that are not the default.
     clip: Positive | None = None
     device: Literal["cpu", "cuda"] = "cpu"
@@ -108,7 +118,10 @@ class Trained(Spec):
     processes: Annotated[int, Field(ge=1)] = 1
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     frozen: Literal["none", "last-layer"] = "none"
-    parent: Parent | None = None  # of a `Finetune`
+    tested: Annotated[int, Field(ge=1)] | None = None  # test examples of an evaluation, the first ones; None for all
+    parent: Parent | None = None  # of a `Finetune` or a `Branch`
+
+    origin: ClassVar[str]  # what it starts from: scratch, branch or finetune
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -140,6 +153,20 @@ class Trained(Spec):
         """Optimizer steps of the whole run."""
         return step_count(self.samples, self.batch_size, self.ell)
 
+    @property
+    def is_baseline(self) -> bool:
+        """Whether others of its experiment are compared with it."""
+        return self.rule == "sqrt" and self.kappa == self.ell == 1
+
+    @property
+    @abstractmethod
+    def stream(self) -> tuple[object, ...]:
+        """What tells its random streams from all others.
+
+        Runs of an experiment that differ in rule and batch size share them: they see the same examples in the same
+        order. SVAG draws two minibatches for each of its steps, so every ell has its own.
+        """
+
     @model_validator(mode="after")
     def _check_training(self) -> "Trained":
         workload_named(self.workload)
@@ -163,6 +190,8 @@ class Trained(Spec):
             )
         if self.micro_batches is not None:
             self._check_micro_batches(share)
+        if strange := sorted(set(self.noise) - {0, *moments}):
+            raise InputError(f"noise = {short(strange)}: the noise is measured at the start and at evaluations only")
         if self.precision == "tf32" and self.device != "cuda":
             raise InputError("precision = 'tf32': only a GPU has it")
         return self
@@ -191,11 +220,17 @@ class Trained(Spec):
 class Training(Trained):
     """A training run from the experiment's initial weights: a rule at its kappa, or SVAG at its ell."""
 
+    origin: ClassVar = "scratch"
+
     @property
     def cell(self) -> str:
         """Id of the runs that differ from this one in their seed only."""
         level = f"k{self.kappa:g}" if self.ell == 1 else f"l{self.ell:g}"
         return f"{self.experiment}.{self.rule}.{level}"
+
+    @property
+    def stream(self) -> tuple[object, ...]:  # noqa: D102
+        return (self.seed,) if self.ell == 1 else (self.seed, "svag", self.ell)
 
     def _check_rule(self) -> None:
         if self.rule != "svag" and self.ell == 1:
@@ -207,16 +242,44 @@ class Training(Trained):
             )
 
 
+class Branch(Training):
+    """A run from the state of another in mid-training: its weights, buffers and the state of its optimizer.
+
+    ``second_moment`` is what becomes of v: the default ``transport`` carries it over to the new batch size, as
+    `adasde.rescale` does. ``keep`` leaves it as it is, and ``fresh`` starts with a new optimizer.
+    """
+
+    parent: BranchPoint
+    second_moment: Literal["transport", "keep", "fresh"] = "transport"
+
+    origin: ClassVar = "branch"
+
+    @property
+    def cell(self) -> str:
+        """Id of the runs that differ from this one in their seed only."""
+        return super().cell + (f".{self.second_moment}" if self.second_moment != "transport" else "")
+
+    @property
+    def stream(self) -> tuple[object, ...]:  # noqa: D102
+        return ("branch", self.parent.state, *super().stream)
+
+
 class Finetune(Trained):
     """A run that starts from another's final weights, under the rule ``finetune``, or the same from new weights.
 
     It has the kappa of its parent. From new weights its rule is ``scratch``.
     """
 
+    origin: ClassVar = "finetune"
+
     @property
     def cell(self) -> str:
         """Id of the runs whose parents, and which themselves, differ in their seed only."""
         return f"{self.experiment}.{f'k{self.kappa:g}' if self.parent else 'scratch'}"
+
+    @property
+    def stream(self) -> tuple[object, ...]:  # noqa: D102
+        return ("finetune", self.seed)
 
     def _check_rule(self) -> None:
         if (self.parent is not None) != (self.rule == "finetune"):
