@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.runs import FAITHFUL, METRICS, NOISE, SPEEDS, collected, lagging_rows, write_runs
+from analysis.runs import SPEEDS, collected, lagging_rows, write_runs
 from conftest import changed, save_run
-
-PARTS = {("sqrt", 1): 0.0, ("sqrt", 4): 0.0, ("sqrt-no-betas", 4): 0.2, ("sqrt-no-eps", 4): 0.1}
 
 
 @pytest.fixture
@@ -16,23 +14,9 @@ def trajectories(tmp_path, spec):
 
 
 @pytest.fixture
-def scale(tmp_path, spec):
-    """Make the table of a main experiment and of an ablation at a large eps."""
-
-    def make(**options):
-        options = {"metrics": METRICS | NOISE} | options
-        optimizer = spec.document["optimizer"] | {"eps": 1e-2}
-        large = changed(spec, experiment="ablation", optimizer=optimizer)
-        paths = write_runs(tmp_path / "main", spec, FAITHFUL, **options)
-        return collected(paths + write_runs(tmp_path / "ablation", large, PARTS, **options))
-
-    return make
-
-
-@pytest.fixture
 def tuned(tmp_path, spec):
     """The table of two fine-tunings of each of two models per kappa, and of two runs from new weights."""
-    paths, shared = [], {"task": "wiki-articles", "experiment": "tuned"}
+    paths, shared = [], {"workload": "wiki-articles", "experiment": "tuned"}
     for kappa in (1, 4):
         for seed in range(4):
             parent = {"run": f"p.k{kappa}.s{seed // 2}", "spec_hash": "0" * 64}

@@ -6,6 +6,7 @@ import pytest
 
 from adasde import cli
 from adasde.analysis import comparison, tables
+from adasde.analysis.claims import evaluation
 from adasde.common import InputError
 from analysis.runs import FAITHFUL, write_runs
 
@@ -38,7 +39,34 @@ def test_equal_tables_are_identical(place, capsys):
     assert (row.runs, row.identical, row.typical, row.largest) == (RUNS, RUNS, 0.0, 0.0)
     assert cli.main(["compare", str(here), "--reference", str(there)]) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[-1] == "8 of 8 claims have the same verdict, 0 the opposite one"
+    assert out.splitlines()[0] == "scale here against the reference of there: 0 of 15 shared runs have another spec"
+    assert out.splitlines()[-1] == "10 of 10 claims have the same verdict, 0 the opposite one"
+
+
+def test_runs_of_another_spec_are_counted_and_named(place, capsys):
+    here, there = place("here"), place("there")
+    runs = pd.read_csv(here / "runs.csv")
+    other = runs.index[runs["kappa"] == 4]
+    runs.loc[other, "lr"] *= 2
+    runs.loc[other[0], "samples"] += 1
+    extra = runs.iloc[:2].assign(run=["more.s0", "more.s1"])
+    pd.concat([runs, extra]).to_csv(here / "runs.csv", index=False)
+    found = comparison.compare(here, there)
+    assert (found.runs["differs"] != "").sum() == len(other) == 9
+    text = comparison.summary(found).splitlines()[0]
+    named = ", ".join(runs.loc[other, "run"].iloc[:5])
+    assert text == (
+        "scale here against the reference of there: 9 of 15 shared runs have another spec (lr, samples): "
+        f"{named}, ...; 2 runs are here only"
+    )
+
+
+def test_forecasts_beside_the_tables_are_part_of_the_claims(place, monkeypatch):
+    here, there = place("here"), place("there")
+    asked = []
+    monkeypatch.setattr(evaluation, "read_forecasts", lambda folder: asked.append(folder) or {})
+    comparison.compare(here, there)
+    assert asked == [here, there]
 
 
 def test_an_independent_repeat_is_about_one_standard_error_away(place):
@@ -59,11 +87,11 @@ def test_what_differs_by_more_than_noise_is_named(place, capsys):
     there = place("there", noise=1e-3, seeds=10)
     found = comparison.compare(here, there)
     assert found.strayed == ["fashion-cnn-adam"]
-    assert "trajectory.fashion-cnn-adam.train_loss" in found.contradicted
+    assert "rule.fashion-cnn-adam.k4.train_loss" in found.contradicted
     assert cli.main(["compare", str(here), "--reference", str(there)]) == 1
     out = capsys.readouterr().out
     assert "more than noise apart: fashion-cnn-adam" in out
-    changed = found.verdicts.set_index("id").loc["trajectory.fashion-cnn-adam.train_loss"]
+    changed = found.verdicts.set_index("id").loc["rule.fashion-cnn-adam.k4.train_loss"]
     assert (changed["reference"], changed["here"]) == ("reproduced", "not reproduced")
     assert changed["difference"] > 3
 
@@ -81,22 +109,22 @@ def test_one_other_value_makes_a_run_another(place):
 def test_claims_that_only_one_side_makes_are_absent_on_the_other(place):
     here = place("here", {key: effect for key, effect in FAITHFUL.items() if key[0] == "sqrt"})
     found = comparison.compare(here, place("there")).verdicts.set_index("id")
-    assert found.loc["closeness.fashion-cnn-adam.linear.k4", "here"] == "absent"
-    assert np.isnan(found.loc["closeness.fashion-cnn-adam.linear.k4", "difference"])
+    assert found.loc["rival.fashion-cnn-adam.linear.k4", "here"] == "absent"
+    assert np.isnan(found.loc["rival.fashion-cnn-adam.linear.k4", "difference"])
 
 
 def test_figures_are_compared_and_drawn(place, tmp_path, capsys):
     here, there = place("here"), place("there", seeds=5)
     figures = comparison.compare(here, there).figures.set_index("figure")
-    assert figures.loc["scaling-fashion-cnn-adam", "claims"] == 6
-    assert figures.loc["rules-fashion-cnn", "claims"] == 2
+    assert figures.loc["scaling-fashion-cnn-adam", "claims"] == 8
+    assert figures.loc["rules", "claims"] == 2
     assert (figures["same"] <= figures["claims"]).all()
     out = tmp_path / "drawn"
     cli.main(["compare", str(here), "--reference", str(there), "--figures", str(out)])
-    assert {path.name for path in out.iterdir()} == {"scaling-fashion-cnn-adam.png", "rules-fashion-cnn.png"}
+    assert {path.name for path in out.iterdir()} == {"scaling-fashion-cnn-adam.png", "rules.png"}
     text = capsys.readouterr().out
     assert "same verdict" in text
-    assert str(out / "rules-fashion-cnn.png") in text
+    assert str(out / "rules.png") in text
 
 
 def test_mistakes_are_one_line(place, tmp_path, spec):

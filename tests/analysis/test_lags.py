@@ -5,9 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from adasde.analysis.figures.registry import plot_figure
-from adasde.analysis.lags import has_lags
-from adasde.common import InputError
+from adasde.analysis.lags import has_lags, measured_lags, paired_lags
 from adasde.experiments.plan import plan
 from adasde.experiments.specs import Simulation
 from analysis.runs import lagging_rows
@@ -19,13 +17,58 @@ EXPERIMENT = "fashion-cnn-adam"
 def test_no_lag_without_speeds_a_baseline_or_a_constant_learning_rate(lagging):
     table = lagging()
     assert has_lags(table, EXPERIMENT)
-    assert not has_lags(table[~table["metric"].str.startswith("speed")], EXPERIMENT)
+    assert not has_lags(table[~table["metric"].str.contains("speed")], EXPERIMENT)
     lost = table.assign(metric=table["metric"].where(table["run"] != "a.sqrt.k1.s0", "diverged"))
     assert not has_lags(lost, EXPERIMENT)
     assert not has_lags(table.assign(time=table["time"] ** 2), EXPERIMENT)
     assert not has_lags(table[table["kappa"] == 1], EXPERIMENT)
-    with pytest.raises(InputError, match="breakdown': no baseline at a constant learning rate recorded"):
-        plot_figure("breakdown", table.assign(time=table["time"] ** 2))
+
+
+def test_speeds_that_are_measured_less_often_predict_the_same(lagging):
+    """Constant speeds, measured at the ends and in the middle only."""
+    table = lagging()
+    kept = ~table["metric"].str.contains("speed") | table["time"].isin([0.0, 1.0, 2.0])
+    whole, part = measured_lags(table, EXPERIMENT), measured_lags(table[kept], EXPERIMENT)
+    assert kept.sum() < len(table)
+    for kappa in (2, 4, 16):
+        assert np.allclose(part.predicted[kappa], whole.predicted[kappa])
+        assert np.allclose(part.observed[kappa], whole.observed[kappa], equal_nan=True)
+
+
+TIME = np.linspace(0.0, 2.0, 9)
+
+
+@pytest.mark.parametrize("speed", [0.9, 0.5, 1.0, 1.1])
+def test_lags_by_hand_also_of_a_run_that_is_ahead(speed):
+    losses = [2.0 * np.exp(-rate * TIME) for rate in (1.0, speed)]
+    lags = paired_lags(TIME, *(np.array([curve, curve]) for curve in losses))
+    assert np.isnan(lags[:, :2]).all()
+    assert np.allclose(lags[:, 2:], 1 - speed)
+
+
+def test_a_loss_that_the_baseline_never_had_is_a_lag_of_one():
+    losses = 2.0 * np.exp(-TIME)
+    assert (paired_lags(TIME, losses[None], losses[None] + 2.0)[:, 2:] == 1.0).all()
+
+
+def test_a_loss_below_all_that_a_flat_baseline_has_is_no_lag():
+    baseline = np.array([2.0, 1.0, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
+    lags = paired_lags(TIME, baseline[None], baseline[None] - 0.01)
+    assert (lags[:, 4:] == 0.0).all()
+    assert np.isfinite(lags[:, 2:]).all()
+
+
+def test_the_spread_of_lags_is_that_of_repeated_experiments():
+    random, seeds, trials = np.random.default_rng(0), 5, 200
+
+    def runs(speed):
+        return 2.0 * np.exp(-speed * TIME) * np.exp(0.02 * random.normal(size=(seeds, len(TIME))))
+
+    found = np.array([paired_lags(TIME, runs(1.0), runs(0.9))[:, -1] for _ in range(trials)])
+    means, variances = found.mean(axis=1), found.var(axis=1, ddof=1) / seeds
+    assert means.mean() == pytest.approx(0.1, abs=0.01)
+    # A variance of 200 values has a relative standard error of 10%.
+    assert variances.mean() == pytest.approx(means.var(), rel=0.4)
 
 
 @pytest.fixture
@@ -65,8 +108,8 @@ def test_predict_refuses_what_it_cannot_read_in_one_line(adasde, run_file, tmp_p
         (tmp_path / "nowhere.parquet", "no such file"),
         (tmp_path / "note.txt", "no run's table, or a damaged one"),
         (run_file([*rows[:20], ("a", 9, 1.1, "diverged", 1.0)], "lost.parquet"), "diverged at time 1.1; a prediction"),
-        (run_file([row for row in rows if row[3] == "train_loss"], "old.parquet"), "holds no speed_k2, ... along"),
-        (run_file(rows[:5], "short.parquet"), "holds no speed_k2, ... along"),
+        (run_file([row for row in rows if row[3] == "train_loss"], "old.parquet"), "holds no persistent_speed_k2"),
+        (run_file(rows[:5], "short.parquet"), "holds no persistent_speed_k2, ... along"),
         (
             run_file(rows, "svag.parquet", ell=2, rule="svag"),
             "holds SVAG at ell = 2; a prediction needs a plain training run",

@@ -61,7 +61,6 @@ def test_distances_by_hand():
         np.array([1.0, 1.0, 2.0]),
     )
     assert np.abs(statistics.in_deviations(means, reference, spread)).max(axis=-1) == [2.0]
-    assert np.isclose(statistics.typical_gap(means, reference, spread)[0], np.sqrt((0 + 1 + 4) / 3))
     single = np.full(3, np.nan)
     assert np.isnan(statistics.in_deviations(means, reference, single)).all()
 
@@ -77,11 +76,8 @@ def test_a_common_start_is_no_distance_and_a_difference_without_spread_an_infini
     assert statistics.in_deviations(np.array([0.2]), np.array([0.1]), np.array([0.0])) == np.inf
 
 
-def test_ranks_and_distances_skip_unknown_points():
+def test_distances_skip_unknown_points():
     x, y = np.array([1.0, 2.0, 3.0, 4.0, 9.0]), np.array([10.0, 30.0, 20.0, 40.0, np.nan])
-    assert statistics.rank_correlation(x, y) == pytest.approx(0.8)
-    assert statistics.rank_correlation(x, np.array([1.0, 1.0, 2.0, 2.0, np.nan])) == pytest.approx(2 / np.sqrt(5))
-    assert np.isnan(statistics.rank_correlation(x[:2], y[:2]))
     assert statistics.mean_distance(x, y) == pytest.approx((9 + 28 + 17 + 36) / 4)
     assert np.isnan(statistics.mean_distance(x[4:], y[4:]))
 
@@ -139,3 +135,94 @@ def test_a_largest_gap_without_spread_is_exact_and_unknown_without_repeats():
     assert statistics.largest(np.array([-2.0, 1.0]), np.zeros((50, 2))) == (2.0, 2.0)
     assert np.isnan(statistics.largest(np.array([2.0]), np.full((50, 1), np.nan), np.full((50, 1), np.nan))).all()
     assert statistics.largest(np.array([np.inf, 1.0]), np.zeros((50, 2)))[0] == np.inf
+
+
+def trajectories_of(random, seeds, gap, points=6):
+    """Runs of spread 1, correlated over time by 0.7, about a gap that rises over the first half."""
+    root = np.linalg.cholesky(0.7 ** np.abs(np.subtract.outer(np.arange(points), np.arange(points))))
+    return gap * np.minimum(1.0, np.linspace(0.0, 2.0, points)) + random.normal(size=(seeds, points)) @ root.T
+
+
+def verdicts(samples, tolerance):
+    """Shares of samples whose gap is shown to be within the tolerance, and beyond it."""
+    gaps = [sample.gap for sample in samples]
+    return [np.mean([gap.high < tolerance for gap in gaps]), np.mean([gap.low > tolerance for gap in gaps])]
+
+
+def limit(share, trials):
+    """Three binomial standard errors above a share."""
+    return share + 3 * (share * (1 - share) / trials) ** 0.5
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+def test_error_rates_where_the_truth_is_known(paired, seeds):
+    """At the tolerance neither verdict is given too often, at 0 and at twice it the wrong one hardly ever."""
+    random, trials, tolerance = np.random.default_rng(seeds), 1000, 2.0
+
+    def sample(gap):
+        if paired:
+            return statistics.Sample((trajectories_of(random, seeds, gap),))
+        return statistics.Sample((trajectories_of(random, seeds, gap), trajectories_of(random, seeds, 0.0)))
+
+    at_zero, at_it, beyond = (
+        verdicts([sample(gap) for _ in range(trials)], tolerance) for gap in (0.0, tolerance, 2 * tolerance)
+    )
+    assert max(at_it) <= limit(0.025, trials)
+    assert at_zero[1] <= limit(0.025, trials)
+    assert beyond[0] <= limit(0.025, trials)
+    if seeds == 8 and paired:  # and the right one is given
+        assert at_zero[0] > 0.95
+        assert beyond[1] > 0.3
+
+
+def test_the_power_is_the_share_of_equal_runs_that_are_shown_to_be_equal():
+    """Power from a large sample's spread agrees with the share of fresh samples, and rises with the tolerance."""
+    random, trials, seeds = np.random.default_rng(3), 1000, 5
+    for tolerance in (1.2, 1.8):
+        shown = verdicts([statistics.Sample((trajectories_of(random, seeds, 0.0),)) for _ in range(trials)], tolerance)[
+            0
+        ]
+        # The spread of five seeds is itself uncertain, so many estimates of the power are averaged.
+        powers = [
+            statistics.Sample((trajectories_of(random, seeds, 0.0),)).power(tolerance, draws=200, seed=seed)
+            for seed in range(200)
+        ]
+        assert np.mean(powers) == pytest.approx(shown, abs=0.1)
+    two = statistics.Sample((trajectories_of(random, 8, 0.0), trajectories_of(random, 8, 0.0)))
+    assert two.power(0.5) < two.power(2.0) < two.power(4.0)
+    assert two.power(4.0) > 0.95
+    assert np.isnan(statistics.Sample((np.ones((1, 3)),)).power(1.0))
+
+
+def test_the_seeds_needed_decide():
+    """Repeating what was seen that many times decides, and one seed fewer does not."""
+    deviations = np.array([[-1.0, 0.5], [1.0, -0.5], [0.0, 0.0]])
+    sample = statistics.Sample((0.3 + deviations,))
+    needed = sample.seeds_needed(1.0)
+    assert needed > 3
+    gap = sample.gap
+    for n, decided in ((needed, True), (needed - 1, False)):
+        error = gap.error * np.sqrt(3 / n)
+        assert bool(statistics.Gap(gap.mean, error, n - 1).high < 1.0) is decided
+    assert np.isnan(statistics.Sample((1.0 + 1e-4 + deviations - deviations.mean(axis=0),)).seeds_needed(1.0))
+    assert np.isnan(statistics.Sample((np.ones((1, 2)),)).seeds_needed(1.0))
+    assert statistics.Sample((5.0 + 5.0 * deviations,)).seeds_needed(1.0) > 3  # beyond the tolerance
+
+
+def test_gaps_by_hand():
+    runs, baseline = np.array([[1.0, 2.0], [3.0, 6.0], [7.0, 7.0]]), np.array([[1.0, 1.0], [1.0, 3.0]])
+    paired = statistics.Sample.paired(runs, baseline)
+    assert paired.n == 2
+    assert np.allclose(paired.gap.mean, [1.0, 2.0])
+    assert np.allclose(paired.gap.error, [1.0, 1.0])
+    assert paired.gap.high == pytest.approx(2.0 + 6.3138, rel=1e-5)  # Student's t of one degree of freedom
+    assert paired.gap.low == 0.0
+    welch = statistics.Sample((runs[:2], baseline)).gap
+    assert np.allclose(welch.mean, [1.0, 2.0])
+    assert np.allclose(welch.error, [1.0, 5**0.5])
+    assert np.allclose(welch.freedom, [1.0, 25 / 17])
+    same = statistics.Sample((np.ones((2, 2)), np.zeros((2, 2)))).gap
+    assert (same.low, same.high) == (1.0, 1.0)
+    joined = statistics.Sample.joined([paired, paired], [1.0, 0.5])
+    assert np.allclose(joined.gap.mean, [1.0, 2.0, 2.0, 4.0])

@@ -6,7 +6,10 @@ import pytest
 
 from adasde.analysis import tables
 from adasde.common import InputError
-from analysis.runs import FAITHFUL, METRICS, WITH_SVAG, write_runs
+from adasde.experiments.plan import plan
+from adasde.experiments.specs import Branch
+from analysis.runs import FAITHFUL, METRICS, WITH_SVAG, collected, write_runs
+from conftest import save_run
 
 
 def test_tables_hold_every_run(tmp_path, spec):
@@ -73,3 +76,54 @@ def test_fine_tunings_are_grouped_by_what_pre_trained_them(tuned):
     groups = tables.groups(tuned, "tuned", "finetune", "test_accuracy")
     assert groups.seeds == 2
     assert groups.values[4][:, 0].tolist() == pytest.approx([0.05, 0.25])
+
+
+WAYS = {"transport": 0.0, "keep": 0.25}  # and what each adds to the loss
+
+
+@pytest.fixture
+def branched(config, tmp_path):
+    """The table of the smoke scale's branches: the loss is 1, plus the seed, the way of v and the samples."""
+    specs, paths = [spec for spec in plan(config).runs.values() if isinstance(spec, Branch)], []
+    for spec in reversed(specs):  # in whatever order they come
+        moments = [(n, round(n * spec.ell**2 / spec.batch_size)) for n in (0, 1024, 3072)]
+        losses = [1 + spec.seed + WAYS[spec.second_moment] + n / 4096 for n, _ in moments]
+        rows = [(spec.run, k, n * 1e-8, "test_loss", v) for (n, k), v in zip(moments, losses, strict=True)]
+        if spec.is_baseline:
+            rows += [(spec.run, k, n * 1e-8, "noise_trace", 10.0 + spec.seed) for n, k in moments[::2]]
+        paths.append(tmp_path / f"{spec.run}.parquet")
+        save_run(paths[-1], rows, spec, seconds=1.0)
+    return collected(paths)
+
+
+def test_branches_are_told_by_their_parent_and_by_what_became_of_v(branched):
+    assert set(branched["kind"]) == {"branch"}
+    assert set(branched["parent"]) == {"fashion-cnn-adam.sqrt.k1.s0"}
+    assert set(branched["workload"]) == {"fashion-cnn"}
+    kept = branched[branched["second_moment"] == "keep"]
+    assert set(kept["run"]) == {f"branch-cnn-adam.sqrt.k4.keep.s{seed}" for seed in (0, 1)}
+    assert set(branched["second_moment"]) == set(WAYS)
+    assert sorted(set(branched["samples"])) == [0, 1024, 3072]  # from the branch point on
+    assert np.allclose(branched["epoch"], branched["samples"] / 60_000)
+    for way, more in WAYS.items():
+        groups = tables.groups(branched, "branch-cnn-adam", "sqrt", "test_loss", way)
+        times = np.array([0.0, 0.25, 0.75])
+        assert list(groups.values) == [1, 4]
+        np.testing.assert_allclose(groups.values[1], [1 + times, 2 + times])  # the baseline, by seed
+        np.testing.assert_allclose(groups.values[4], [1 + more + times, 2 + more + times])
+    assert list(tables.groups(branched, "branch-cnn-adam", "svag", "test_loss").values) == [1, 2]
+
+
+def test_noise_has_the_times_at_which_it_was_measured(branched):
+    """Which are fewer than the evaluations, and the baseline's only."""
+    noise = tables.groups(branched, "branch-cnn-adam", "sqrt", "noise_trace")
+    assert noise.time.tolist() == pytest.approx([0.0, 3072e-8])
+    assert noise.values[1].tolist() == [[10.0, 10.0], [11.0, 11.0]]
+    assert np.isnan(noise.values[4]).all()
+    assert noise.diverged_runs == []
+
+
+def test_runs_from_scratch_and_fine_tunings_have_their_kind(trajectories, tuned):
+    assert set(trajectories(FAITHFUL)["kind"]) == {"scratch"}
+    assert set(tuned["kind"]) == {"finetune"}
+    assert set(tuned["second_moment"]) == {"transport"}

@@ -7,6 +7,7 @@ independent repeat has typical values of about 1, and bit-identical runs have 0.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,18 @@ import pandas as pd
 
 from adasde.analysis import statistics, tables
 from adasde.analysis.claims.base import TEST_FUNCTIONS, VERDICTS
-from adasde.analysis.claims.evaluation import evaluate_claims
-from adasde.analysis.figures.registry import plot_figure
+from adasde.analysis.claims.evaluation import evaluate_claims, evaluate_scale
+from adasde.analysis.figures.registry import draw
 from adasde.common import InputError, text_table
 
 FACTS = ("device", "threads", "adasde", "python", "torch", "numpy")
+# What runs.csv says of a run's spec: its hash, and what most often differs.
+SPEC = (
+    *("spec_hash", "workload", "rule", "kappa", "ell", "batch_size", "kind", "second_moment", "optimizer"),
+    *("lr", "beta", "beta1", "beta2", "eps", "weight_decay", "samples", "steps"),
+)
+SHOWN = 5  # runs of another spec that are named
+PLACES = {"here": "here", "reference": "in the reference"}
 TYPICAL = 2.0  # root mean square above which an experiment has not been repeated; 1 is expected, more with few seeds
 
 
@@ -26,11 +34,15 @@ TYPICAL = 2.0  # root mean square above which an experiment has not been repeate
 class Comparison:
     """What `compare` found; tables have a row per fact, experiment, claim or figure.
 
-    ``facts`` has columns fact, reference, here; ``experiments`` experiment, runs, identical, typical, largest;
-    ``verdicts`` id, reference, here (verdicts), value_reference, value_here, difference in units of its error, figure;
-    ``figures`` figure, claims, same (number of verdicts), largest (of the differences).
+    ``scales`` are the names of both folders, the reference's first. ``runs`` has columns run, where (both, here or
+    reference), differs (what differs in the spec, empty if nothing does); ``facts`` fact, reference, here;
+    ``experiments`` experiment, runs, identical, typical, largest; ``verdicts`` id, reference, here (verdicts),
+    value_reference, value_here, difference in units of its error, figure; ``figures`` figure, claims, same (number of
+    verdicts), largest (of the differences).
     """
 
+    scales: tuple[str, str]
+    runs: pd.DataFrame
     facts: pd.DataFrame
     experiments: pd.DataFrame
     verdicts: pd.DataFrame
@@ -66,10 +78,13 @@ def compare(here: Path, reference: Path) -> Comparison:
         rows += [row(name, parts[name], part) for name, part in other.groupby(key, sort=False) if name in parts]
     if not rows:
         raise InputError(f"{here}: shares no experiment with {reference}; name the reference of its scale")
+    scales = [Path(folder).resolve().name for folder in (reference, here)]
     return Comparison(
+        scales=(scales[0], scales[1]),
+        runs=_specs(here, reference),
         facts=_facts(here, reference),
         experiments=pd.DataFrame(rows, columns=["experiment", "runs", "identical", "typical", "largest"]),
-        verdicts=_verdicts(evaluate_claims(*mine), evaluate_claims(*theirs)),
+        verdicts=_verdicts(evaluate_scale(here), evaluate_scale(reference)),
     )
 
 
@@ -78,6 +93,7 @@ def summary(found: Comparison) -> str:
     changed = found.verdicts[found.verdicts["reference"] != found.verdicts["here"]]
     largest = "largest difference"
     parts = [
+        _runs(found),
         _text(found.facts, ("", "reference", "here"), "{0.fact}|{0.reference}|{0.here}"),
         _text(
             found.experiments,
@@ -101,6 +117,20 @@ def summary(found: Comparison) -> str:
     return "\n\n".join([*parts, last])
 
 
+def _runs(found):
+    """Which scales are compared, and which runs have another spec or are on one side only."""
+    own = found.runs
+    other = own[own["differs"] != ""]
+    counts = own["where"].value_counts()
+    words = [f"{len(other)} of {counts.get('both', 0)} shared runs have another spec"]
+    if len(other):
+        fields = dict.fromkeys(field for differs in other["differs"] for field in differs.split(", "))
+        named = [*other["run"][:SHOWN], *(["..."] if len(other) > SHOWN else [])]
+        words[0] += f" ({', '.join(fields)}): {', '.join(named)}"
+    words += [f"{counts[where]} runs are {place} only" for where, place in PLACES.items() if where in counts]
+    return f"scale {found.scales[1]} against the reference of {found.scales[0]}: {'; '.join(words)}"
+
+
 def _text(frame, header, cells):
     """A table as text, each row of ``frame`` in the format ``cells``."""
     return text_table([header, *(cells.format(row).split("|") for row in frame.itertuples())])
@@ -111,26 +141,46 @@ def plot(here: Path, reference: Path, folder: Path) -> Iterator[Path]:
 
     These are the figures that show a claim, and the noise if it was measured.
     """
-    from adasde.analysis.figures import style  # with matplotlib, which the comparison itself does not need
-
     both, shown = (tables.both(here), tables.both(reference)), []
     for trajectories, simulations in both:
         noise = {"noise"} if "noise_trace" in set(trajectories["metric"]) else set()
         shown.append(set(evaluate_claims(trajectories, simulations)["figure"]) - {""} | noise)
     for name in sorted(set.intersection(*shown)):
         path = Path(folder, f"{name}.png")
-        style.save(plot_figure(name, *both[0], reference=both[1]), [path])
+        draw(name, [path], *both[0], reference=both[1])
         yield path
+
+
+def _read_runs(folder):
+    path = Path(folder, "runs.csv")
+    if not path.exists():
+        raise InputError(f"{path}: no such file; Snakemake makes it from the runs, by `adasde collect`")
+    return pd.read_csv(path)
+
+
+def _specs(here, reference):
+    """A row per run of either folder: where it is, and what differs in its spec."""
+    there, mine = (_read_runs(folder).set_index("run") for folder in (reference, here))
+    fields = [field for field in SPEC if field in there and field in mine]
+    rows = []
+    for run in dict.fromkeys([*there.index, *mine.index]):
+        where = "both" if run in there.index and run in mine.index else "here" if run in mine.index else "reference"
+        different = [
+            field for field in fields if where == "both" and not _equal(there.at[run, field], mine.at[run, field])
+        ]
+        rows.append((run, where, ", ".join(field.replace("_", " ") for field in different)))
+    return pd.DataFrame(rows, columns=["run", "where", "differs"])
+
+
+def _equal(one, other):
+    return one == other or (pd.isna(one) and pd.isna(other))
 
 
 def _facts(here, reference):
     """Devices and versions of both."""
     columns = {"fact": FACTS}
     for place, folder in (("reference", reference), ("here", here)):
-        path = Path(folder, "runs.csv")
-        if not path.exists():
-            raise InputError(f"{path}: no such file; Snakemake makes it from the runs, by `adasde collect`")
-        runs = pd.read_csv(path)
+        runs = _read_runs(folder)
         columns[place] = [", ".join(sorted(set(map(str, runs.get(fact, ["unknown"]))))) for fact in FACTS]
     return pd.DataFrame(columns)
 
@@ -139,9 +189,10 @@ def _experiment(name, mine, theirs):
     """A row of the experiments: differences of all means over seeds, of every rule, level, time and test function."""
     differences = []
     metrics = [metric for metric in TEST_FUNCTIONS if metric in set(theirs["metric"])]
-    for rule, metric in ((rule, metric) for rule in theirs["rule"].unique() for metric in metrics):
+    followed = theirs[["rule", "second_moment"]].drop_duplicates().itertuples(index=False, name=None)
+    for (rule, moment), metric in product(followed, metrics):
         try:
-            there, found = (tables.groups(table, name, rule, metric) for table in (theirs, mine))
+            there, found = (tables.groups(table, name, rule, metric, moment) for table in (theirs, mine))
         except InputError:  # what was measured there and not here, or diverged
             continue
         if len(there.time) == len(found.time) and np.allclose(there.time, found.time):

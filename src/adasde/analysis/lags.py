@@ -3,7 +3,7 @@
 `adasde.scaling.lag` has the formulas; this module reads curves from the tables.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,23 +11,41 @@ import pandas as pd
 
 from adasde.analysis import statistics, tables
 from adasde.common import InputError
-from adasde.scaling.lag import SPEED, observed, predicted, speed_between
+from adasde.scaling.lag import PERSISTENT, SPEED, at_ends, observed, predicted, speed_between
 
 
 def lags_of_run(rows: Iterable[tuple], name: str) -> dict[float, np.ndarray]:
     """Predicted lag (points,) per kappa from a run's ``rows``. InputError, naming it, if they hold no speeds."""
-    points = {}
+    points: dict[str, list] = {}
     for _, _, time, metric, value in rows:
         if metric == "diverged":
             raise InputError(f"{name}: diverged at time {time:.4g}; a prediction needs a run that reached its end")
-        if metric.startswith(SPEED):
-            points.setdefault(float(metric.removeprefix(SPEED)), []).append((time, value))
-    lengths = {len(curve) for curve in points.values()}
-    if len(lengths) != 1 or lengths == {1}:
-        raise InputError(f"{name}: holds no {SPEED}2, ... along the run, which a prediction reads; run it again")
-    curves = {kappa: np.transpose(points[kappa]) for kappa in sorted(points)}
-    time = next(iter(curves.values()))[0]
-    return {kappa: predicted(time, speed) for kappa, (_, speed) in curves.items()}
+        points.setdefault(metric, []).append((time, value))
+    time, speeds = speeds_along({metric: np.transpose(pairs) for metric, pairs in points.items()}, name)
+    return {kappa: predicted(time, speed) for kappa, speed in sorted(speeds.items())}
+
+
+def speeds_along(
+    curves: Mapping[str, np.ndarray], name: str, prefix: str = PERSISTENT
+) -> tuple[np.ndarray, dict[float, np.ndarray]]:
+    """Return the times (points,) at which a run's noise was measured, and the speeds (..., points) there by kappa.
+
+    Args:
+        curves: Times and values, (2, points) or a pair of (points,) and (..., points), by metric.
+        name: What an error calls the run.
+        prefix: Of the metrics that hold the speeds. Persistent ones belong to the stretches between the times.
+
+    Raises:
+        InputError: If there are none along the run.
+    """
+    recorded = {float(metric.removeprefix(prefix)): metric for metric in curves if metric.startswith(prefix)}
+    instant = next((metric for metric in curves if metric.startswith(SPEED)), None)
+    if not recorded or instant is None or len(curves[instant][0]) < 2:
+        raise InputError(f"{name}: holds no {prefix}2, ... along the run, which a prediction reads; run it again")
+    speeds = {kappa: curves[metric][1] for kappa, metric in recorded.items()}
+    if prefix == PERSISTENT:
+        speeds = {kappa: at_ends(speed) for kappa, speed in speeds.items()}
+    return curves[instant][0], speeds
 
 
 @dataclass(frozen=True)
@@ -67,22 +85,69 @@ def has_lags(trajectories: pd.DataFrame, experiment: str) -> bool:
     """
     found = _runs(trajectories, experiment)
     healthy = found.groupby("kappa")["metric"].agg(lambda metrics: "diverged" not in set(metrics))
-    times = found.drop_duplicates("time")
     return bool(
-        found["metric"].str.startswith(SPEED).any()
+        found["metric"].str.startswith(PERSISTENT).any()
         and healthy.get(1, False)
         and healthy[healthy.index > 1].any()
-        # SDE time is proportional to the samples.
-        and np.allclose(times["time"] * times["samples"].max(), times["samples"] * times["time"].max(), rtol=1e-6)
+        and constant_rate(found)
     )
 
 
+def constant_rate(trajectories: pd.DataFrame) -> bool:
+    """Whether the learning rate of an experiment's runs is constant: SDE time is proportional to the samples."""
+    times = trajectories.drop_duplicates("time")
+    return np.allclose(times["time"] * times["samples"].max(), times["samples"] * times["time"].max(), rtol=1e-6)
+
+
+def paired_lags(time: np.ndarray, baseline: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Observed lag of each seed, (seeds, points): the mean over seeds is the lag of the mean losses.
+
+    A single run's loss is too noisy to say when the baseline had it. So the losses are averaged over all seeds, and
+    over all but one: what leaving a seed out changes is that seed's part (jackknife). A run that is ahead of the
+    baseline's end has a negative lag: there the baseline is continued as it fell over its last quarter. At the first
+    two times, and where the baseline no longer falls, the lag is NaN.
+
+    Args:
+        time: Times, (points,), the first 0.
+        baseline: Train losses of the baseline, (seeds, points), positive.
+        losses: Those of the larger batch with the same seeds.
+    """
+    n = min(len(baseline), len(losses))
+    baseline, losses = baseline[:n], losses[:n]
+    whole = _continued_lag(time, baseline.mean(axis=0), losses.mean(axis=0))
+    if n == 1:
+        return whole[None]
+    others = [np.arange(n) != seed for seed in range(n)]
+    without = [_continued_lag(time, baseline[kept].mean(axis=0), losses[kept].mean(axis=0)) for kept in others]
+    return whole + (n - 1) * (np.mean(without, axis=0) - without)
+
+
+def _continued_lag(time, baseline, losses):
+    """Observed lag, (points,), where the baseline is continued up to twice its time.
+
+    It is 1 where the baseline never got so far up, and 0 where it never gets so far down: that run is not behind.
+    """
+    lowest = np.log(np.minimum.accumulate(baseline))
+    fall = lowest[-1] - np.interp(0.75 * time[-1], time, lowest)
+    longer = np.append(baseline, np.exp(lowest[-1] + 4.0 * fall))
+    lag = observed(np.append(time, 2.0 * time[-1]), longer, np.append(losses, np.nan))[:-1]
+    known = np.where(losses < longer.min(), 0.0, np.where(losses > baseline[0], 1.0, lag))
+    return np.where(np.arange(len(time)) > 1, known, lag)
+
+
 def measured_lags(trajectories: pd.DataFrame, experiment: str) -> Lags:
-    """Predicted and observed lags of an experiment that has them (`has_lags`)."""
+    """Predicted and observed lags of an experiment that has them (`has_lags`).
+
+    The baseline's speeds are taken to be linear between the times at which its noise was measured.
+    """
     found = _runs(trajectories, experiment)
     losses = tables.groups(found, experiment, "sqrt", "train_loss")
-    baseline = found[found["kappa"] == 1]
-    speeds = {name: tables.groups(baseline, experiment, "sqrt", name).values[1] for name in _speeds(found)}
+    measured = {name: tables.groups(found, experiment, "sqrt", name) for name in _speeds(found)}
+    curves = {name: (groups.time, groups.values[1]) for name, groups in measured.items()}
+    time, between = speeds_along(curves, experiment)
+    speeds = {
+        kappa: np.array([np.interp(losses.time, time, speed) for speed in values]) for kappa, values in between.items()
+    }
     return _lags(losses.time, losses.healthy, speeds, losses.epoch, "epochs", losses.seeds)
 
 
@@ -98,17 +163,16 @@ def simulated_lags(simulations: pd.DataFrame, run: str) -> Lags:
     if min(values.min() for values in losses.values()) <= 0:
         # Of exp(f) the geometric interpolation between measurements is that of f along a line.
         losses = {kappa: np.exp(values) for kappa, values in losses.items()}
-    speeds = {name: groups(name)[1] for name in _speeds(rows)}
+    speeds = {float(name.removeprefix(SPEED)): groups(name)[1] for name in _speeds(rows)}
     return _lags(time, losses, speeds, time / time[-1], "part of the run", rows["batch"].nunique())
 
 
 def _speeds(rows):
-    return [name for name in rows["metric"].unique() if name.startswith(SPEED)]
+    return [name for name in rows["metric"].unique() if name.startswith((SPEED, PERSISTENT))]
 
 
 def _lags(time, losses, speeds, progress, unit, seeds):
-    """Lags from ``losses`` by kappa and the baseline's ``speeds`` by name, arrays (repeats, points)."""
-    speeds = {float(name.removeprefix(SPEED)): values for name, values in speeds.items()}
+    """Lags from ``losses`` and the baseline's ``speeds``, arrays (repeats, points) by kappa."""
     others = [kappa for kappa in losses if 1 < kappa <= max(speeds)]
     mean_speeds = {kappa: values.mean(axis=0) for kappa, values in speeds.items()}
     drawn_speeds = {k: np.clip(statistics.bootstrap_means({1: v}, seed=1)[1], 0.0, 1.0) for k, v in speeds.items()}

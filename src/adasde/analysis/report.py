@@ -1,7 +1,8 @@
-"""The report of a scale: one HTML file with every figure, its caption, setting and verdicts, and every claim."""
+"""The report of a scale: one HTML file with the answer in five lines, the map, every figure, and every claim."""
 
 import base64
 import csv
+import math
 import shlex
 from importlib.resources import files
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 from jinja2 import Environment
 
 from adasde.analysis.claims.base import VERDICTS
+from adasde.analysis.claims.report import read_claims, seeds_needed
 from adasde.analysis.figures import captions
+from adasde.analysis.summary import five_lines
 from adasde.common import InputError, atomic
-from adasde.experiments.cells import Plan
+from adasde.experiments.jobs import Plan
 
 FACTS = {"device": "device", "threads": "threads of a run", "adasde": "adasde", "python": "Python", "torch": "torch"}
 
@@ -21,43 +24,59 @@ def write_report(
 ) -> None:
     """Write the report of a plan as one HTML file that needs no network. InputError names what is missing.
 
-    ``shown`` are the runs of each figure (`figure_runs`). The folder ``tables`` holds runs.csv and claims.csv, and
-    ``figures`` a PNG per figure. ``config_files`` are for the command that rebuilds a figure.
+    The map comes first, whatever its place in the plan.
+
+    Args:
+        plan: The plan of the scale.
+        shown: The runs of each figure (`figure_runs`).
+        tables: Folder of runs.csv and claims.csv.
+        figures: Folder with a PNG per figure.
+        out: File to write.
+        config_files: For the command that rebuilds a figure.
     """
     config_files = [_near(path) for path in config_files]
-    runs, claims = _rows(tables / "runs.csv", "collect"), _rows(tables / "claims.csv", "claims")
+    runs, table = _rows(tables / "runs.csv"), read_claims(tables / "claims.csv")
+    claims = list(table.itertuples())
     kinds: dict[str, list] = {}
     for claim in claims:
-        kinds.setdefault(claim["id"].partition(".")[0], []).append(claim)
-    groups: dict[str, list] = {}
-    for figure in plan.figures:
-        title, paragraphs = captions.caption(figure)
-        groups.setdefault(title, []).append({
-            "name": figure,
-            "label": captions.label(plan, shown[figure], figure),
-            "title": title,
-            "caption": paragraphs,
-            "image": _image(figures, figure),
-            "setting": captions.setting(plan, shown[figure]),
-            "claims": [claim for claim in claims if claim["figure"] == figure],
-            "command": shlex.join(
-                ["snakemake", "--cores", "1", _near(figures / f"{figure}.png"), "--configfile", *config_files]
-            ),
-        })  # fmt: skip
+        kinds.setdefault(claim.claim, []).append(claim)
+    drawn = [
+        _figure(plan, shown, figure, figures, claims, config_files)
+        for figure in sorted(plan.figures, key=lambda figure: figure != "map")
+    ]
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         files("adasde.analysis").joinpath("report.html.jinja").read_text(encoding="utf-8")
     )
     page = template.render(
         scale=plan.scale,
+        lines=[line.split("**", 2)[1:] for line in five_lines(table)],
         facts=_facts(runs, config_files),
         claims=claims,
         kinds=kinds,
-        figures=groups,
+        figures=drawn,
+        shown=plan.figures,
         verdicts=VERDICTS,
         number=_number,
+        seeds_needed=seeds_needed,
     )
     with atomic(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _figure(plan, shown, figure, folder, claims, config_files):
+    """What the report says of one figure."""
+    title, paragraphs = captions.caption(figure)
+    command = ["snakemake", "--cores", "1", _near(folder / f"{figure}.png"), "--configfile", *config_files]
+    return {
+        "name": figure,
+        "label": captions.label(plan, shown[figure], figure),
+        "title": title,
+        "caption": paragraphs,
+        "image": _image(folder, figure),
+        "setting": captions.setting(plan, shown[figure]),
+        "claims": [claim for claim in claims if claim.figure == figure],
+        "command": shlex.join(command),
+    }
 
 
 def _near(path):
@@ -66,9 +85,9 @@ def _near(path):
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(path)
 
 
-def _rows(path, command):
+def _rows(path):
     if not path.exists():
-        raise InputError(f"{path}: no such file; Snakemake makes it, by `adasde {command}`")
+        raise InputError(f"{path}: no such file; Snakemake makes it, by `adasde collect`")
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -90,7 +109,6 @@ def _facts(runs, config_files):
     return facts
 
 
-def _number(text):
-    """A number of a table as people read it; NaN is unknown."""
-    value = float(text or "nan")
-    return "unknown" if value != value else f"{value:.3g}"
+def _number(value):
+    """A number of the claims as people read it; NaN is unknown."""
+    return "unknown" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.3g}"

@@ -1,20 +1,26 @@
-"""Statistics of trajectories over seeds: intervals, distances, and the seed spread that distances are measured in.
+"""Statistics of trajectories over seeds: intervals, gaps to a baseline, and the seed spread.
+
+A `Sample` holds what the seeds say of a gap along a run. It decides whether the gap is within a tolerance, says how
+likely that decision was, and how many seeds it would need.
 
 *Groups* map a label, such as kappa, to the runs that differ in their seed only: an array of shape (runs, points). If
 the theory holds, the groups of one rule follow the same law at every kappa. So their deviations from their own means
 are pooled: with three seeds and five batch sizes the spread is known to ten degrees of freedom instead of two.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.special import stdtrit
 
 Groups = dict[float | str, np.ndarray]
 
 LEVEL = 0.95
 REPLICATES = 2000
 ROUNDING = 1e-12  # relative
+TAIL = 0.05  # level of a test of equivalence; the interval that goes with it is one of 90%
+MOST_SEEDS = 1000  # that `Sample.seeds_needed` looks for
 
 
 def degrees_of_freedom(groups: Groups) -> int:
@@ -101,20 +107,110 @@ def largest(
     return np.maximum(lowest, 0.0), np.quantile(each, 1 - tail, axis=0, method="inverted_cdf").max()
 
 
-def typical_gap(means: np.ndarray, reference: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Root mean square of |means - reference| / deviation over the last axis."""
-    return np.sqrt((in_deviations(means, reference, deviation) ** 2).mean(axis=-1))
+@dataclass(frozen=True)
+class Gap:
+    """An estimate of a gap at each time: mean, standard error and Student's degrees of freedom, (..., points)."""
+
+    mean: np.ndarray
+    error: np.ndarray
+    freedom: np.ndarray | float
+
+    @property
+    def largest(self) -> np.ndarray:
+        """The largest |mean| over the points."""
+        return np.abs(self.mean).max(axis=-1)
+
+    @property
+    def high(self) -> np.ndarray:
+        """Upper end of the 90% interval of the largest |true gap|: the intersection-union test (Berger and Hsu 1996).
+
+        All gaps are below a tolerance if each one is, so each has the whole level to show it.
+        """
+        return (np.abs(self.mean) + stdtrit(self.freedom, 1.0 - TAIL) * self.error).max(axis=-1)
+
+    @property
+    def low(self) -> np.ndarray:
+        """Lower end: it allows for errors at all points at once (Bonferroni), to either side; at least 0."""
+        each = 1.0 - TAIL / (2 * self.mean.shape[-1])
+        return np.maximum((np.abs(self.mean) - stdtrit(self.freedom, each) * self.error).max(axis=-1), 0.0)
 
 
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation over the last axis, where both are finite; NaN for fewer than three points."""
-    known = np.isfinite(x) & np.isfinite(y)
-    ranks = (rankdata(np.where(known, values, np.nan), axis=-1, nan_policy="omit") for values in (x, y))
-    centre = (known.sum(axis=-1, keepdims=True) + 1) / 2
-    x, y = (np.where(known, rank - centre, 0.0) for rank in ranks)
-    with np.errstate(invalid="ignore"):  # equal ranks have no correlation
-        found = (x * y).sum(axis=-1) / np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))
-    return np.where(known.sum(axis=-1) < 3, np.nan, found)[()]
+@dataclass(frozen=True)
+class Sample:
+    """Gaps of single runs along their trajectories, over which a mean gap is estimated.
+
+    ``groups`` is one array of paired differences, or two arrays of independent runs, the second of the baseline
+    (Welch). Each has the shape (seeds, points).
+    """
+
+    groups: tuple[np.ndarray, ...]
+
+    @classmethod
+    def paired(cls, runs: np.ndarray, baseline: np.ndarray) -> "Sample":
+        """Differences of ``runs`` to the ``baseline`` of the same seed; seeds that only one of both has do not count.
+
+        Both are (seeds, points), and their seeds begin with the same one.
+        """
+        n = min(len(runs), len(baseline))
+        return cls((runs[:n] - baseline[:n],))
+
+    @classmethod
+    def joined(cls, samples: Sequence["Sample"], units: Sequence[float]) -> "Sample":
+        """All points of several samples of the same runs, each in its unit."""
+        parts = zip(*(sample.groups for sample in samples), strict=True)
+        return cls(tuple(np.concatenate([v / u for v, u in zip(part, units, strict=True)], axis=1) for part in parts))
+
+    @property
+    def n(self) -> int:
+        """Number of seeds, of the group that has fewer."""
+        return min(map(len, self.groups))
+
+    @property
+    def gap(self) -> Gap:
+        """The mean gap; its error is unknown (NaN) with one seed."""
+        return _gap(self.groups)
+
+    def power(self, tolerance: float, draws: int = REPLICATES, seed: int = 0) -> float:
+        """Probability that a true gap of 0 with this spread is shown to be below the tolerance; NaN with one seed.
+
+        Whole trajectories are drawn with the covariance that was measured over time.
+        """
+        if self.n < 2:
+            return np.nan
+        random = np.random.default_rng(seed)
+        drawn = []
+        for group in self.groups:
+            n = len(group)
+            drawn.append(random.normal(size=(draws, n, n)) @ (group - group.mean(axis=0)) / np.sqrt(n - 1))
+        return float((_gap(drawn).high < tolerance).mean())
+
+    def seeds_needed(self, tolerance: float) -> float:
+        """Return the smallest larger number of seeds at which this mean and spread would be decided.
+
+        It is NaN with one seed, and where `MOST_SEEDS` do not decide.
+        """
+        if self.n < 2:
+            return np.nan
+        gap, n = self.gap, np.arange(self.n + 1, MOST_SEEDS + 1)[:, None]
+        later = Gap(gap.mean, gap.error * np.sqrt(self.n / n), gap.freedom * (n - 1) / (self.n - 1))
+        decided = (later.high < tolerance) | (later.low > tolerance)
+        return float(n[decided.argmax(), 0]) if decided.any() else np.nan
+
+
+def _gap(groups):
+    """The `Gap` of one or two groups, (..., seeds, points)."""
+    n = [group.shape[-2] for group in groups]
+    means = [group.mean(axis=-2) for group in groups]
+    mean = means[0] if len(groups) == 1 else means[0] - means[1]
+    if min(n) < 2:
+        return Gap(mean, np.full(np.shape(mean), np.nan), np.nan)
+    squares = [group.var(axis=-2, ddof=1) / len_ for group, len_ in zip(groups, n, strict=True)]
+    error = np.sqrt(sum(squares))
+    if len(groups) == 1:
+        return Gap(mean, error, float(n[0] - 1))
+    with np.errstate(invalid="ignore"):  # where nothing deviates, any number of degrees will do
+        freedom = error**4 / sum(square**2 / (len_ - 1) for square, len_ in zip(squares, n, strict=True))
+    return Gap(mean, error, np.where(error > 0, freedom, sum(n) - 2.0))
 
 
 def mean_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:

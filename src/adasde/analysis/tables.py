@@ -1,7 +1,8 @@
 """The tidy tables of a scale: all runs stacked, one row per run, and what figures and claims read from them.
 
-trajectories.parquet  run and its coordinates (experiment, rule, kappa, ell, ...), step, samples, epoch, time, metric,
-                      value; samples and epoch are those of the plain run at that time, whatever the run took itself
+trajectories.parquet  run and its coordinates (experiment, rule, kappa, ell, ...), its kind (scratch, branch, finetune),
+                      step, samples, epoch, time, metric, value; samples and epoch are those of the plain run at that
+                      time, whatever the run took itself; in branches they count from the branch point
 simulations.parquet   run and what it simulates (oracle, optimizer, ...), process, level, batch, time, metric, value
 runs.csv              one row per run: hyperparameters, final test functions, divergence, seconds, memory, versions
 """
@@ -22,9 +23,9 @@ from adasde.experiments.artifacts import KEY, SIMULATED, Result, read_results
 from adasde.experiments.specs import Simulation
 from adasde.workloads.registry import workload_named
 
-COORDINATES = ("experiment", "task", "rule", "kappa", "ell", "batch_size", "seed")
+COORDINATES = ("experiment", "workload", "rule", "kappa", "ell", "batch_size", "seed")
 COLUMNS = {
-    "trajectories": (*MEASURED, *COORDINATES, "parent", "optimizer", "samples", "epoch"),
+    "trajectories": (*MEASURED, *COORDINATES, "kind", "second_moment", "parent", "optimizer", "samples", "epoch"),
     "simulations": (*SIMULATED, "simulation", "study", "oracle", "optimizer"),
 }
 Tables = tuple[pd.DataFrame, pd.DataFrame]  # trajectories, simulations
@@ -58,7 +59,8 @@ def collect(paths: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataF
 
 def _coordinates(spec):
     """What tells a training run apart, with the smallest beta of those that average."""
-    where = {name: getattr(spec, "workload" if name == "task" else name) for name in COORDINATES}
+    where = {name: getattr(spec, name) for name in COORDINATES} | {"kind": spec.origin}
+    where |= {"second_moment": getattr(spec, "second_moment", "transport")}
     where |= {"parent": spec.parent.run if spec.parent else ""}
     optimizer = spec.optimizer.model_dump()
     betas = [value for name, value in optimizer.items() if name.startswith("beta") and value]
@@ -149,11 +151,13 @@ class Groups:
         return [run for runs in self.diverged.values() for run in runs]
 
 
-def groups(trajectories: pd.DataFrame, experiment: str, rule: str, metric: str) -> Groups:
-    """Select the runs of one experiment, rule and metric.
+def groups(
+    trajectories: pd.DataFrame, experiment: str, rule: str, metric: str, second_moment: str = "transport"
+) -> Groups:
+    """Select the runs of one experiment, rule, metric and treatment of the second moment.
 
     The baseline, sqrt at kappa = ell = 1, is part of every rule. Fine-tunings of one pre-trained model are averaged:
-    the repeats are the models.
+    the repeats are the models. Seeds are in the same order at every level.
     """
     runs = trajectories[trajectories["experiment"] == experiment]
     measured = runs[runs["metric"] == metric]
@@ -162,7 +166,7 @@ def groups(trajectories: pd.DataFrame, experiment: str, rule: str, metric: str) 
     # If every run diverged before it was measured, the divergences are the only points.
     grid = (runs if measured.empty else measured).drop_duplicates("samples").sort_values("samples")
     baseline = (runs["rule"] == "sqrt") & (runs["kappa"] == 1) & (runs["ell"] == 1)
-    runs = runs[(runs["rule"] == rule) | baseline]
+    runs = runs[((runs["rule"] == rule) & (runs["second_moment"] == second_moment)) | baseline]
     level, repeat = "ell" if rule == "svag" else "kappa", "parent" if rule == "finetune" else "seed"
     rows = runs[[level, repeat]].drop_duplicates().sort_values([level, repeat])  # some may have diverged at once
     found = runs[runs["metric"] == metric].groupby([level, repeat, "samples"])["value"].mean().unstack("samples")

@@ -2,17 +2,22 @@
 
 import pytest
 
-from adasde.analysis.claims.evaluation import evaluate_claims
+from analysis.runs import judged
 
 
 def test_fine_tunings_are_judged_by_their_models(tuned):
-    row = evaluate_claims(tuned).iloc[0]
-    assert (row["id"], row["n"]) == ("finetuning.tuned", 2)
-    assert row["value"] == pytest.approx(0.0)
-    worth = evaluate_claims(tuned).set_index("id").loc["pretraining.tuned"]
+    found, table = judged(tuned)
+    rows = table.set_index("id")
+    kept = rows.loc["finetuning.tuned.k4"]
+    assert (kept["n"], kept["verdict"]) == (2, "reproduced")  # pairs of models that are equal
+    assert kept["value"] == pytest.approx(0.0)
+    worth = rows.loc["pretraining.tuned"]
     assert worth["value"] == pytest.approx(0.35 - 0.01)  # (0.25 + 0.45) / 2 less the scratch runs'
-    assert worth["verdict"] == "inconclusive"  # two models apart by 0.2
-    better = tuned.assign(value=tuned["value"] + 2.0 * (tuned["rule"] == "finetune"))
-    assert evaluate_claims(better).set_index("id").loc["pretraining.tuned", "verdict"] == "reproduced"
+    assert worth["verdict"] == "undecided"  # two models apart by 0.2
+    better = tuned.assign(value=tuned["value"] + 4.0 * (tuned["rule"] == "finetune"))
+    assert judged(better)[0]["pretraining.tuned"] == "reproduced"
+    worse = tuned.assign(value=tuned["value"] - 0.1 * ((tuned["rule"] == "finetune") & (tuned["kappa"] == 4)))
+    assert judged(worse)[0]["finetuning.tuned.k4"] == "not reproduced"
     lost = tuned.drop_duplicates("run").assign(metric="diverged", value=1.0)
-    assert evaluate_claims(lost).set_index("id").loc["finetuning.tuned", "verdict"] == "not reproduced"
+    assert judged(lost)[0]["finetuning.tuned.k4"] == "not reproduced"
+    assert set(table["kind"]) == {"finetune"}

@@ -1,27 +1,30 @@
-"""claims/lag.py: runs that lag as predicted, or not."""
+"""claims/lag.py: lags of a simulated problem, as predicted or not."""
 
-from adasde.analysis.claims.evaluation import evaluate_claims
+import numpy as np
+import pandas as pd
+import pytest
 
-
-def verdicts(table):
-    found = evaluate_claims(table)
-    return {row.id.partition(".")[0]: row for row in found.itertuples() if row.id.startswith("prediction")}
-
-
-def test_runs_that_slow_down_as_predicted_reproduce_the_claims(lagging):
-    found = verdicts(lagging(kappas=(1, 2, 4, 8, 16)))
-    assert {row.verdict for row in found.values()} == {"reproduced"}
-    # Predictions that are equal at all times share ranks, which bounds the correlation by sqrt(1 - 1 / 4^2).
-    assert 0.94 < found["prediction-rank"].value < 0.97
-    assert found["prediction-error"].value < 0.01
-    assert "k16 0.60 0.6" in found["prediction-error"].note
+from adasde.analysis.claims.lag import simulated_prediction
+from adasde.experiments.artifacts import SIMULATED
 
 
-def test_runs_that_do_not_slow_down_refute_them(lagging):
-    found = verdicts(lagging(true={2: 0.75, 4: 0.98, 16: 0.999}))
-    assert {row.verdict for row in found.values()} == {"not reproduced"}
+def breakdown(true):
+    """Rows of a breakdown study whose loss falls at speed 1, and at ``true`` at kappa 4, for which it predicts 0.7."""
+    random, rows = np.random.default_rng(0), []
+    for batch in range(4):
+        for time in np.linspace(0.0, 2.0, 9):
+            for level, speed in ((1.0, 1.0), (4.0, true)):
+                loss = 2.0 * np.exp(-speed * time + 1e-3 * random.normal() * (time > 0))
+                rows += [
+                    ("x", "sde", level, batch, time, "loss", loss),
+                    ("x", "sde", level, batch, time, "speed_k4", 0.7),
+                ]
+    return pd.DataFrame(rows, columns=SIMULATED).assign(study="breakdown")
 
 
-def test_one_seed_and_few_batch_sizes(lagging):
-    assert {row.verdict for row in verdicts(lagging(seeds=1)).values()} == {"inconclusive"}
-    assert verdicts(lagging(kappas=(1, 4))) == {}
+@pytest.mark.parametrize(("true", "verdict"), [(0.7, "reproduced"), (0.95, "not reproduced")])
+def test_lags_are_as_predicted_or_not(true, verdict):
+    (row,) = simulated_prediction(breakdown(true))
+    assert (row["id"], row["verdict"], row["n"]) == ("prediction-error.x", verdict, 4)
+    assert row["note"].startswith(f"at the end, predicted and observed: k4 0.30 {1 - true:.2f}")
+    assert simulated_prediction(breakdown(0.7).assign(study="weak-order")) == []

@@ -6,18 +6,48 @@ import pytest
 
 from adasde.analysis import tables
 from adasde.analysis.claims.evaluation import evaluate_claims
-from adasde.analysis.claims.report import claims_summary, renew_claims
+from adasde.analysis.claims.report import claims_summary, read_claims, renew_claims, write_claims
 from adasde.common import InputError
-from analysis.runs import FAITHFUL
+from analysis.runs import table
 from conftest import ROOT
 
 REFERENCE = ROOT / "results/reference/mini"
+EFFECTS = {("sqrt", 1): 0.0, ("sqrt", 4): 0.0, ("sqrt", 16): 1.0}
 
 
-def test_the_text_ends_with_the_count(trajectories):
-    lines = claims_summary(evaluate_claims(trajectories(FAITHFUL))).splitlines()
-    assert lines[0].split() == ["claim", "value", "95%", "interval", "n", "threshold", "verdict"]
-    assert lines[-1].startswith("8 claims: ")
+def test_the_text_ends_with_the_count_and_five_lines():
+    text = claims_summary(evaluate_claims(table(EFFECTS))).splitlines()
+    assert text[0].split() == [
+        "claim", "value", "interval", "n", "tolerance", "power", "seeds", "needed", "forecast", "verdict",
+    ]  # fmt: skip
+    assert text[-7].startswith("8 claims: 4 reproduced, ")
+    assert [line.partition(".")[0] for line in text[-5:]][-2:] == [
+        "SVAG, which approaches the SDE",
+        "Rivals of the rule",
+    ]
+    single = claims_summary(evaluate_claims(table(EFFECTS, seeds=1)))
+    assert "\n8 claims: 8 undecided\n" in single
+
+
+def test_undecided_rows_name_the_seeds_that_they_need():
+    claims = evaluate_claims(table(EFFECTS, seeds=3, noise=0.5)).set_index("id")
+    text = claims_summary(claims.reset_index())
+    needed = claims["seeds_needed"].dropna()
+    assert len(needed)
+    for name, seeds in needed.items():
+        line = next(line for line in text.splitlines() if line.startswith(f"{name} "))
+        assert f" {seeds:.0f} " in line
+    # A gap of just the tolerance is decided by no number of seeds.
+    exact = claims.reset_index().iloc[:1].assign(verdict="undecided", seeds_needed=np.nan, power=0.1)
+    assert " >1000 " in claims_summary(exact)
+
+
+def test_the_csv_keeps_every_digit_and_empty_words(tmp_path):
+    claims = evaluate_claims(table({**EFFECTS, ("none", 4): 2.0}))
+    write_claims(claims, tmp_path / "claims.csv")
+    pd.testing.assert_frame_equal(read_claims(tmp_path / "claims.csv"), claims, check_exact=True)
+    with pytest.raises(InputError, match="no such file"):
+        read_claims(tmp_path / "other.csv")
 
 
 def test_the_readme_holds_the_claims_of_the_reference_tables(tmp_path):
@@ -26,7 +56,7 @@ def test_the_readme_holds_the_claims_of_the_reference_tables(tmp_path):
     table = evaluate_claims(*tables.both(REFERENCE))
     renew_claims(table, copy)
     assert copy.read_text() == readme.read_text(), "stale: run make reference"
-    committed = pd.read_csv(REFERENCE / "claims.csv")
+    committed = read_claims(REFERENCE / "claims.csv")
     assert committed["verdict"].tolist() == table["verdict"].tolist()
     assert np.allclose(committed[["value", "low", "high"]], table[["value", "low", "high"]])
     (tmp_path / "other.md").write_text("nothing here")

@@ -57,8 +57,8 @@ def test_order_one_is_told_from_its_neighbours(power, verdict):
     assert f"slope {power:.1f}" in row["note"]
 
 
-def test_an_order_drowned_in_noise_is_inconclusive():
-    assert only(order(weak(1.0, noise=0.05)))["verdict"] == "inconclusive"
+def test_an_order_drowned_in_noise_is_undecided():
+    assert only(order(weak(1.0, noise=0.05)))["verdict"] == "undecided"
 
 
 def test_variants_are_claims_of_their_own():
@@ -66,7 +66,7 @@ def test_variants_are_claims_of_their_own():
     assert [row["id"] for row in rows] == ["order.rmsprop-torch"]
 
 
-@pytest.mark.parametrize(("power", "verdict"), [(2.0, "reproduced"), (0.0, "not reproduced"), (0.5, "inconclusive")])
+@pytest.mark.parametrize(("power", "verdict"), [(2.0, "reproduced"), (0.0, "not reproduced"), (0.5, "undecided")])
 def test_svag_comes_closer_or_does_not(power, verdict):
     row = only(approach(svag(power, noise=0.02)))
     assert (row["id"], row["verdict"]) == ("svag-to-sde.x.softmax.adam", verdict)

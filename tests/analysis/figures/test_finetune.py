@@ -16,30 +16,23 @@ def legend_of(drawn):
 
 def test_the_figure_of_fine_tuning_names_all_that_it_shows(tuned):
     drawn = plot_figure("finetune", tuned)
-    assert drawn.get_suptitle().endswith("mean and 95% interval of 2 models")
-    kappas = [rf"$\kappa = {kappa}$" for kappa in (1, 4)]
-    assert legend_of(drawn) == [*kappas, "new weights", "one model", "3 points about the mean over $\\kappa$"]
-    left, right = drawn.axes
-    assert len(left.collections) == 3  # bands
-    assert [text.get_text() for text in right.get_xticklabels()] == ["1", "4", "new"]
-    assert len(right.containers) == 3  # points with their intervals
-    assert [len(line.get_xdata()) for line in right.lines if line.get_marker() == "_"].count(2) >= 3
+    assert drawn.get_suptitle().endswith("means and 95% intervals, 2 models per kappa")
+    assert legend_of(drawn) == ["one model or run", "3 points about kappa 1's mean"]
+    (panel,) = drawn.axes
+    assert [text.get_text() for text in panel.get_xticklabels()] == ["1", "4", "new\nweights"]
+    assert len(panel.containers) == 3  # points with their intervals
+    assert [len(line.get_xdata()) for line in panel.lines if line.get_marker() == "_"].count(2) >= 3
     plt.close(drawn)
     many = pd.concat([tuned, *(tuned[tuned["kappa"] == 4].assign(kappa=kappa) for kappa in (2, 8, 16, 32))])
     lost = many.drop_duplicates(["run", "kappa"]).assign(metric="diverged", value=1.0)
     drawn = plot_figure("finetune", pd.concat([many, lost]))
-    assert sum("diverged" in text for text in legend_of(drawn)) == 7
+    assert sum("diverged" in text.get_text() for text in drawn.axes[0].get_xticklabels()) == 7
     plt.close("all")
 
 
 def test_one_model_per_batch_size_has_no_interval(tuned):
     single = tuned[tuned["seed"].isin([0, 1]) | (tuned["rule"] == "scratch")]
     drawn = plot_figure("finetune", single[single["rule"] != "scratch"])
-    assert drawn.get_suptitle().endswith("one model each")
-    assert legend_of(drawn)[-1:] == ["3 points about the mean over $\\kappa$"]
-    assert "one model" not in legend_of(drawn)
-    assert [text.get_text() for text in drawn.axes[1].get_xticklabels()] == ["1", "4"]
-    plt.close(drawn)
-    drawn = plot_figure("finetune", single)
-    assert "new weights (2 runs)" in legend_of(drawn)
+    assert drawn.get_suptitle().endswith("1 model per kappa")
+    assert [text.get_text() for text in drawn.axes[0].get_xticklabels()] == ["1", "4"]
     plt.close(drawn)

@@ -1,65 +1,80 @@
 """figures/registry.py: which runs a figure shows, what it refuses, and a reference behind it."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 
-from adasde.analysis.figures.registry import PLOTS, figure_runs, plot_figure
+from adasde.analysis.figures.registry import PLOTS, Row, check_figure, figure_runs, plot_figure, possible_figures
 from adasde.common import InputError
 from adasde.experiments.plan import plan
 from adasde.experiments.specs import Simulation
-from analysis.runs import METRICS
+from analysis.runs import table
+
+ROWS = [
+    *(Row("cnn", "scratch", followed) for followed in ("baseline", "sqrt", "linear")),
+    *(Row("branch-cnn", "branch", followed) for followed in ("baseline", "sqrt", "keep")),
+    *(Row("svag-branch-cnn", "branch", followed) for followed in ("baseline", "svag", "none")),
+    Row("parent", "scratch", "baseline"),
+    *(Row("tuned", "finetune", followed) for followed in ("finetune", "scratch")),
+]
+FIGURES = {
+    "map": "", "scaling-cnn": "cnn", "branch-cnn": "branch-cnn", "svag-branch-cnn": "svag-branch-cnn", "rules": "",
+    "rescale": "", "forecast": "", "noise": "", "finetune": "", "weak-order": "",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("figure", ["scaling-fashion-cnn-adam", "rules-fashion-cnn", "noise", "ablation"])
-def test_a_reference_is_plotted_behind(scale, figure):
-    trajectories = scale()
-    theirs = trajectories.assign(value=1.5 * trajectories["value"])
-    plain, there, both = (
-        plot_figure(figure, trajectories),
-        plot_figure(figure, theirs),
-        plot_figure(figure, trajectories, reference=(theirs, None)),
-    )
-    for own, other, joined in zip(plain.axes, there.axes, both.axes, strict=True):
-        added = joined.lines[len(own.lines) :]
-        assert all(line.get_zorder() < 1 and line.get_color() == "0.5" for line in added)
-        curves = [line for line in other.lines if line.get_transform() == other.transData and len(line.get_xdata())]
-        for line, found in zip(curves, added, strict=True):
-            assert line.get_xydata().tolist() == found.get_xydata().tolist() or np.isnan(line.get_ydata()).any()
-    assert any(len(joined.lines) > len(own.lines) for own, joined in zip(plain.axes, both.axes, strict=True))
-    alone = theirs[theirs["experiment"] == "ablation"]
-    if figure == "noise":
-        with pytest.raises(InputError, match="reference: its figure has other panels"):
-            plot_figure(
-                "noise", trajectories, reference=(pd.concat([theirs, alone.assign(experiment="c", rule="sqrt")]), None)
-            )
-    plt.close("all")
+def test_figures_that_runs_can_show():
+    assert possible_figures(ROWS, {"weak-order"}) == FIGURES
+    shown = {name: PLOTS[name].experiments("", ROWS) for name in ("map", "rules", "noise", "forecast")}
+    assert shown == {
+        "map": {"cnn", "branch-cnn", "svag-branch-cnn"},
+        "rules": {"cnn", "svag-branch-cnn"},
+        "noise": {"cnn", "branch-cnn"},
+        "forecast": {"cnn"},
+    }
 
 
-def test_figures_without_their_runs_are_refused(scale, trajectories):
-    table = scale(metrics=METRICS)
-    with pytest.raises(InputError, match="noise': the runs hold no noise_trace"):
-        plot_figure("noise", table)
-    with pytest.raises(InputError, match="nothing to show, since no run follows sqrt-no-betas or sqrt-no-eps"):
-        plot_figure("ablation", table[table["experiment"] != "ablation"])
-    with pytest.raises(
-        InputError, match="figure = 'noise-x': must be one of scaling-EXPERIMENT, rules-WORKLOAD, svag-"
-    ):
-        plot_figure("noise-x", table)
-    others = "half-life or invariant or linear or lr-only or none"
-    with pytest.raises(InputError, match=f"possible: none, since no run follows {others}"):
-        plot_figure("rules-fashion-cnn", trajectories({("sqrt", 1): 0.0, ("sqrt", 2): 0.0}))
+def test_figures_without_their_runs_are_refused():
+    with pytest.raises(InputError, match="figure = 'noise-x': must be one of map, scaling-EXPERIMENT, branch-EXP"):
+        check_figure("noise-x", ROWS, set())
+    with pytest.raises(InputError, match="'parent' is no experiment that it can show; possible: scaling-cnn$"):
+        check_figure("scaling-parent", ROWS, set())
+    with pytest.raises(InputError, match="possible: none, since no ell is above 1"):
+        check_figure("svag-cnn", ROWS[:3], set())
+    with pytest.raises(InputError, match="nothing to show, since no run follows fresh or keep in an experiment of the"):
+        check_figure("rescale", ROWS[:3], set())
+    with pytest.raises(InputError, match="nothing to show, since no simulation studies convergence"):
+        check_figure("sde-real-data", ROWS, {"weak-order"})
 
 
 def test_a_figure_needs_the_runs_that_it_shows_and_no_others(config):
+    config["figures"] = ["map", "scaling-fashion-cnn-adam", "branch-cnn-adam", "svag-branch-cnn-adam", "forecast"]
     planned = plan(config)
     shown = figure_runs(planned)
-    assert list(shown) == list(planned.figures)
-    for figure, runs in shown.items():
-        specs = [planned.runs[run] for run in runs]
-        assert specs, figure
-        plot = next(plot for name, plot in PLOTS.items() if figure.startswith(name))
-        assert all(spec.study == plot.study for spec in specs if isinstance(spec, Simulation))
-        if plot.subject == "experiment":
-            assert {spec.experiment.removeprefix("svag-") for spec in specs} == {figure.partition("-")[2]}
+    assert list(shown) == config["figures"]
+    experiments = {
+        figure: {getattr(planned.runs[run], "experiment", "simulated") for run in runs}
+        for figure, runs in shown.items()
+    }
+    assert experiments["scaling-fashion-cnn-adam"] == {"fashion-cnn-adam"}
+    assert experiments["branch-cnn-adam"] == experiments["svag-branch-cnn-adam"] == {"branch-cnn-adam"}
+    assert experiments["forecast"] == {"simulated", "fashion-cnn-adam", "fashion-resnet-rmsprop", "roberta-adam"}
+    assert "finetune-roberta" not in experiments["map"]
+    studies = {run.study for run in map(planned.runs.get, shown["forecast"]) if isinstance(run, Simulation)}
+    assert studies == {"breakdown"}
+
+
+@pytest.mark.parametrize(("figure", "kind"), [("scaling-a", "scratch"), ("branch-a", "branch"), ("svag-a", "branch")])
+def test_a_reference_is_plotted_behind(figure, kind):
+    mine = table({("sqrt", 1): 0.0, ("sqrt", 4): 0.5, ("svag", 2): 0.3}, kind=kind, seeds=3)
+    theirs = mine.assign(value=1.1 * mine["value"])
+    plain, both = plot_figure(figure, mine), plot_figure(figure, mine, reference=(theirs, None))
+    for own, joined in zip(plain.axes, both.axes, strict=True):
+        added = joined.lines[len(own.lines) :]
+        assert added
+        assert all(line.get_zorder() < 1 and line.get_color() == "0.5" for line in added)
+    other = pd.concat([theirs, table({("sqrt", 1): 0.0, ("none", 4): 1.0}, kind=kind, seeds=3).iloc[1:]])
+    if figure == "branch-a":
+        with pytest.raises(InputError, match="reference: its figure has other panels"):
+            plot_figure(figure, mine, reference=(other, None))
+    plt.close("all")

@@ -1,4 +1,4 @@
-"""figures/scaling.py, svag.py and rules.py, on runs whose answer is known."""
+"""figures/scaling.py, svag.py, branch.py, rescale.py and gaps.py, on runs whose answer is known."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,78 +7,139 @@ import pytest
 from adasde.analysis import reference
 from adasde.analysis.figures import style
 from adasde.analysis.figures.registry import plot_figure
-from analysis.runs import WITH_SVAG, collected, language_runs, write_runs
-from conftest import changed
+from analysis.runs import LANGUAGE, PARTS, table
+
+EFFECTS = {
+    ("sqrt", 1): 0.0, ("sqrt", 4): 0.2, ("sqrt", 16): 3.0, ("svag", 2): 0.1, ("svag", 4): 0.2,
+    ("linear", 16): 9.0, ("none", 16): -5.0,
+}  # fmt: skip
+MOMENTS = {("sqrt", 4, "keep"): 4.0, ("sqrt", 4, "fresh"): -4.0}
 
 
-@pytest.mark.parametrize("figure", ["scaling-fashion-cnn-adam", "rules-fashion-cnn", "svag-fashion-cnn-adam"])
+def labels(drawn):
+    legends = [*drawn.legends, *(panel.get_legend() for panel in drawn.axes)]
+    return [text.get_text() for legend in legends if legend for text in legend.get_texts()]
+
+
+@pytest.mark.parametrize(("figure", "kind"), [
+    ("scaling-a", "scratch"), ("svag-a", "scratch"), ("svag-a", "branch"), ("branch-a", "branch"),
+])  # fmt: skip
 @pytest.mark.parametrize(
-    "options", [{}, {"seeds": 1}, {"diverged": [("linear", 4, 0), ("sqrt", 4, 1), ("svag", 2, 1)]}]
+    "options", [{}, {"seeds": 1}, {"diverged": [("linear", 16, 0), ("sqrt", 4, 1), ("svag", 2, 1)]}]
 )
-def test_figures_show_every_level_in_order_with_units(figure, options, trajectories, tmp_path):
-    drawn = plot_figure(figure, trajectories(WITH_SVAG, **options))
-    labels = [text.get_text() for legend in drawn.legends for text in legend.get_texts()]
-    if figure.startswith("scaling"):
-        assert [label.split("$")[1] for label in labels[:3]] == ["B = 32", "B = 64", "B = 128"]
-        assert not any("ell" in label for label in labels)
-    elif figure.startswith("svag"):
-        assert [label.split("$")[1] for label in labels[:3]] == [rf"\ell = {ell}" for ell in (1, 2, 4)]
-        assert "plain run" in labels[0]
+def test_figures_show_every_level_in_order_with_units(figure, kind, options):
+    made = table(EFFECTS, kind=kind, **options)
+    drawn = plot_figure(figure, made)
+    named = labels(drawn)
+    if figure == "scaling-a":
+        assert [label.split("$")[1] for label in named[:3]] == ["B = 8", "B = 32", "B = 128"]
+    elif figure == "svag-a":
+        assert [label.split("$")[1] for label in named[:3]] == [rf"\ell = {ell}" for ell in (1, 2, 4)]
     else:
-        assert [label.split(" (")[0] for label in labels[1:]] == [style.RULES[r] for r in ("sqrt", "linear", "none")]
-    assert any("diverged" in label for label in labels) == ("diverged" in options)
-    assert any("test accuracy (%)" in axes.get_ylabel() for axes in drawn.axes)
-    assert all(axes.get_xlabel() for axes in drawn.axes[-3:])
-    style.save(drawn, [tmp_path / "a.png", tmp_path / "a.pdf"])
-    again = plot_figure(figure, trajectories(WITH_SVAG, **options))
-    style.save(again, [tmp_path / "b.png", tmp_path / "b.pdf"])
-    for kind in ("png", "pdf"):
-        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
-    assert not plt.get_fignums()
-
-
-def test_rules_leave_ablations_out(scale):
-    drawn = plot_figure("rules-fashion-cnn", scale())
-    assert len(drawn.axes) == 3
+        assert [label.split(",")[0] for label in named[:2]] == [r"$\kappa = 4$", r"$\kappa = 16$"]
+        assert [label.split(",")[0] for label in named[3:5]] == [style.RULES["none"], style.RULES["linear"]]
+    assert "tolerance" in named
+    assert ("before the window" in named) == (kind == "scratch")
+    assert any("diverged" in label for label in named) == ("diverged" in options)
+    assert len(drawn.axes) == 6
+    assert all(panel.get_xlabel().startswith("epochs") for panel in drawn.axes[-3:])
+    assert "gap in test accuracy (points)" in [panel.get_ylabel() for panel in drawn.axes]
     plt.close(drawn)
 
 
-def test_the_authors_curves_are_plotted_behind_ours(tmp_path, spec):
+def test_equal_tables_make_equal_files(tmp_path):
+    plt.close("all")
+    made = table({("sqrt", 1): 0.0, ("svag", 2): 0.1})
+    for name in "ab":
+        style.save(plot_figure("svag-a", made), [tmp_path / f"{name}.png", tmp_path / f"{name}.pdf"])
+    for form in ("png", "pdf"):
+        assert (tmp_path / f"a.{form}").read_bytes() == (tmp_path / f"b.{form}").read_bytes()
+    assert not plt.get_fignums()
+
+
+def test_titles_say_where_the_rule_ends():
+    made = table(EFFECTS)
+    assert plot_figure("scaling-a", made).get_suptitle().startswith(
+        "Square root: within the tolerance up to batch 32, outside the tolerance at 128\n"
+    )  # fmt: skip
+    assert plot_figure("svag-a", made).get_suptitle().startswith("SVAG: within the tolerance up to ell 4\n")
+    plt.close("all")
+
+
+def test_gaps_are_paired_means_with_the_interval_of_the_test():
+    made = table(EFFECTS, kind="branch", seeds=5)
+    drawn = plot_figure("branch-a", made)
+    panel = drawn.axes[0]
+    line = next(line for line in panel.lines if line.get_label() == r"$\kappa = 16$")
+    loss = made[(made["metric"] == "train_loss") & (made["rule"] == "sqrt")]
+    wide = loss.pivot(index=["rule", "kappa", "seed"], columns="time", values="value")
+    gaps = wide.loc[("sqrt", 16)].to_numpy() - wide.loc[("sqrt", 1)].to_numpy()
+    assert np.allclose(line.get_ydata(), gaps.mean(axis=0))
+    half = 2.131847 * gaps.std(axis=0, ddof=1) / np.sqrt(5)  # Student's, 4 degrees of freedom, 95%
+    bands = [band.get_paths()[0].vertices[:, 1].max() for band in panel.collections]
+    assert any(np.isclose(top, (gaps.mean(axis=0) + half).max(), rtol=1e-5) for top in bands)
+    plt.close(drawn)
+
+
+def test_the_band_is_the_tolerance_of_the_claims():
+    drawn = plot_figure("scaling-a", table({("sqrt", 1): 0.0, ("sqrt", 4): 0.0}, noise=0.0))
+    loss, accuracy, norm = drawn.axes[3:]
+    bands = [
+        [band for band in panel.collections if band.get_label() == "tolerance"] for panel in (loss, accuracy, norm)
+    ]
+    assert bands[0][0].get_paths()[0].vertices[:, 1].max() == pytest.approx(0.05 * 2.0)
+    assert bands[1][0].get_paths()[0].vertices[:, 1].max() == pytest.approx(3.0)
+    assert bands[0][0].get_paths()[0].vertices[:, 0].min() == pytest.approx(1.0)  # a quarter of 4 epochs
+    assert norm.get_ylabel() == "lag (% of the time)"  # from scratch the norm is not judged, and the lag is
+    assert bands[2][0].get_paths()[0].vertices[:, 1].max() == pytest.approx(10.0)
+    plt.close(drawn)
+
+
+def test_where_the_rate_changes_there_is_no_lag_and_the_norm_is_not_judged():
+    made = table({("sqrt", 1): 0.0, ("sqrt", 4): 0.0})
+    drawn = plot_figure("scaling-a", made.assign(time=made["time"] ** 2))
+    assert drawn.axes[5].get_ylabel() == r"gap in squared norm $\|\theta\|^2$"
+    assert [text.get_text() for text in drawn.axes[5].texts] == ["not judged"]
+    plt.close(drawn)
+
+
+def test_the_authors_curves_are_plotted_behind_ours():
     """Where they published an experiment: one broad line per batch size, in the colour of ours."""
-    ours = changed(spec, task="wikitext103-gpt2", experiment="gpt2-adam")
-    metrics = {"train_loss": 6.0, "log_perplexity": 6.0, "squared_norm": 700.0}
-    table = collected(write_runs(tmp_path, ours, {("sqrt", 1): 0.0, ("sqrt", 4): 0.0}, metrics=metrics))
-    table.loc[:, "batch_size"] *= 16  # 512 and 2048
-    drawn = plot_figure("scaling-gpt2-adam", table)
-    panel = drawn.axes[1]
-    broad = [line for line in panel.lines if line.get_linewidth() == 3.0 and len(line.get_xdata())]
+    made = table({("sqrt", 1): 0.0, ("sqrt", 4): 0.0}, curves=LANGUAGE)
+    made = made.assign(workload="wikitext103-gpt2", batch_size=64 * made["batch_size"])  # 512 and 2048
+    drawn = plot_figure("scaling-a", made)
+    broad = [line for line in drawn.axes[1].lines if line.get_linewidth() == 3.0 and len(line.get_xdata())]
     assert len(broad) == 5
-    assert all(line.get_xdata()[-1] <= table["epoch"].max() * 1.01 for line in broad)
+    assert sum(line.get_color() == style.kappa_colour(4) for line in broad) == 1
+    assert all(line.get_xdata()[-1] <= made["epoch"].max() * 1.01 for line in broad)
     assert all(4.9 < line.get_ydata()[-1] < 5.3 for line in broad)
-    legend = [text.get_text() for text in drawn.legends[0].get_texts()]
-    assert ["= 512$" in legend[0], "= 2048$" in legend[1]] == [True, True]
-    assert legend[2:] == ["the authors'", "within 3 seed deviations"]
+    assert "the authors'" in labels(drawn)
     plt.close(drawn)
     assert reference.author_curves("wiki-gpt2-adam") == {}
     assert set(reference.author_curves("wikibooks-roberta-adam")) == {256, 1024, 2048, 4096, 8192}
 
 
-def test_svag_names_its_axis_below_the_lower_panels_alone(tmp_path, spec):
-    drawn = plot_figure("svag-lm", language_runs(tmp_path, spec, "svag-lm", {("sqrt", 1): 0.0, ("svag", 2): 0.0}))
-    assert [panel.get_xlabel() for panel in drawn.axes] == [""] * 3 + ["epochs of the plain run"] * 3
-    plt.close(drawn)
+@pytest.mark.parametrize("kind", ["scratch", "branch"])
+def test_figures_are_drawn_where_the_baseline_diverged(kind):
+    made = table(EFFECTS | MOMENTS, kind=kind, diverged=[("sqrt", 1, 0)])
+    for figure in ("scaling-a", "svag-a") if kind == "scratch" else ("branch-a", "svag-a", "rescale"):
+        drawn = plot_figure(figure, made)
+        drawn.canvas.draw()
+        assert "nan" not in drawn.get_suptitle()
+        assert all(np.isfinite(panel.get_ylim()).all() for panel in drawn.axes)
+        plt.close(drawn)
 
 
-@pytest.mark.parametrize(("noise", "whole"), [(0.01, True), (0.8, False)])
-def test_bands_on_a_logarithmic_axis_are_shown_whole_unless_they_are_absurdly_wide(tmp_path, spec, noise, whole):
-    own = changed(spec, experiment="noisy")
-    paths = write_runs(tmp_path, own, {("sqrt", 1): 0.0, ("sqrt", 4): 0.0}, seeds=2, noise=noise)
-    drawn = plot_figure("scaling-noisy", collected(paths))
-    panel = drawn.axes[0]
-    bands = np.concatenate([band.get_paths()[0].vertices[:, 1] for band in panel.collections])
-    means = np.concatenate([line.get_ydata() for line in panel.lines])
-    low, high = panel.get_ylim()
-    assert (low < bands.min() and bands.max() < high) == whole
-    assert low > means.min() / 3
-    assert high < means.max() * 3
+@pytest.mark.parametrize("options", [{}, {"seeds": 1}, {"diverged": [("sqrt", 4, 1)]}])
+def test_rescale_compares_what_becomes_of_the_second_moment(options):
+    effects = {("sqrt", 1): 0.0, ("sqrt", 4): 0.2, ("sqrt", 16): 0.0} | MOMENTS
+    drawn = plot_figure("rescale", table(effects, kind="branch", **options))
+    loss, norm = drawn.axes
+    assert "batch 8 to 32" in loss.get_title()
+    found = [label.split(",")[0] for label in labels(drawn)]
+    assert found == ["carried over (the rule)", "kept as it is", "started afresh (new optimizer)", "tolerance"]
+    if not options:
+        kept = next(line for line in norm.lines if line.get_label() == "kept as it is")
+        assert kept.get_ydata()[-1] == pytest.approx(4.0 * 5.0, rel=0.1)  # tolerances of a tenth of 50
+        assert len(PARTS) == len(kept.get_xdata())
     plt.close(drawn)

@@ -1,7 +1,9 @@
-"""What every claim has: a statistic with its 95% interval, a threshold with its reason, and so a verdict.
+"""What every claim has: a statistic with its interval, a tolerance with its reason, and so a verdict.
 
-The verdict is *reproduced* if the whole interval lies on the claim's side of the threshold, *not reproduced* if it lies
-on the other side, and *inconclusive* if the threshold is within it or if a single seed leaves the seed spread unknown.
+The interval of a gap to a baseline is that of a test of equivalence at 5%, one of 90%; the others are 95% intervals.
+
+The verdict is *reproduced* if the whole interval lies on the claim's side of the tolerance, *not reproduced* if it lies
+on the other side, and *undecided* if the tolerance is within it or if a single seed leaves the seed spread unknown.
 """
 
 import math
@@ -9,17 +11,24 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from adasde.scaling.rules import ABLATIONS
-from adasde.workloads.registry import workload_named
-
 COLUMNS = (
-    *("id", "place", "statement", "statistic", "value", "low", "high", "n"),
-    *("threshold", "reason", "verdict", "note", "figure"),
+    *("id", "place", "statement", "statistic", "value", "low", "high", "n", "tolerance", "reason"),
+    *("power", "seeds_needed", "from_tenth", "deviations", "forecast", "verdict", "note", "figure"),
+    *("claim", "experiment", "kind", "rule", "level", "metric"),
 )
-VERDICTS = ("reproduced", "not reproduced", "inconclusive")
+VERDICTS = ("reproduced", "not reproduced", "undecided")
 
-# Every claim compares what its workload measures of these.
-TEST_FUNCTIONS = ("train_loss", "test_loss", "test_accuracy", "log_perplexity", "squared_norm", "gradient_norm")
+# Every experiment is judged by what its workload measures of these.
+TEST_FUNCTIONS = ("train_loss", "test_loss", "test_accuracy", "log_perplexity", "squared_norm")
+LOSSES = ("train_loss", "test_loss", "log_perplexity")
+WORDS = {
+    "train_loss": "train loss",
+    "test_loss": "test loss",
+    "test_accuracy": "test accuracy",
+    "log_perplexity": "log-perplexity",
+    "squared_norm": "squared norm",
+    "lag": "lag",
+}
 
 Claim = Callable[[pd.DataFrame, str], list[dict]]
 SimulationClaim = Callable[[pd.DataFrame], list[dict]]
@@ -45,19 +54,30 @@ def simulation_claim(function: SimulationClaim) -> SimulationClaim:
 
 def row(
     *,
-    id: str,  # kind of claim, experiment and what else tells it apart, joined by dots
+    claim: str,  # kind of claim
+    about: str,  # what tells it apart from others of its kind, joined by dots
     place: str,  # where the paper says it
     statement: str,  # the claim, as a sentence without a full stop
     statistic: str,  # what the value is
     value: float,
-    bounds: tuple[float, float],  # the value's 95% interval
+    bounds: tuple[float, float],  # the value's interval
     n: int,  # number of seeds, or of batches of paths
-    threshold: float,
-    reason: str,  # why the threshold is that
-    below: bool,  # whether the statement holds below the threshold, or else above it
+    tolerance: float,
+    reason: str,  # why the tolerance is that
+    below: bool = True,  # whether the statement holds below the tolerance, or else above it
+    power: float = math.nan,  # probability that a true gap of 0 with the measured spread is shown to be within it
+    seeds_needed: float = math.nan,  # that would decide; a row that is decided has none
+    from_tenth: float = math.nan,  # the value if the window began at a tenth of the run
+    deviations: float = math.nan,  # the largest gap in standard deviations of a run
+    forecast: str = "",  # "holds" or "breaks"
     note: str = "",  # details behind the value
     diverged: Iterable[str] = (),  # names of runs that diverged
-    figure: str | None = None,  # that shows it, "" if none does; None leaves it to `evaluate_claims`
+    figure: str = "",  # that shows it
+    experiment: str = "",
+    kind: str = "",  # of the experiment: scratch, branch or finetune
+    rule: str = "",
+    level: float = math.nan,  # kappa, or ell of SVAG
+    metric: str = "",
 ) -> dict:
     """Judge one claim: return its row of the table, values by the names of COLUMNS.
 
@@ -68,35 +88,27 @@ def row(
         if below:
             value, bounds = math.inf, (math.inf, math.inf)
     low, high = bounds
-    judged = verdict(low, high, threshold, below)
-    values = (id, place, statement, statistic, value, low, high, n, threshold, reason, judged, note, figure)
+    judged = verdict(low, high, tolerance, below)
+    needed = seeds_needed if judged == "undecided" else math.nan
+    values = (f"{claim}.{about}", place, statement, statistic, value, low, high, n, tolerance, reason)
+    values += (power, needed, from_tenth, deviations, forecast, judged, note, figure)
+    values += (claim, experiment, kind, rule, level, metric)
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def verdict(low: float, high: float, threshold: float, below: bool) -> str:
-    """Verdict of an interval on a claim that the statistic is ``below`` the threshold, or above it."""
+def verdict(low: float, high: float, tolerance: float, below: bool = True) -> str:
+    """Verdict of an interval on a claim that the statistic is ``below`` the tolerance, or above it."""
     if math.isnan(low) or math.isnan(high):
-        return "inconclusive"
+        return "undecided"
     if not below:
-        low, high, threshold = -high, -low, -threshold
-    return "reproduced" if high < threshold else "not reproduced" if low > threshold else "inconclusive"
+        low, high, tolerance = -high, -low, -tolerance
+    return "reproduced" if high < tolerance else "not reproduced" if low > tolerance else "undecided"
 
 
-def measured(trajectories: pd.DataFrame) -> list[str]:
-    """Test functions of an experiment; if every run diverged before it was measured, what they would have measured."""
-    found = set(trajectories["metric"]) - {"diverged"}
-    if not found:
-        workload = workload_named(trajectories["task"].iloc[0])
-        language = workload.kind == "language" and workload.pretrained is None
-        found = set(TEST_FUNCTIONS) - ({"test_loss", "test_accuracy"} if language else {"log_perplexity"})
-    return [metric for metric in TEST_FUNCTIONS if metric in found]
-
-
-def scales_batch(trajectories: pd.DataFrame) -> bool:
-    """Whether an experiment follows the square-root rule to other batch sizes."""
-    return trajectories.loc[trajectories["rule"] == "sqrt", "kappa"].nunique() > 1
-
-
-def is_ablation(trajectories: pd.DataFrame) -> bool:
-    """Whether an experiment leaves parts of the square-root rule out."""
-    return not set(trajectories["rule"]).isdisjoint(ABLATIONS)
+def natural(metric: str, value: float) -> str:
+    """A gap of a test function in its own unit: points, nats, percent of the time, or none for the squared norm."""
+    if metric == "lag":
+        return f"{100 * value:.2g}%"
+    if metric in LOSSES:
+        return f"{value:.2g} nats"
+    return f"{value:.3g}" if metric == "squared_norm" else f"{100 * value:.2g} points"

@@ -1,25 +1,48 @@
 """Judge every claim that the tables of a scale can speak to."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import pandas as pd
 
 # isort: off
 # A module registers its claims when it is imported. This order is that of the table.
-from adasde.analysis.claims import accuracy, perplexity, trajectory, finetuning, lag, closeness, weak_error  # noqa: F401
+from adasde.analysis.claims import trajectory, finetuning, lag, weak_error  # noqa: F401
 
 # isort: on
 from adasde.analysis import tables
-from adasde.analysis.claims.base import CLAIMS, COLUMNS, SIMULATION_CLAIMS, is_ablation
+from adasde.analysis.claims.base import CLAIMS, COLUMNS, SIMULATION_CLAIMS
+from adasde.analysis.claims.forecasts import forecast_claims
+from adasde.analysis.forecast import Forecast, read_forecasts
 
 
-def evaluate_claims(trajectories: pd.DataFrame, simulations: pd.DataFrame = tables.NO_SIMULATIONS) -> pd.DataFrame:
-    """Return one row per claim, with the columns COLUMNS: the experiments in their order, then the simulations.
+def evaluate_scale(folder: Path) -> pd.DataFrame:
+    """Return the claims on the tables and forecasts in ``folder``, such as results/mini, as `evaluate_claims` does."""
+    return evaluate_claims(*tables.both(folder), read_forecasts(folder))
 
-    A claim that names no figure is shown by the ablation's, or else by its experiment's figure of trajectories.
+
+def evaluate_claims(
+    trajectories: pd.DataFrame,
+    simulations: pd.DataFrame = tables.NO_SIMULATIONS,
+    forecasts: Mapping[str, Forecast] | None = None,
+) -> pd.DataFrame:
+    """Return one row per claim, with the columns COLUMNS.
+
+    Args:
+        trajectories: The table of training runs.
+        simulations: The table of simulations.
+        forecasts: The forecasts by experiment; an experiment without one has no word on its forecast.
+
+    Raises:
+        InputError: If the rule was run at a kappa for which its experiment's forecast says nothing.
     """
+    forecasts = forecasts or {}
     rows = []
     for experiment, part in trajectories.groupby("experiment", sort=False):
-        figure = "ablation" if is_ablation(part) else f"scaling-{experiment}"
         for found in [found for ask in CLAIMS for found in ask(part, experiment)]:
-            rows.append(found | {"figure": figure if found["figure"] is None else found["figure"]})
+            if found["claim"] == "rule" and experiment in forecasts:
+                found["forecast"] = "holds" if forecasts[experiment].holds(found["level"]) else "breaks"
+            rows.append(found)
+    rows += forecast_claims(pd.DataFrame(rows, columns=COLUMNS), forecasts)
     rows += [found for ask in SIMULATION_CLAIMS for found in ask(simulations)]
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -1,11 +1,17 @@
 """The table of claims as CSV, on a terminal, and by kind of claim in Markdown."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from adasde.analysis.claims.base import VERDICTS
+from adasde.analysis.statistics import MOST_SEEDS
+from adasde.analysis.summary import five_lines
 from adasde.common import InputError, atomic, text_table
+
+TEXTS = ("forecast", "note", "figure", "experiment", "kind", "rule", "metric")  # columns that can be empty
 
 
 def write_claims(table: pd.DataFrame, path: str | Path) -> None:
@@ -14,24 +20,40 @@ def write_claims(table: pd.DataFrame, path: str | Path) -> None:
         table.to_csv(temporary, index=False)
 
 
+def read_claims(path: str | Path) -> pd.DataFrame:
+    """Return the table that `write_claims` wrote. InputError if there is none."""
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file; Snakemake makes it from the tables, by `adasde claims`")
+    table = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str))
+    return table.fillna(dict.fromkeys(TEXTS, ""))
+
+
 def claims_summary(table: pd.DataFrame) -> str:
-    """Return the claims as a table for a terminal, and the count of each verdict."""
-    rows = [("claim", "value", "95% interval", "n", "threshold", "verdict")]
+    """Return the claims as a table for a terminal, the count of each verdict, and the five lines that sum them up."""
+    rows = [("claim", "value", "interval", "n", "tolerance", "power", "seeds needed", "forecast", "verdict")]
     for claim in table.itertuples():
-        numbers = f"{claim.value:.3g}", f"{claim.low:.3g} to {claim.high:.3g}", str(claim.n), f"{claim.threshold:.3g}"
-        rows.append((claim.id, *numbers, claim.verdict))
+        numbers = f"{claim.value:.3g}", f"{claim.low:.3g} to {claim.high:.3g}", str(claim.n), f"{claim.tolerance:.3g}"
+        power = "" if np.isnan(claim.power) else f"{claim.power:.2f}"
+        rows.append((claim.id, *numbers, power, seeds_needed(claim), claim.forecast, claim.verdict))
     counts = table["verdict"].value_counts()
     total = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
-    return f"{text_table(rows)}\n{len(table)} claims: {total}"
+    lines = (line.replace("**", "") for line in five_lines(table))
+    return "\n".join([text_table(rows), f"{len(table)} claims: {total}", "", *lines])
+
+
+def seeds_needed(claim: Any) -> str:
+    """Number of seeds that would decide a row of the table, as people read it; empty where none are needed."""
+    if np.isfinite(claim.seeds_needed):
+        return f"{claim.seeds_needed:.0f}"
+    return f">{MOST_SEEDS}" if claim.verdict == "undecided" and np.isfinite(claim.power) else ""
 
 
 def markdown(table: pd.DataFrame) -> str:
     """Return the verdicts per kind of claim as a table in Markdown."""
-    lines = [f"| claim | threshold, and why | {' | '.join(VERDICTS)} |", f"|---|---|{'---|' * len(VERDICTS)}"]
-    for kind, rows in table.groupby(table["id"].str.partition(".")[0], sort=False):
+    lines = [f"| claim | {' | '.join(VERDICTS)} |", f"|---|{'---|' * len(VERDICTS)}"]
+    for kind, rows in table.groupby("claim", sort=False):
         counts = rows["verdict"].value_counts()
-        why = f"{rows['threshold'].iloc[0]:g}: {rows['reason'].iloc[0]}"
-        lines.append(f"| `{kind}` | {why} | {' | '.join(str(counts.get(verdict, 0)) for verdict in VERDICTS)} |")
+        lines.append(f"| `{kind}` | {' | '.join(str(counts.get(verdict, 0)) for verdict in VERDICTS)} |")
     return "\n".join(lines)
 
 

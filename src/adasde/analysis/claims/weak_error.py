@@ -36,16 +36,16 @@ def order(simulations: pd.DataFrame) -> list[dict]:
 def _order(subject, statement, errors, note):
     slope, replicates = errors.slope()
     return row(
-        id=f"order.{subject}",
+        claim="order",
+        about=subject,
         place="approximation theorems",
         statement=statement,
         statistic="distance from 1 of the slope of the error of means, over oracles and test functions, against eta^2",
         value=abs(slope - 1.0),
         bounds=statistics.largest(np.array([slope - 1.0]), (replicates - slope)[:, None]),
         n=len(errors.gaps),
-        threshold=ORDER_TOLERANCE,
+        tolerance=ORDER_TOLERANCE,
         reason="nearer to order 1 than half-way to its neighbours, 1/2 and 3/2 (ours)",
-        below=True,
         note="slope {:.3f} [{:.3f}, {:.3f}]; {}".format(slope, *statistics.interval(replicates), note),
         figure="weak-order",
     )
@@ -71,16 +71,16 @@ def _approach(errors, run):
         low, high = sorted(-np.array(statistics.interval(replicates)))
         seen = f"order {-slope:.2f} [{low:.2f}, {high:.2f}] in ell up to {resolved.levels[-1]:g}"
     return row(
-        id=f"svag-to-sde.{run}",
+        claim="svag-to-sde",
+        about=run,
         place="SVAG",
         statement=f"SVAG at ell = {errors.levels[-1]:g} is closer to the SDE than the algorithm, by half at least",
         statistic="distance of means from the integrated SDE, largest ell / ell 1, over test functions and times",
         value=fall(errors.gaps.mean(axis=0)),
         bounds=statistics.interval(statistics.bootstrap(errors.gaps, fall)),
         n=len(errors.gaps),
-        threshold=APPROACH,
+        tolerance=APPROACH,
         reason="half of the algorithm's own distance is a clear approach (ours)",
-        below=True,
         note=f"distances in path deviations: {distances}; noise {errors.monte_carlo_error.max():.2f}; {seen}",
         figure="sde-real-data",
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from adasde.analysis.figures.registry import PLOTS, plot_named
-from adasde.experiments.cells import Plan
+from adasde.experiments.jobs import Plan
 from adasde.experiments.oracles import oracle_named
 from adasde.experiments.specs import AnySpec, Simulation, WeakOrder
 from adasde.scaling.hyperparameters import OPTIMIZERS
@@ -23,6 +23,12 @@ def caption(figure: str) -> tuple[str, list[str]]:
     path = files(package).joinpath(f"{module}.md") if package else None
     title, *paragraphs = path.read_text(encoding="utf-8").strip().split("\n\n") if path and path.is_file() else [""]
     return title.removeprefix("# "), paragraphs
+
+
+def report_caption(figure: str) -> str:
+    """Return the caption in reStructuredText, as Snakemake's report shows it beside the figure."""
+    title, paragraphs = caption(figure)
+    return "\n\n".join([f"**{title}**", *(part.replace("`", "``") for part in paragraphs)])
 
 
 def setting(plan: Plan, runs: Sequence[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""``noise``: how far noise dominates the gradient along training, and the speeds that the baselines predict from it."""
+"""``noise``: how far noise dominates the gradient along training, in the baselines."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,48 +8,62 @@ from matplotlib.figure import Figure
 from adasde.analysis import statistics, tables
 from adasde.analysis.figures import style
 from adasde.common import InputError
-from adasde.scaling.lag import SPEED
 
-SHOWN = (2, 4, 16, 64)  # kappas of the predicted speeds, among those that a run records
+KINDS = {"scratch": "from scratch", "branch": "branches"}
 
 
 def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
-    """Top: B |grad f|^2 / tr Sigma of the runs, which the rule needs to be small. Bottom: predicted relative speed."""
+    """B |grad f|^2 / tr Sigma of every baseline, from scratch and in branches; it is kappa times that at kappa."""
     if "noise_trace" not in set(trajectories["metric"]):
         raise InputError("figure = 'noise': the runs hold no noise_trace; they were made by an older recipe")
-    experiments = list(trajectories["experiment"].unique())
-    figure, pairs, across = style.pairs(len(experiments), (2.9, 4.8), (1.2, 0.4))
-    for top, bottom in pairs[1:]:
-        top.sharey(pairs[0, 0])
-        bottom.sharey(pairs[0, 1])
-    colours = style.colours_of({*trajectories.loc[trajectories["rule"] == "sqrt", "kappa"], *SHOWN})
-    seeds = set()
-    for (top, bottom), experiment in zip(pairs, experiments, strict=True):
-        runs = trajectories[trajectories["experiment"] == experiment]
-        top.sharex(bottom)
-        top.tick_params(labelbottom=False)
-        _curves(top, *_ratios(runs, experiment), colours)
-        top.axhline(1, color="0.4", linewidth=0.8)
-        for kappa in SHOWN:
-            groups = tables.groups(runs, experiment, "sqrt", f"{SPEED}{kappa}")
-            baseline = {kappa: groups.healthy[1]} if 1 in groups.healthy else {}
-            _curves(bottom, groups.epoch, baseline, colours, limits=(0.0, 1.0))
-        seeds.add(groups.seeds)
-        top.set_title(style.subject(runs.iloc[0], ",\n"), fontsize="medium")
-        style.time_axes(top, bottom, groups.epoch, groups.time)
-    pairs[0, 0].set_yscale("log")
-    pairs[0, 1].set_ylim(0, 1.05)
-    for top, bottom in pairs[::across]:
-        top.set_ylabel("signal over noise\n" + r"$B\,\|\nabla f\|^2 / \mathrm{tr}\,\Sigma$")
-        bottom.set_ylabel("predicted speed at\n" + r"$\kappa$ times the batch")
-    figure.suptitle(f"How far noise dominates the gradient, {style.sample(seeds)}")
-    names = {kappa: style.kappa_label(kappa) + (" (baseline)" if kappa == 1 else "") for kappa in colours}
-    style.legend(figure, {names[k]: plt.Line2D([], [], color=c, marker="o") for k, c in colours.items()})
+    sqrt = trajectories[(trajectories["rule"] == "sqrt") & (trajectories["kappa"] > 1)]
+    kinds = [kind for kind in KINDS if kind in set(trajectories["kind"])]
+    figure, (axes,) = style.panels(1, len(kinds), (3.0 + 3.2 * len(kinds), 3.9), sharey=True)
+    first = trajectories.drop_duplicates("experiment").set_index("experiment")
+    looks = style.looks_of(zip(first["workload"], first["optimizer"], strict=True))
+    colours = dict(zip(looks, style.PALETTE * 2, strict=False))
+    seeds, last, key, shown = set(), [], {}, []
+    for panel, kind in zip(axes, kinds, strict=True):
+        own = first.index[first["kind"] == kind]
+        for place, experiment in enumerate(own):
+            ratios = _ratios(trajectories, experiment)
+            if ratios is None:
+                continue
+            part, values = ratios
+            who = tuple(first.loc[experiment, ["workload", "optimizer"]])
+            mean, low, high = np.exp(statistics.mean_intervals({1: values})[1])
+            look = {"color": colours[who], "markersize": 5} | looks[who]
+            style.points(panel, part + 0.008 * (place - (len(own) - 1) / 2), mean, low, high, **look)
+            seeds.add(len(values))
+            last.append(mean[-1])
+            shown += [mean.min(), mean.max()]
+            key[style.subject(first.loc[experiment])] = plt.Line2D([], [], color=colours[who], **looks[who])
+        panel.set_title(KINDS[kind], fontweight="bold", loc="left")
+        style.progress_axis(panel, 1.0, "part of the run")
+        panel.set_xlim(-0.05, 1.05)
+        panel.set_yscale("log")
+        for kappa in [1, *sorted(sqrt.loc[sqrt["kind"] == kind, "kappa"].unique())]:
+            panel.axhline(1 / kappa, color=style.kappa_colour(kappa), linestyle="--", linewidth=0.9)
+    kappas = [1, *sorted(sqrt["kappa"].unique())]
+    for kappa in kappas:
+        handle = plt.Line2D([], [], color=style.kappa_colour(kappa), linestyle="--", linewidth=0.9)
+        key[rf"signal = noise at $\kappa = {kappa:g}$"] = handle
+    shown += [1 / kappa for kappa in kappas]
+    axes[0].set_ylim(min(shown) / 3, 2 * max(shown))  # the intervals of few seeds may end at the frame
+    axes[0].set_ylabel("signal over noise at the baseline's batch\n" + r"$B\,\|\nabla f\|^2 / \mathrm{tr}\,\Sigma$")
+    axes[-1].legend(key.values(), key.keys(), loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    detail = f"geometric means and 95% intervals, {style.repeats(seeds)}; measured at the points"
+    style.headline(figure, _message(last), detail)
     return figure
 
 
+def _message(last):
+    span = f"{min(last):.2g}" if len(last) == 1 else f"{min(last):.2g} to {max(last):.2g}"
+    return f"At the end of their runs, the baselines' signal over noise is {span}"
+
+
 def _ratios(trajectories, experiment):
-    """Epochs, and per healthy kappa the logarithm of each run's signal over noise at its own batch size.
+    """Parts of the run, and the logarithm of each baseline's signal over noise; None if one diverged.
 
     An estimate below a tenth of its error, from so few examples, counts as that tenth. The error is the difference
     between the unbiased estimate and the subset's own squared gradient: there are enough examples for the noise.
@@ -58,16 +72,8 @@ def _ratios(trajectories, experiment):
         tables.groups(trajectories, experiment, "sqrt", metric)
         for metric in ("squared_gradient", "noise_trace", "gradient_norm")
     )
-    values = {}
-    for kappa in squares.healthy:
-        square, trace = squares.values[kappa], traces.values[kappa]
-        error = norms.values[kappa] ** 2 - square
-        values[kappa] = np.log(squares.batch_size[kappa] * np.maximum(square, error / 10) / trace)
-    return squares.epoch, values
-
-
-def _curves(panel, epoch, values, colours, limits=None):
-    """Plot means and intervals of ``values`` per kappa, (seeds, points): logarithms, unless they have ``limits``."""
-    for kappa, curves in statistics.mean_intervals(values).items():
-        curves = np.clip(curves, *limits) if limits else np.exp(curves)
-        style.curve(panel, epoch, *curves, colours[kappa])
+    if 1 not in squares.healthy:
+        return None
+    square, trace, norm = (groups.values[1] for groups in (squares, traces, norms))
+    error = norm**2 - square
+    return squares.epoch / squares.epoch[-1], np.log(squares.batch_size[1] * np.maximum(square, error / 10) / trace)

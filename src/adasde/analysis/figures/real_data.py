@@ -1,6 +1,5 @@
 """``sde-real-data``: the algorithm, SVAG and the integrated SDE on finite sums over real images."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -9,69 +8,72 @@ from adasde.analysis import statistics, weak_error
 from adasde.analysis.figures import style
 
 POWER = -2  # of the unit of time
-METRICS = {"loss": "train loss (nats)", "squared_norm": style.LABELS["squared_norm"], "accuracy": "train accuracy (%)"}
 
 
 def plot(simulations: pd.DataFrame, subject: str) -> Figure:
-    """A row per oracle and optimizer: test functions against time, and the distance from the SDE against ell."""
-    runs = dict(iter(simulations.groupby("run", sort=False)))
-    figure, axes = style.panels(len(runs), len(METRICS) + 1, (11.5, 0.8 + 2.2 * len(runs)))
-    for line, (run, part) in zip(axes, runs.items(), strict=True):
-        for panel, metric in zip(line, METRICS, strict=False):
-            _trajectories(panel, part[part["metric"] == metric], 100.0 if metric == "accuracy" else 1.0)
-            panel.set_ylabel(METRICS[metric])
-        _distance(line[-1], part, run)
-        line[0].set_title(style.subject(part.iloc[0]), loc="left", fontweight="bold")
+    """A row per oracle: the train loss against time for each optimizer, and the distance from the SDE against ell."""
+    oracles, optimizers = (list(simulations[name].unique()) for name in ("oracle", "optimizer"))
+    size = (3.4 * (len(optimizers) + 1), 1.2 + 2.7 * len(oracles))
+    figure, axes = style.panels(len(oracles), len(optimizers) + 1, size)
+    looks = dict(zip(optimizers, ("o", "s"), strict=False))
+    nearer = []
+    for line, oracle in zip(axes, oracles, strict=True):
+        for panel, optimizer in zip(line, optimizers, strict=False):
+            rows = simulations[(simulations["oracle"] == oracle) & (simulations["optimizer"] == optimizer)]
+            if rows.empty:
+                panel.set_axis_off()
+                continue
+            _trajectories(panel, rows[rows["metric"] == "loss"])
+            panel.set_title(style.subject(rows.iloc[0], ",\n"), fontsize="medium")
+            nearer.append(_distance(line[-1], rows, looks[optimizer], optimizer))
+        style.log_axis(line[-1])
+        line[-1].set_ylabel("distance (path deviations)")
+        style.level_axis(line[-1], sorted(simulations.loc[simulations["process"] == "svag", "level"].unique()), "")
     for panel in axes[-1, :-1]:
         panel.set_xlabel(rf"time $t = \sum\eta^2$ ($10^{{{POWER}}}$)")
-    axes[-1, -1].set_xlabel(r"$\ell$")
-    shown = [panel.get_legend_handles_labels()[1] for panel in axes[0, [0, -1]]]
-    style.legend(figure, axes[0, [0, -1]], columns=(sum(map(len, shown)) + 1) // 2)
-    figure.suptitle(f"SVAG converges to the SDE; 95% intervals from {simulations['batch'].nunique()} batches of paths")
+    axes[-1, -1].set_xlabel(r"SVAG's $\ell$")
+    style.legend(figure, axes[0], columns=4)
+    ends = [
+        f"{min(part):.2g}" + (f" to {max(part):.2g}" if len(part) > 1 else "") for part in zip(*nearer, strict=True)
+    ]
+    largest = simulations.loc[simulations["process"] == "svag", "level"].max()
+    batches = style.repeats(simulations["batch"].nunique(), "batch of paths", "batches of paths")
+    message = f"SVAG's distance from the SDE: {ends[0]} path deviations at ell 1, {ends[1]} at ell {largest:g}"
+    style.headline(figure, message, f"means and 95% intervals from {batches}")
     return figure
 
 
-def _trajectories(panel, rows, unit):
-    """Plot one test function against time: SVAG at every ell, the SDE extrapolated, and its finest integration."""
-    svag, sde = (rows[rows["process"] == process] for process in ("svag", "sde"))
-    levels, steps = np.sort(svag["level"].unique()), np.sort(sde["level"].unique())
-    shades = plt.get_cmap("viridis")(np.linspace(0.85, 0.15, len(levels)))
-    for level, colour in zip(levels, shades, strict=True):
+def _trajectories(panel, rows):
+    """Plot the train loss against time: SVAG at every ell, and the SDE extrapolated."""
+    svag = rows[rows["process"] == "svag"]
+    for level in np.sort(svag["level"].unique()):
         label = rf"$\ell = {level:g}$" + (" (the algorithm)" if level == 1 else "")
-        _curve(panel, svag[svag["level"] == level], unit, colour, "-", label)
-    if len(steps) > 1:
-        _curve(panel, weak_error.integrated(rows), unit, "black", "--", r"SDE, extrapolated to steps of 0")
-    for level in steps[-1:]:
-        _curve(panel, sde[sde["level"] == level], unit, "0.5", ":", rf"SDE, steps of $\eta^2/{level:g}$")
+        _curve(panel, svag[svag["level"] == level], style.ell_colour(level), "-", label)
+    _curve(panel, weak_error.integrated(rows), style.PALETTE[3], "--", "SDE, extrapolated to steps of 0")
+    panel.set_ylabel(style.LABELS["train_loss"])
 
 
-def _curve(panel, rows, unit, colour, line, label):
-    values = unit * rows.pivot(index="batch", columns="time", values="value")
+def _curve(panel, rows, colour, line, label):
+    values = rows.pivot(index="batch", columns="time", values="value")
     low, high = statistics.interval(statistics.bootstrap(values.to_numpy()))
     time = values.columns / 10.0**POWER
-    style.curve(panel, time, values.mean(), low, high, colour, linestyle=line, label=label, marker=None)
+    style.curve(panel, time, values.mean(), low, high, colour, linestyle=line, label=label)
 
 
-def _distance(panel, simulations, run):
-    """Plot the distance over all test functions and times against ell; below its Monte Carlo error it says nothing."""
-    errors = weak_error.convergence(simulations, run)
+def _distance(panel, simulations, marker, optimizer):
+    """Plot the distance over all test functions and times against ell; return the first and the last.
+
+    Distances below twice their Monte Carlo error are open points: they may be 0.
+    """
+    errors = weak_error.convergence(simulations, simulations["run"].iloc[0])
     low, high = errors.interval()
-    look = {"color": "0.2", "marker": "o"}
-    style.points(panel, errors.levels, errors.error, low, high, **look, label="distance from the SDE")
-    lost = ~np.isin(errors.levels, errors.resolved().levels)
-    look |= {"markerfacecolor": "white", "linestyle": "", "zorder": 4}
-    panel.plot(errors.levels[lost], errors.error[lost], **look, label="below twice that error")
-    panel.plot(errors.levels, errors.monte_carlo_error, color="0.6", linestyle=":", label="its Monte Carlo error")
-    integrations = weak_error.convergence(simulations, run, "sde")
-    if len(integrations.levels) > 1:
-        label = rf"distance of its integration at $\eta^2/{integrations.levels[-1]:g}$"
-        panel.axhline(integrations.error[-1], color="0.5", linewidth=0.9, linestyle="-.", label=label)
-    style.log_axis(panel, [errors.error, low, high, errors.monte_carlo_error])
-    style.kappa_axis(panel, errors.levels, "")
-    panel.xaxis.set_minor_locator(plt.NullLocator())
-    resolved = errors.resolved()
-    slope, replicates = resolved.slope()
-    if np.isfinite(slope):
-        bounds = "order {:.2f} [{:.2f}, {:.2f}]".format(-slope, *sorted(-np.array(statistics.interval(replicates))))
-        panel.set_title(rf"{bounds}, $\ell \leq {resolved.levels[-1]:g}$", fontsize="small")
-    panel.set_ylabel("distance (path deviations)")
+    title = style.subject(simulations.iloc[0]).partition(",")[0]
+    seen = np.isin(errors.levels, errors.resolved().levels)
+    colour = style.PALETTE[0] if optimizer == "rmsprop" else style.PALETTE[1]
+    aside = errors.levels * (0.97 if optimizer == "rmsprop" else 1.03)  # keeps the intervals apart
+    look = {"color": colour, "marker": marker, "markersize": 5, "linestyle": ""}
+    floor = np.maximum(low, errors.error / 20)
+    style.points(panel, aside, errors.error, floor, high, **look, label=f"distance, {title}")
+    open_points = look | {"markerfacecolor": "white", "zorder": 4}
+    panel.plot(aside[~seen], errors.error[~seen], **open_points, label="open: below twice its Monte Carlo error")
+    return errors.error[0], errors.error[-1]

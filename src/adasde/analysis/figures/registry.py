@@ -1,21 +1,22 @@
 """Figures by name: a plot, and what it shows after a dash. The registry imports no plotting library.
 
 A plot is a function ``plot(*tables, subject)`` that returns a matplotlib Figure, in a module of this package. Its
-tables hold only the experiments and simulations that it shows. Its subject is an experiment, a workload, or nothing
-where one figure shows the whole scale. An experiment made for a plot can bear its name, which is then not said twice:
-svag-fashion-cnn-adam shows the experiment of that name. A new plot is one entry here, one function, and its caption in
-a Markdown file of the module's name.
+tables are the trajectories, the simulations and the claims, those that its entry asks for, and hold only what it shows.
+Its subject is an experiment, or nothing where one figure shows the whole scale. An experiment can bear the name of a
+plot, which is then not said twice: svag-cnn-adam shows the experiment of that name, and so does branch-cnn-adam. A new
+plot is one entry here, one function, and its caption in a Markdown file of the module's name.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adasde.common import InputError
-from adasde.experiments.cells import Plan
-from adasde.experiments.specs import Simulation
-from adasde.scaling.rules import ABLATIONS, RULES
+from adasde.experiments.jobs import Plan
+from adasde.experiments.specs import Simulation, Trained
+from adasde.scaling.rules import RULES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,10 +24,20 @@ if TYPE_CHECKING:
 
     from adasde.analysis.tables import Tables
 
-COMPARED = frozenset(RULES) - {"sqrt", *ABLATIONS}
-_APART = frozenset({"svag", *ABLATIONS})  # experiments for other questions than how large a batch can be
+BASELINE = "baseline"
+MOMENTS = frozenset({"keep", "fresh"})  # what can become of the second moment, beside the rule's own way
+OTHERS = frozenset(RULES) - {"sqrt"}
 
-Row = tuple[str, str, str]  # experiment, workload and rule of a training run
+
+class Row(NamedTuple):
+    """What a training run can show: its experiment, the kind of that, and what the run followed.
+
+    This is ``baseline``, a rule, ``svag``, or what became of the second moment if that was not carried over.
+    """
+
+    experiment: str
+    kind: str
+    followed: str
 
 
 @dataclass(frozen=True)
@@ -34,43 +45,38 @@ class Plot:
     """The module that holds a function ``plot``, and what it can show."""
 
     module: str
-    subject: str | None = None  # what a figure shows: an ``experiment``, a ``workload`` or, if None, the scale
+    subject: str | None = None  # what a figure shows: an ``experiment`` or, if None, the scale
     rules: frozenset[str] = frozenset({"sqrt"})  # experiments with runs that follow one of these are shown,
-    without: frozenset[str] = frozenset()  # but not those that also have runs that follow one of these
-    beside: frozenset[str] = frozenset()  # experiments on the same workload that follow one of these are shown too
+    kinds: frozenset[str] = frozenset({"scratch", "branch"})  # and are of one of these kinds
     study: str | None = None  # simulations of this study are shown
+    judged: bool = False  # the plot also takes the claims on what it shows
 
     def subject_of(self, row: Row) -> str:
         """What the figure that shows a run is about."""
-        return {"experiment": row[0], "workload": row[1], None: ""}[self.subject]
+        return row.experiment if self.subject else ""
+
+    def shows(self, row: Row) -> bool:
+        """Whether a run makes its experiment one of those shown."""
+        return row.followed in self.rules and row.kind in self.kinds
 
     def experiments(self, subject: str, rows: Iterable[Row]) -> set[str]:
         """Names of the experiments that the figure of a subject shows."""
-        rules, workloads = {}, {}
-        for experiment, workload, rule in rows:
-            rules.setdefault(experiment, set()).add(rule)
-            workloads[experiment] = workload
-        wanted = {
-            name
-            for name, followed in rules.items()
-            if followed & self.rules
-            and not followed & self.without
-            and subject == self.subject_of((name, workloads[name], ""))
-        }
-        beside = {workloads[name] for name in wanted} if self.beside else set()
-        return wanted | {name for name in rules if rules[name] & self.beside and workloads[name] in beside}
+        return {row.experiment for row in rows if self.shows(row) and self.subject_of(row) == subject}
 
 
+_HERE = "adasde.analysis.figures"
 PLOTS = {
-    "scaling": Plot("adasde.analysis.figures.scaling", "experiment"),
-    "rules": Plot("adasde.analysis.figures.rules", "workload", COMPARED),
-    "svag": Plot("adasde.analysis.figures.svag", "experiment", frozenset({"svag"})),
-    "noise": Plot("adasde.analysis.figures.noise", without=_APART),
-    "breakdown": Plot("adasde.analysis.figures.breakdown", without=_APART, study="breakdown"),
-    "ablation": Plot("adasde.analysis.figures.ablation", rules=frozenset(ABLATIONS), beside=COMPARED),
-    "finetune": Plot("adasde.analysis.figures.finetune", rules=frozenset({"finetune"})),
-    "weak-order": Plot("adasde.analysis.figures.weak_order", rules=frozenset(), study="weak-order"),
-    "sde-real-data": Plot("adasde.analysis.figures.real_data", rules=frozenset(), study="convergence"),
+    "map": Plot(f"{_HERE}.map", rules=frozenset({"sqrt", "svag", *OTHERS}), judged=True),
+    "scaling": Plot(f"{_HERE}.scaling", "experiment", kinds=frozenset({"scratch"}), judged=True),
+    "branch": Plot(f"{_HERE}.branch", "experiment", kinds=frozenset({"branch"}), judged=True),
+    "svag": Plot(f"{_HERE}.svag", "experiment", frozenset({"svag"}), judged=True),
+    "rules": Plot(f"{_HERE}.rules", rules=OTHERS, judged=True),
+    "rescale": Plot(f"{_HERE}.rescale", rules=MOMENTS, kinds=frozenset({"branch"})),
+    "forecast": Plot(f"{_HERE}.forecast", kinds=frozenset({"scratch"}), study="breakdown"),
+    "noise": Plot(f"{_HERE}.noise"),
+    "finetune": Plot(f"{_HERE}.finetune", rules=frozenset({"finetune"}), kinds=frozenset({"finetune"})),
+    "weak-order": Plot(f"{_HERE}.weak_order", rules=frozenset(), study="weak-order"),
+    "sde-real-data": Plot(f"{_HERE}.real_data", rules=frozenset(), study="convergence"),
 }
 
 
@@ -94,7 +100,7 @@ def possible_figures(rows: Iterable[Row], studied: set[str]) -> dict[str, str]:
     for name, plot in PLOTS.items():
         if not plot.rules and plot.study in studied:
             found[name] = ""
-        for subject in (plot.subject_of(row) for row in rows if row[2] in plot.rules):
+        for subject in (plot.subject_of(row) for row in rows if plot.shows(row)):
             found[f"{name}-{subject.removeprefix(f'{name}-')}" if subject else name] = subject
     return found
 
@@ -108,7 +114,8 @@ def check_figure(figure: str, rows: Iterable[Row], studied: set[str]) -> str:
         return subjects[figure]
     if not plot.rules:
         raise InputError(f"figure = {figure!r}: nothing to show, since no simulation studies {plot.study}")
-    needed = f"no run follows {' or '.join(sorted(plot.rules))}" if "svag" not in plot.rules else "no ell is above 1"
+    followed = "no ell is above 1" if plot.rules == {"svag"} else f"no run follows {' or '.join(sorted(plot.rules))}"
+    needed = f"{followed} in an experiment of the kind {' or '.join(sorted(plot.kinds))}"
     if plot.subject is None:
         raise InputError(f"figure = {figure!r}: nothing to show, since {needed}")
     others = ", ".join(other for other in subjects if plot_named(other)[0] == name) or f"none, since {needed}"
@@ -117,14 +124,14 @@ def check_figure(figure: str, rows: Iterable[Row], studied: set[str]) -> str:
 
 def figure_runs(plan: Plan) -> dict[str, list[str]]:
     """Return the ids of the runs that each figure of a plan is drawn from. InputError names a figure that has none."""
+    trained = {run: spec for run, spec in plan.runs.items() if isinstance(spec, Trained)}
     simulations = {run: spec for run, spec in plan.runs.items() if isinstance(spec, Simulation)}
-    trained = {run: spec for run, spec in plan.runs.items() if run not in simulations}
-    rows = list(dict.fromkeys((spec.experiment, spec.workload, spec.rule) for spec in trained.values()))
+    rows = {run: _row(spec.experiment, spec.origin, *_followed(spec)) for run, spec in trained.items()}
     shown = {}
     for figure in plan.figures:
-        subject = check_figure(figure, rows, {spec.study for spec in simulations.values()})
+        subject = check_figure(figure, rows.values(), {spec.study for spec in simulations.values()})
         plot = PLOTS[plot_named(figure)[0]]
-        experiments = plot.experiments(subject, rows)
+        experiments = plot.experiments(subject, rows.values())
         own = {run for run, spec in trained.items() if spec.experiment in experiments}
         own |= {run for run, spec in simulations.items() if spec.study == plot.study}
         shown[figure] = [run for run in plan.runs if run in own]
@@ -144,12 +151,30 @@ def plot_figure(
     from adasde.analysis import tables  # with pandas, which planning does not need
 
     simulations = tables.NO_SIMULATIONS if simulations is None else simulations
-    rows = list(trajectories[["experiment", "task", "rule"]].drop_duplicates().itertuples(index=False, name=None))
+    columns = ["experiment", "kind", "rule", "kappa", "ell", "second_moment"]
+    found = trajectories[columns].drop_duplicates().itertuples(index=False, name=None)
+    rows = [_row(*values) for values in found]
     subject = check_figure(figure, rows, set(simulations["study"]))
     plot = PLOTS[plot_named(figure)[0]]
     own = trajectories[trajectories["experiment"].isin(plot.experiments(subject, rows))]
     given = [own] * bool(plot.rules) + [simulations[simulations["study"] == plot.study]] * bool(plot.study)
+    if plot.judged:
+        given.append(import_module(f"{_HERE}.cells").judged(own))
     drawn = import_module(plot.module).plot(*given, subject)
     if reference is not None:
-        import_module("adasde.analysis.figures.style").behind(drawn, plot_figure(figure, *reference))
+        import_module(f"{_HERE}.style").behind(drawn, plot_figure(figure, *reference))
     return drawn
+
+
+def draw(figure: str, paths: Iterable[Path], *tables: Any, **options: Any) -> None:
+    """Plot a figure as `plot_figure` does, and save it to ``paths``, PNG or PDF files."""
+    import_module(f"{_HERE}.style").save(plot_figure(figure, *tables, **options), paths)
+
+
+def _followed(spec):
+    return spec.rule, spec.kappa, spec.ell, getattr(spec, "second_moment", "transport")
+
+
+def _row(experiment, kind, rule, kappa, ell, second_moment):
+    followed = BASELINE if (rule, kappa, ell) == ("sqrt", 1, 1) else rule
+    return Row(experiment, kind, followed if second_moment == "transport" else second_moment)

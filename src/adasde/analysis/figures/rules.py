@@ -1,51 +1,71 @@
-"""``rules-<workload>``: where each rule ends at each batch size, for every optimizer of a workload."""
+"""``rules``: how far every rule leaves the baseline, in tolerances, over all experiments."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from adasde.analysis import statistics, tables
-from adasde.analysis.figures import style
-from adasde.scaling.hyperparameters import OPTIMIZERS
-from adasde.workloads.registry import workload_named
+from adasde.analysis.figures import gaps, style
+from adasde.analysis.figures.cells import ORDER, OUTSIDE, WITHIN, cells_of
+from adasde.analysis.figures.registry import MOMENTS
+
+KINDS = {"scratch": "from scratch", "branch": "in branches"}
+SMALLEST, LARGEST = 0.03, 300.0  # gaps in tolerances, at which points beyond are drawn
 
 
-def plot(trajectories: pd.DataFrame, workload: str) -> Figure:
-    """Final test functions against kappa, one line per rule: means and 95% intervals over seeds."""
-    experiments, metrics = list(trajectories["experiment"].unique()), style.metrics_of(trajectories)
-    size = (9.6, 0.8 + 2.6 * len(experiments))
-    figure, axes = style.panels(len(experiments), len(metrics), size, sharex=True, sharey="col")
-    for line, experiment in zip(axes, experiments, strict=True):
-        runs = trajectories[trajectories["experiment"] == experiment]
-        rules = [rule for rule in style.RULES if rule in set(runs["rule"])]
-        for panel, metric in zip(line, metrics, strict=True):
-            for place, rule in enumerate(rules):
-                aside = 2.0 ** (0.1 * (place - (len(rules) - 1) / 2))  # keeps the intervals of rules apart
-                groups = tables.groups(runs, experiment, rule, metric)
-                _line(panel, groups, rule, style.UNITS.get(metric, 1.0), aside)
-            panel.set_ylabel(style.LABELS[metric])
-        line[len(metrics) // 2].set_title(OPTIMIZERS[runs["optimizer"].iloc[0]].title, fontweight="bold")
-    style.log_axis(axes[0, -1], [line.get_ydata() for panel in axes[:, -1] for line in panel.lines])
-    for panel in axes[-1]:
-        kappas = sorted(trajectories["kappa"].unique())
-        style.kappa_axis(panel, kappas, r"batch multiplier $\kappa$ (rules side by side)")
-    title = workload_named(workload).title
-    figure.suptitle(f"{title}: end of training at equal samples, {style.sample(groups.seeds)}")
-    style.legend(figure, axes.flat, columns=6)
+def plot(trajectories: pd.DataFrame, claims: pd.DataFrame, subject: str) -> Figure:
+    """A line per rule and a point per experiment and kappa, of the kappas at which other rules ran."""
+    cells = cells_of(claims[claims["claim"].isin(["rule", "relative", "rival"])])
+    cells = cells[~cells["rule"].isin(MOMENTS)]
+    cells = cells[cells["level"].isin(cells.loc[cells["claim"] != "rule", "level"])]
+    rules = [rule for rule in ORDER if rule in set(cells["rule"])][::-1]
+    kinds = [kind for kind in KINDS if kind in set(cells["kind"])]
+    levels = sorted(cells["level"].unique())
+    subjects = trajectories.drop_duplicates("experiment").set_index("experiment")
+    looks = style.looks_of(zip(subjects["workload"], subjects["optimizer"], strict=True))
+    figure, axes = style.panels(1, len(kinds), (2.2 + 3.4 * len(kinds), 1.9 + 0.5 * len(rules)), sharey=True)
+    for panel, kind in zip(axes[0], kinds, strict=True):
+        for place, rule in enumerate(rules):
+            own = cells[(cells["kind"] == kind) & (cells["rule"] == rule)].sort_values("level", kind="stable")
+            for aside, cell in zip(0.8 * (np.arange(len(own)) + 0.5) / max(len(own), 1), own.itertuples(), strict=True):
+                where = subjects.loc[cell.experiment]
+                _point(panel, place + 0.4 - aside, cell, looks[where["workload"], where["optimizer"]])
+        panel.axvspan(SMALLEST, 1.0, **style.TOLERATED)
+        panel.set_xscale("log")
+        panel.set_xlim(SMALLEST, 1.3 * LARGEST)
+        panel.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+        panel.set_xlabel("largest gap to the baseline (tolerances)")
+        panel.set_title(KINDS[kind], fontweight="bold", loc="left")
+        for line in np.arange(len(rules) - 1) + 0.5:
+            panel.axhline(line, color="0.9", linewidth=0.8)
+        panel.grid(False, axis="y")
+    axes[0, 0].set_yticks(range(len(rules)), [style.RULES[rule] for rule in rules])
+    axes[0, 0].set_ylim(-0.5, len(rules) - 0.5)
+    key = {style.kappa_label(k): plt.Line2D([], [], color=style.kappa_colour(k), linewidth=3) for k in levels}
+    for _, where in subjects.drop_duplicates(["workload", "optimizer"]).iterrows():
+        look = looks[where["workload"], where["optimizer"]]
+        key[style.subject(where)] = plt.Line2D([], [], linestyle="", color="0.3", markersize=5, **look)
+    key["within the tolerance"] = plt.Rectangle((0, 0), 1, 1, facecolor=style.TOLERATED["color"])
+    style.legend(figure, key, columns=3)
+    detail = f"bars: {gaps.INTERVAL}, {style.repeats(set(cells['n']))}; points at the frame: beyond it, or diverged"
+    style.headline(figure, _message(cells), detail)
     return figure
 
 
-def _line(panel, groups, rule, unit, aside):
-    """Plot where one rule ends; a dash leads from the baseline, which is the square root's, to another rule's first."""
-    final = {kappa: unit * values[:, -1:] for kappa, values in groups.healthy.items() if kappa != 1 or rule == "sqrt"}
-    ends = {kappa: bounds[:, 0] for kappa, bounds in statistics.mean_intervals(final).items()}
-    look = style.RULE_STYLES[rule]
-    if rule == "sqrt" and 1 in ends:
-        panel.axhspan(*ends[1][1:], **style.BAND, label=style.BASELINE)
-    if rule != "sqrt" and ends and 1 in groups.healthy:
-        first = [unit * groups.values[1][:, -1].mean(), next(iter(ends.values()))[0]]
-        panel.plot([1, aside * min(ends)], first, **look | {"marker": None})
-    lost = ", ".join(f"{kappa:g}" for kappa in sorted(groups.diverged))
-    label = style.RULES[rule] + (rf" (diverged at $\kappa = {lost}$)" if lost else "")
-    means, low, high = np.reshape(list(ends.values()), (-1, 3)).T
-    style.points(panel, aside * np.array(list(ends)), means, low, high, label=label, **look)
+def _point(panel, y, cell, look):
+    if np.isnan(cell.gap):
+        return
+    x, low, high = np.clip([cell.gap, cell.low, cell.high], SMALLEST, LARGEST)
+    colour = style.kappa_colour(cell.level)
+    panel.plot([low, high], [y, y], color=colour, linewidth=1.0, alpha=0.6)
+    panel.plot([x], [y], color=colour, markersize=5, zorder=3, **look)
+
+
+def _message(cells):
+    def count(part, verdict):
+        return f"{int((part['verdict'] == verdict).sum())} of {len(part)}"
+
+    rivals = cells[cells["claim"] == "rival"]
+    kept = count(cells[cells["claim"] == "rule"], WITHIN)
+    words = f"The square root is shown to be within tolerance in {kept} cells"
+    return f"{words}; rivals are shown to be outside in {count(rivals, OUTSIDE)}" if len(rivals) else words

@@ -1,88 +1,69 @@
-"""``scaling-<experiment>``: the trajectories of all batch sizes under the square-root rule, on one clock."""
+"""``scaling-<experiment>``: every batch size under the square-root rule, and its gap to the baseline, on one clock."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from adasde.analysis import reference, statistics, tables
-from adasde.analysis.claims.trajectory import MARGIN
-from adasde.analysis.figures import style
+from adasde.analysis import reference
+from adasde.analysis.claims.experiment import BASELINE, Experiment, Followed
+from adasde.analysis.figures import gaps, style
+from adasde.analysis.figures.cells import forecast_limit, limit
 
 
-def plot(trajectories: pd.DataFrame, experiment: str) -> Figure:
+def plot(trajectories: pd.DataFrame, claims: pd.DataFrame, experiment: str) -> Figure:
     """One curve per batch size, named by it and its kappa."""
+    found = Experiment(trajectories, experiment)
+    sizes = found.groups(BASELINE[0], found.metrics[0]).batch_size
 
-    def label(kappa, groups):
-        return rf"$B = {groups.batch_size[kappa]}$" + (" (baseline)" if kappa == 1 else rf" ($\kappa = {kappa:g}$)")
+    def label(kappa):
+        return rf"$B = {sizes[kappa]}$" + (" (baseline)" if kappa == 1 else rf" ($\kappa = {kappa:g}$)")
 
-    return compare(trajectories, experiment, "sqrt", "square-root scaling rule", "baseline", label)
-
-
-def compare(
-    trajectories: pd.DataFrame,
-    experiment: str,
-    rule: str,
-    title: str,
-    baseline: str,
-    label: Callable[[float, tables.Groups], str],
-) -> Figure:
-    """Plot the mean test functions over seeds (top), and their distances from level 1 in seed deviations (bottom).
-
-    A level is a kappa or an ell, as in tables.Groups. ``label(level, groups)`` is its legend entry, ``baseline`` the
-    name of level 1.
-    """
-    row, metrics = trajectories.iloc[0], style.metrics_of(trajectories)
-    size = (3.2 * len(metrics), 5.4)
-    figure, axes = style.panels(2, len(metrics), size, sharex=True, height_ratios=(3, 2))
-    for (top, bottom), metric in zip(axes.T, metrics, strict=True):
-        groups = tables.groups(trajectories, experiment, rule, metric)
-        colours, bounds, unit = style.colours_of(groups.values), [], style.UNITS.get(metric, 1.0)
-        for level, (mean, low, high) in statistics.mean_intervals(groups.values).items():
-            name = label(level, groups) + (", diverged" if level in groups.diverged else "")
-            style.curve(top, groups.epoch, unit * mean, unit * low, unit * high, colours[level], label=name)
-            bounds += [unit * low, unit * high]
-        if metric == "log_perplexity" and rule == "sqrt":
-            _published(top, f"{row['task']}-{row['optimizer']}", groups, colours)
-        _distances(bottom, groups, colours)
-        top.set_ylabel(style.LABELS[metric])
-        style.time_axes(top, bottom, groups.epoch, groups.time)
-        if metric == "train_loss":
-            style.log_axis(top, [values.mean(axis=0) for values in groups.values.values()], bounds)
-    axes[1, 0].set_ylabel(f"distance from {baseline}\n(seed deviations)")
-    figure.suptitle(f"{style.subject(row)}: {title}, {style.sample(groups.seeds)}")
-    style.legend(figure, axes.flat, columns=4)
+    parts = [f"Square root: {limit(claims, 'rule', sizes[1])}", forecast_limit(claims, sizes[1])]
+    message = "; ".join(part for part in parts if part)
+    figure = compare(found, "sqrt", style.kappa_colour, label, message)
+    if "log_perplexity" in found.metrics:
+        panel = figure.axes[style.metrics_of(trajectories).index("log_perplexity")]
+        _published(panel, f"{trajectories['workload'].iloc[0]}-{trajectories['optimizer'].iloc[0]}", found, sizes)
+    style.legend(figure, figure.axes, columns=4)
     return figure
 
 
-def _published(panel, name, groups, colours):
+def compare(
+    found: Experiment, rule: str, colour: Callable[[float], Any], label: Callable[[float], str], message: str
+) -> Figure:
+    """Plot the mean test functions over seeds (top), and their gaps to level 1 (bottom).
+
+    A level is a kappa or an ell, as in tables.Groups, and ``label(level)`` its legend entry.
+    """
+    metrics = style.metrics_of(found.trajectories)
+    followed = Followed(rule)
+    figure, axes = style.panels(2, len(metrics), (3.2 * len(metrics), 5.6), sharex=True)
+    lines = [(*BASELINE, {"color": colour(1), "label": label(1)})]
+    for level in found.levels(followed):
+        name = label(level) + (", diverged" if found.diverged(followed, level) else "")
+        lines.append((followed, level, {"color": colour(level), "label": name}))
+    for (top, bottom), metric in zip(axes.T, metrics, strict=True):
+        gaps.curve_panel(top, found, metric, lines)
+        if metric == "squared_norm" and rule == "sqrt" and found.has_lags:
+            gaps.lag_panel(bottom, found, lines[1:])  # from scratch, the norm is not judged and the lag is
+        else:
+            gaps.gap_panel(bottom, found, metric, lines[1:])
+        if metric == "train_loss":
+            style.log_axis(top, [line.get_ydata() for line in top.lines])
+    what = f"{style.subject(found.trajectories.iloc[0])}, {gaps.seeds_of(found, lines)}"
+    style.headline(figure, message, f"{what}; top: means; bottom: mean gaps to the baseline with {gaps.INTERVAL}")
+    return figure
+
+
+def _published(panel, name, found, sizes):
     """Plot the authors' own curves of the experiment ``name`` behind ours, if there are any."""
-    published = reference.author_curves(name)
-    sizes = {size: kappa for kappa, size in groups.batch_size.items()}
+    published, end = reference.author_curves(name), found.groups(BASELINE[0], "log_perplexity").epoch[-1]
+    kappas = {size: kappa for kappa, size in sizes.items()}
     for size, (part, value) in published.items():
-        look = {"color": colours.get(sizes.get(size), "0.7"), "linewidth": 3.0, "alpha": 0.3, "zorder": 0}
-        panel.plot(groups.epoch[-1] * np.array(part), value, **look)
+        colour = style.kappa_colour(kappas[size]) if size in kappas else "0.7"
+        panel.plot(end * np.array(part), value, color=colour, linewidth=3.0, alpha=0.3, zorder=0)
     if published:
         panel.plot([], [], color="0.6", linewidth=3.0, alpha=0.5, label="the authors'")
-
-
-def _distances(panel, groups, colours):
-    """Plot the others' distance from level 1, linear within the margin and logarithmic beyond it."""
-    panel.axhspan(-MARGIN, MARGIN, **style.BAND, label=f"within {MARGIN:g} seed deviations")
-    panel.axhline(0, color="0.4", linewidth=0.8)
-    drawn = statistics.bootstrap_means(groups.healthy)
-    spread = statistics.seed_spread(groups.healthy)
-    for level in groups.healthy:
-        if level != 1 and 1 in drawn:
-            low, high = statistics.interval(statistics.in_deviations(drawn[level], drawn[1], spread))
-            gap = statistics.in_deviations(groups.values[level].mean(axis=0), groups.values[1].mean(axis=0), spread)
-            style.curve(panel, groups.epoch, gap, low, high, colours[level])
-    if not np.isfinite(spread).any():
-        panel.text(0.5, 0.8, "unknown: one seed", transform=panel.transAxes, ha="center")
-    panel.set_yscale("symlog", linthresh=MARGIN, linscale=1.0)
-    low, high = panel.get_ylim()
-    ticks = [0.0, *(sign * tick for tick in (MARGIN, 10, 30, 100, 300, 1000) for sign in (-1, 1))]
-    ticks = [tick for tick in ticks if low <= tick <= high]
-    panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    panel.set_yticks([], minor=True)

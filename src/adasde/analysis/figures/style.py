@@ -1,5 +1,6 @@
-"""One look for all figures: colours, labels, panels, and the axis that counts both SDE time and epochs."""
+"""One look for all figures: colours, labels, panels and axes."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.collections import Collection
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from adasde.common import InputError, atomic
@@ -25,38 +28,42 @@ LABELS = {
     "train_loss": "train loss (nats)",
     "test_loss": "test loss (nats)",
     "test_accuracy": "test accuracy (%)",
-    "log_perplexity": "validation log-perplexity (nats)",
+    "log_perplexity": "log-perplexity (nats)",
     "squared_norm": r"squared norm $\|\theta\|^2$",
-    "gradient_norm": r"gradient norm $\|\nabla f\|$",
 }
 UNITS = {"test_accuracy": 100.0}  # factor from the table's unit to the label's
+GAPS = {"test_accuracy": "test accuracy (points)"}  # labels of gaps, where they are not those of the values
 
 PALETTE = sns.color_palette("colorblind")
+# What a run follows beside the square root: its name, colour, marker and line.
 _LOOKS = {
-    "sqrt": ("square root", 0, "o", "-"),
-    "linear": ("linear", 3, "s", "--"),
-    "lr-only": (r"lr only, $\sqrt{\kappa}$", 1, "^", "-."),
-    "none": ("nothing changed", 7, "D", ":"),
-    "sqrt-no-betas": (r"square root without $\beta$", 2, "v", "--"),
-    "sqrt-no-eps": (r"square root without $\epsilon$", 4, "P", "-."),
-    "half-life": (r"square root, $\beta^\kappa$", 9, "X", "--"),
-    "invariant": ("invariant Adam", 8, "*", "-."),
+    "sqrt": ("square root", "0.15", "o", "-"),
+    "half-life": (r"square root, $\beta^\kappa$", PALETTE[9], "X", "-"),
+    "invariant": ("invariant Adam", PALETTE[8], "*", "-"),
+    "none": ("nothing changed", PALETTE[7], "D", "-"),
+    "linear": ("linear", PALETTE[3], "s", "-"),
+    "lr-only": (r"lr only, $\sqrt{\kappa}$", PALETTE[1], "^", "-"),
+    "sqrt-no-betas": (r"square root without $\beta$", PALETTE[2], "v", "--"),  # often the same as lr-only
+    "sqrt-no-eps": (r"square root without $\epsilon$", PALETTE[4], "P", "-"),
+    "sqrt-no-decay": ("square root, decay fixed", PALETTE[5], "h", "-"),
+    "keep": ("second moment kept", PALETTE[0], "<", "-"),
+    "fresh": ("new optimizer", PALETTE[6], ">", "-"),
 }
 RULES = {rule: label for rule, (label, *_) in _LOOKS.items()}
 RULE_STYLES = {
-    rule: {"color": PALETTE[place], "marker": marker, "linestyle": line}
-    for rule, (_, place, marker, line) in _LOOKS.items()
+    rule: {"color": colour, "marker": marker, "linestyle": line} for rule, (_, colour, marker, line) in _LOOKS.items()
 }
-REACH = 2.0  # of intervals beyond their curves, up to which a logarithmic axis shows them whole
-BAND = {"color": "0.88", "zorder": 0}  # where a rule that preserves training stays
-BASELINE = "baseline, 95% interval"
+MARKERS = "os^vDPX*<>"
+HALVES = ((0.5, 1), (1, 2), (2, 5))  # round numbers, each with one about half as large
+TOLERATED = {"color": "#d8ecd8", "zorder": 0, "linewidth": 0}  # within the tolerance
+SKIPPED = {"color": "0.93", "zorder": -1, "linewidth": 0}  # before the window
 
 
 def panels(rows: int, columns: int, size: tuple[float, float], **shared: Any) -> tuple[Figure, np.ndarray]:
     """Set the style and make a figure of ``size`` inches with an array (rows, columns) of panels."""
     sns.set_theme(context="paper", style="ticks")
     plt.rcParams.update(
-        {"figure.dpi": 100, "savefig.dpi": 160, "pdf.fonttype": 42}
+        {"figure.dpi": 100, "savefig.dpi": 160, "pdf.fonttype": 42, "figure.titlesize": 10.5}
         | {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
         | {"axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.6}
         | {"lines.linewidth": 1.4, "lines.markersize": 3.5}
@@ -64,22 +71,10 @@ def panels(rows: int, columns: int, size: tuple[float, float], **shared: Any) ->
     return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **shared)
 
 
-def pairs(
-    count: int, size: tuple[float, float], margin: tuple[float, float], **shared: Any
-) -> tuple[Figure, np.ndarray, int]:
-    """Make a figure of pairs of panels, one below the other, at most three pairs side by side.
-
-    Each pair has ``size`` inches, and the figure ``margin`` inches more. Returns the figure, its pairs (count, 2), and
-    how many are side by side.
-    """
-    across = min(count, 3)
-    rows = -(-count // across)
-    whole = (margin[0] + size[0] * across, margin[1] + size[1] * rows)
-    figure, axes = panels(2 * rows, across, whole, **shared)
-    found = axes.reshape(rows, 2, across).swapaxes(1, 2).reshape(-1, 2)
-    for panel in found[count:].flat:
-        panel.set_axis_off()
-    return figure, found[:count], across
+def headline(figure: Figure, message: str, detail: str) -> None:
+    """Write the message of a figure above it, and below that what it shows, in lines that fit."""
+    width = int(12.5 * figure.get_size_inches()[0])
+    figure.suptitle("\n".join(textwrap.fill(part, width) for part in (message, detail)))
 
 
 def metrics_of(trajectories: pd.DataFrame) -> list[str]:
@@ -90,14 +85,35 @@ def metrics_of(trajectories: pd.DataFrame) -> list[str]:
 
 def subject(row: Any, separator: str = ", ") -> str:
     """Title of a row of a table: its optimizer, and its workload or oracle."""
-    what = workload_named(row["task"]) if "task" in row else ORACLES[row["oracle"]]
+    what = workload_named(row["workload"]) if "workload" in row else ORACLES[row["oracle"]]
     return f"{OPTIMIZERS[row['optimizer']].title}{separator}{what.title}"
 
 
-def colours_of(levels: Iterable[float]) -> dict[float, Any]:
-    """One colour per kappa, or ell, dark for the smallest to light for the largest, readable without colour vision."""
-    levels = sorted(levels)
-    return dict(zip(levels, plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(levels))), strict=True))
+def looks_of(subjects: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Markers by (workload or oracle, optimizer): one form per workload, open for all but its first optimizer."""
+    forms: dict[str, list[str]] = {}
+    for what, optimizer in sorted(set(subjects)):
+        forms.setdefault(what, []).append(optimizer)
+    return {
+        (what, optimizer): {"marker": marker} | ({"markerfacecolor": "white"} if optimizer != optimizers[0] else {})
+        for marker, (what, optimizers) in zip(MARKERS, forms.items(), strict=False)
+        for optimizer in optimizers
+    }
+
+
+def kappa_colour(kappa: float) -> Any:
+    """The colour of a kappa in all figures: nearly black at 1, plasma from 2 to 256, blues from 1/2 to 1/16."""
+    power = np.log2(kappa)
+    if power == 0:
+        return "0.15"
+    if power > 0:
+        return plt.get_cmap("plasma")(min(0.15 + 0.104 * (power - 1), 0.88))
+    return plt.get_cmap("GnBu")(max(0.95 - 0.15 * (-power - 1), 0.4))
+
+
+def ell_colour(ell: float) -> Any:
+    """The colour of SVAG's ell in all figures: nearly black at 1, viridis from 2 to 16."""
+    return "0.15" if ell == 1 else plt.get_cmap("viridis")(min(0.25 + 0.2 * (np.log2(ell) - 1), 0.88))
 
 
 def kappa_label(kappa: float) -> str:
@@ -105,12 +121,11 @@ def kappa_label(kappa: float) -> str:
     return rf"$\kappa = {kappa:g}$"
 
 
-def sample(seeds: int | set[int], one: str = "one seed", many: str = "seeds") -> str:
-    """Words for what a curve and its band are; ``seeds`` is a number or, if panels differ, a set of numbers."""
-    counts = sorted(seeds) if isinstance(seeds, set) else [seeds]
-    if counts[-1] == 1:
-        return one
-    return f"mean and 95% interval of {' or '.join(map(str, counts))} {many}"
+def repeats(counts: int | Iterable[int], one: str = "seed", many: str = "seeds") -> str:
+    """Number of repeats in words; a set of numbers where panels differ."""
+    found = sorted({counts} if isinstance(counts, int) else set(counts))
+    span = f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    return f"{span} {one if found[-1] == 1 else many}"
 
 
 def curve(panel: Axes, x: Any, mean: Any, low: Any, high: Any, colour: Any, alpha: float = 0.2, **look: Any) -> None:
@@ -122,66 +137,66 @@ def curve(panel: Axes, x: Any, mean: Any, low: Any, high: Any, colour: Any, alph
 def points(panel: Axes, x: Any, values: np.ndarray, low: np.ndarray, high: np.ndarray, **look: Any) -> None:
     """Plot points with their intervals as bars."""
     errors = np.maximum([values - low, high - values], 0.0)
-    panel.errorbar(x, values, yerr=errors, **{"marker": "o", "capsize": 2} | look)
+    panel.errorbar(x, values, yerr=errors, **{"marker": "o", "capsize": 2, "elinewidth": 0.9} | look)
+
+
+def named(panels: Iterable[Axes]) -> dict[str, Any]:
+    """Return what panels name, handles by label, once, in the order of first mention but areas last."""
+    found: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return dict(sorted(found.items(), key=lambda item: isinstance(item[1], Patch | Collection)))
 
 
 def legend(figure: Figure, entries: Mapping[str, Any] | Iterable[Axes], columns: int | None = None) -> None:
     """Put one legend below all panels, at most so many ``columns`` wide.
 
-    ``entries`` are handles by their label, or panels: then what these name, once, in the order of first mention.
+    ``entries`` are handles by their label, or panels, for what these name.
     """
     if not isinstance(entries, Mapping):
-        named: dict[str, Any] = {}
-        for panel in entries:
-            for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-                named.setdefault(label, handle)
-        entries = named
+        entries = named(entries)
     columns = min(columns or len(entries), len(entries))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
 
 
-def time_axes(top: Axes, bottom: Axes, epoch: np.ndarray, time: np.ndarray) -> None:
-    """Let the x-axis of a column of panels count epochs, and mark above ``top`` the SDE time reached.
-
-    At a constant learning rate the two are proportional. Under a schedule the time all but stops when the learning
-    rate drops, and an axis that counted time would hide the rest of the run.
-    """
-    bottom.set_xlim(0, epoch[-1] * 1.02)
-    locator = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10])
-    ticks = [tick for tick in locator.tick_values(0, epoch[-1]) if 0 <= tick <= epoch[-1]]
-    times = np.interp(ticks, [0, *epoch], [0, *time])
-    power = int(np.floor(np.log10(time[-1])))
-    bottom.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    bottom.set_xlabel("epochs")
-    above = top.secondary_xaxis("top")
-    above.set_xticks(ticks, [f"{t / 10.0**power:.2f}" if t else "0" for t in times])
-    above.set_xlabel(rf"time $t = \sum \eta^2$ reached ($10^{{{power}}}$)")
-
-
-def kappa_axis(panel: Axes, kappas: Sequence[float], label: str) -> None:
-    """Make the x-axis logarithmic, with a tick at every kappa."""
-    panel.set_xscale("log", base=2)
-    panel.set_xticks(kappas, [f"{kappa:g}" for kappa in kappas])
+def progress_axis(panel: Axes, end: float, label: str) -> None:
+    """Let the x-axis run from 0 to ``end``, with few round ticks."""
+    panel.set_xlim(0, 1.02 * end)
+    panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     panel.set_xlabel(label)
 
 
-def log_axis(panel: Axes, curves: Sequence[np.ndarray] = (), bounds: Sequence[np.ndarray] = ()) -> None:
-    """Make the y-axis logarithmic, with plain numbers at 1, 2, 3 and 5 of each decade.
+def level_axis(panel: Axes, levels: Sequence[float], label: str) -> None:
+    """Make the x-axis logarithmic, with a tick at every kappa or ell."""
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(levels, [f"{level:g}" for level in levels])
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_xlabel(label)
 
-    Its range is that of ``curves``, if there are any. It reaches to those ``bounds`` of intervals that lie within a
-    factor of REACH of the curves' own. Intervals beyond, perhaps to below 0, end at the frame. With few seeds they
-    would leave the curves little room.
-    """
-    values, bounds = (np.concatenate([np.ravel(curve) for curve in part] or [[]]) for part in (curves, bounds))
+
+def log_axis(panel: Axes, curves: Sequence[np.ndarray] = ()) -> None:
+    """Make the y-axis logarithmic, with plain numbers at 1, 2, 3 and 5 of each decade, to the range of ``curves``."""
+    values = np.concatenate([np.ravel(curve) for curve in curves] or [[]])
     values = values[np.isfinite(values) & (values > 0)]
     panel.set_yscale("log")
     if len(values):
-        near = (bounds >= values.min() / REACH) & (bounds <= values.max() * REACH)
-        values = np.concatenate([values, bounds[near]])
         margin = (values.max() / values.min()) ** 0.06
         panel.set_ylim(values.min() / margin, values.max() * margin)
     panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_locator(NullLocator())
+
+
+def symlog_axis(panel: Axes, threshold: float) -> None:
+    """Make the y-axis linear up to the threshold and logarithmic beyond it, with round ticks."""
+    panel.set_yscale("symlog", linthresh=threshold, linscale=1.0)
+    low, high = panel.get_ylim()
+    power = 10.0 ** np.floor(np.log10(threshold))
+    half, step = max((half, step) for half, step in HALVES if step * power <= threshold * (1 + 1e-9))
+    sizes = [half * power, *(step * power * 10.0**decade for decade in range(8))]
+    ticks = [0.0, *(sign * size for size in sizes for sign in (-1, 1) if low <= sign * size <= high)]
+    panel.set_yticks(sorted(ticks), [f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in sorted(ticks)])
     panel.yaxis.set_minor_locator(NullLocator())
 
 

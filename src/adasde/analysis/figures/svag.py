@@ -3,17 +3,19 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from adasde.analysis.figures import scaling
+from adasde.analysis.claims.experiment import Experiment
+from adasde.analysis.figures import style
+from adasde.analysis.figures.cells import limit
+from adasde.analysis.figures.scaling import compare
 
 
-def plot(trajectories: pd.DataFrame, experiment: str) -> Figure:
+def plot(trajectories: pd.DataFrame, claims: pd.DataFrame, experiment: str) -> Figure:
     """One curve per ell; where they agree, the SDE describes the plain run. Panels as in scaling.compare."""
 
-    def label(ell, groups):
-        return rf"$\ell = {ell:g}$" + (" (plain run)" if ell == 1 else "")
+    def label(ell):
+        return rf"$\ell = {ell:g}$" + (" (plain run, baseline)" if ell == 1 else "")
 
-    figure = scaling.compare(trajectories, experiment, "svag", "SVAG", "plain run", label)
-    for panel in figure.axes:
-        if panel.get_xlabel() == "epochs":
-            panel.set_xlabel("epochs of the plain run")
+    message = f"SVAG: {limit(claims, 'svag', name='ell')}"
+    figure = compare(Experiment(trajectories, experiment), "svag", style.ell_colour, label, message)
+    style.legend(figure, figure.axes, columns=6)
     return figure

@@ -7,112 +7,74 @@ from matplotlib.figure import Figure
 
 from adasde.analysis import statistics, weak_error
 from adasde.analysis.figures import style
-from adasde.experiments.oracles import ORACLES
 
 FUNCTIONS = {
-    "theta": r"$\theta$",
+    "theta": r"weights $\theta$",
     "cosine": r"$\cos\theta$",
-    "squared_norm": r"$\|\theta\|^2$",
-    "loss": r"$f$",
-    "u": r"$u$",
-    "m": r"$m$",
+    "squared_norm": r"squared norm $\|\theta\|^2$",
+    "loss": r"loss $f(\theta)$",
+    "u": r"Adam's and RMSprop's average $u$ of squared gradients",
+    "m": r"Adam's average $m$ of gradients",
 }
 COLOURS = dict(zip(FUNCTIONS, style.PALETTE, strict=False))
-VARIANTS = {  # of RMSprop: name, colour and marker
-    "paper": ("paper's RMSprop", "0.2", "o"),
-    "torch": ("torch's", style.PALETTE[0], "s"),
-    "authors": ("authors' practice", style.PALETTE[1], "^"),
-}
+VARIANTS = {"torch": ("as in torch", "--"), "authors": ("as in the authors' code", ":")}
+TOTAL = "0.15"
 
 
 def plot(simulations: pd.DataFrame, subject: str) -> Figure:
-    """A row per optimizer and a panel per oracle; in the last column, the variants of RMSprop on one oracle."""
+    """A row per optimizer and a panel per oracle; practice's variants of RMSprop beside the paper's on their oracle."""
     own = simulations[simulations["run"].isin(simulations.loc[simulations["process"] == "paper", "run"])]
     variants = simulations[~simulations["run"].isin(own["run"])]
     optimizers, oracles = list(own["optimizer"].unique()), list(own["oracle"].unique())
-    columns = len(oracles) + (not variants.empty)
-    size = (2.7 * columns, 0.7 + 2.5 * len(optimizers))
-    figure, axes = style.panels(len(optimizers), columns, size, sharex="col", sharey=True)
+    size = (0.6 + 3.2 * len(oracles), 2.0 + 2.6 * len(optimizers))
+    figure, axes = style.panels(len(optimizers), len(oracles), size, sharex=True, sharey=True)
+    slopes = []
     for line, optimizer in zip(axes, optimizers, strict=True):
-        for panel, oracle in zip(line, oracles, strict=False):
+        for panel, oracle in zip(line, oracles, strict=True):
             rows = own[(own["optimizer"] == optimizer) & (own["oracle"] == oracle)]
-            _functions(panel, rows)
             panel.set_title(style.subject(rows.iloc[0]))
+            slopes.append(_functions(panel, rows))
+            beside = variants[(variants["optimizer"] == optimizer) & (variants["oracle"] == oracle)]
+            for run, name in beside[["run", "process"]].drop_duplicates().itertuples(index=False, name=None):
+                if name in VARIANTS:
+                    errors = weak_error.weak_order(beside, run, name)
+                    panel.plot(errors.levels, errors.error, color=TOTAL, linestyle=VARIANTS[name][1], linewidth=1.6)
         line[0].set_ylabel("error of the mean, relative")
-    lowest = list(axes[-1])
+    for panel in axes[-1]:
+        panel.set_xlabel(r"the algorithm's time step $\eta^2$")
+    levels = np.unique(np.concatenate([line.get_xdata() for panel in axes.flat for line in panel.lines]))
+    axes[0, 0].set_xscale("log", base=2)
+    axes[0, 0].set_xticks(levels, [f"1/{1 / level:g}" for level in levels])
+    axes[0, 0].minorticks_off()
+    key = {FUNCTIONS[name]: plt.Line2D([], [], color=COLOURS[name], marker="o") for name in FUNCTIONS}
+    key["root mean square over all"] = plt.Line2D([], [], color=TOTAL, linewidth=2.2)
     if not variants.empty:
-        lowest[-1] = axes[0, -1]
-        _variants(axes[0, -1], own, variants)
-        # The panels below hold the legend of the variants.
-        place, where = (axes[1, -1], "upper left") if len(axes) > 1 else (axes[0, -1], "lower right")
-        place.legend(*axes[0, -1].get_legend_handles_labels(), loc=where, title="slope", fontsize="small")
-        for panel in axes[1:, -1]:
-            panel.set_axis_off()
-    axes[0, 0].set_ylim(bottom=3e-5)  # below are functions whose error happens to vanish
-    for panel in lowest:
-        panel.set_xlabel(r"time step $\eta^2$")
-    for panel in axes.flat:
-        panel.xaxis.set_tick_params(labelbottom=True)
-    handles = {FUNCTIONS[name]: plt.Line2D([], [], color=colour, marker="o") for name, colour in COLOURS.items()}
-    handles["all, root mean square"] = plt.Line2D([], [], color="0.2", linewidth=2.2)
-    handles["order 1"] = plt.Line2D([], [], color="0.5", linestyle="--")
-    style.legend(figure, handles)
-    batches = simulations["batch"].nunique()
-    figure.suptitle(f"The SDE's weak error shrinks with the step; 95% intervals from {batches} batches of paths")
+        key |= {
+            f"RMSprop {text}": plt.Line2D([], [], color=TOTAL, linestyle=line, linewidth=1.6)
+            for text, line in VARIANTS.values()
+        }
+    key["slope 1"] = plt.Line2D([], [], color="0.6", linewidth=0.9)
+    style.legend(figure, key, columns=3)
+    message = f"Orders of the SDE's error in the time step: {min(slopes):.2f} to {max(slopes):.2f}, by the theorems 1"
+    batches = style.repeats(simulations["batch"].nunique(), "batch of paths", "batches of paths")
+    style.headline(figure, message, f"slopes of the root mean square with 95% intervals from {batches}")
     return figure
 
 
 def _functions(panel, rows):
-    """Plot the errors of every test function on one oracle, and their root mean square with its slope."""
+    """Plot the errors on one oracle that are told from 0, and their root mean square; return its slope."""
     errors = weak_error.weak_order(rows, rows["run"].iloc[0], "paper")
+    mean = np.abs(errors.gaps.mean(axis=0))
     low, high = statistics.interval(statistics.bootstrap(errors.gaps))
+    told = (low > 0) | (high < 0) | np.isnan(low)
     for point, name in enumerate(weak_error.function_names(rows)):
-        value = errors.gaps.mean(axis=0)[:, point]
-        spread = np.abs(np.array([low[:, point], high[:, point]]) - value)
-        spread = spread if (value >= 0).all() else spread[::-1] if (value <= 0).all() else spread
-        size = np.abs(value)
-        bars = [np.minimum(spread[0], 0.95 * size), spread[1]]  # a log axis has no zero
-        panel.errorbar(errors.levels, size, yerr=bars, color=COLOURS[name], marker="o", linewidth=0.9, capsize=2)
-    slope = _total(panel, errors, "0.2", linewidth=2.2)
-    _axes(panel, errors)
-    panel.text(0.04, 0.95, f"slope {slope}", transform=panel.transAxes, va="top")
-
-
-def _variants(panel, own, variants):
-    """Plot the variants' total errors on the oracle where they are compared."""
-    oracle = variants["oracle"].iloc[0]
-    paper = own.loc[(own["optimizer"] == "rmsprop") & (own["oracle"] == oracle), "run"].iloc[0]
-    compared = {"paper": weak_error.weak_order(own, paper, "paper")}
-    for name in variants["process"].unique():
-        if name != "sde":
-            compared[name] = weak_error.weak_order(variants, variants["run"].iloc[0], name)
-    for name, errors in compared.items():
-        title, colour, marker = VARIANTS[name]
-        _total(panel, errors, colour, title, linewidth=1.4, marker=marker)
-    _axes(panel, errors)
-    panel.set_title(f"variants of RMSprop, {ORACLES[oracle].title}")
-    _ticks(panel, np.unique(np.concatenate([errors.levels for errors in compared.values()])))
-
-
-def _total(panel, errors, colour, title=None, **look):
-    """Plot the root mean square over all test functions; return its slope with the interval."""
+        values = np.where(told[:, point], mean[:, point], np.nan)
+        panel.plot(errors.levels, values, color=COLOURS[name], marker="o", linewidth=0.9)
+    style.curve(panel, errors.levels, errors.error, *errors.interval(), TOTAL, linewidth=2.2, marker=None)
     slope, replicates = errors.slope()
-    words = "{:.2f} [{:.2f}, {:.2f}]".format(slope, *statistics.interval(replicates))
-    label = f"{title}: {words}" if title else None
-    style.curve(
-        panel, errors.levels, errors.error, *errors.interval(), colour, **{"label": label, "marker": None} | look
-    )
-    return words
-
-
-def _axes(panel, errors):
-    top = errors.error[-1] * 3
-    panel.plot(errors.levels, top * errors.levels / errors.levels[-1], color="0.5", linestyle="--", linewidth=1)
-    panel.set_xscale("log", base=2)
+    guide = errors.error[-1] * errors.levels / errors.levels[-1]
+    panel.plot(errors.levels, 2.5 * guide, color="0.6", linewidth=0.9)
     panel.set_yscale("log")
-    _ticks(panel, errors.levels)
-
-
-def _ticks(panel, levels):
-    panel.set_xticks(levels, [f"1/{1 / level:g}" for level in levels])
-    panel.minorticks_off()
+    words = "slope {:.2f} [{:.2f}, {:.2f}]".format(slope, *statistics.interval(replicates))
+    panel.text(0.04, 0.95, words, transform=panel.transAxes, va="top")
+    return slope

@@ -1,0 +1,146 @@
+"""One experiment's runs, as claims read them: gaps to the baseline of any rule and level, and their tolerances."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from adasde.analysis import statistics, tables
+from adasde.analysis.claims.base import LOSSES, TEST_FUNCTIONS
+from adasde.analysis.claims.tolerances import RIVALS, WIDER, WINDOW, Tolerance, tolerance, window
+from adasde.analysis.lags import constant_rate, paired_lags
+from adasde.analysis.statistics import Sample
+from adasde.workloads.registry import workload_named
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What a run at a level followed: a rule, and in a branch what became of the second moment."""
+
+    rule: str
+    second_moment: str = "transport"
+
+    @property
+    def name(self) -> str:
+        """The rule, or what was done to the second moment instead of carrying it over."""
+        return self.rule if self.second_moment == "transport" else self.second_moment
+
+
+BASELINE = (Followed("sqrt"), 1.0)
+
+
+@dataclass
+class Experiment:
+    """The runs of one experiment, from scratch or in branches.
+
+    Attributes:
+        trajectories: The experiment's part of the table.
+        name: Its name.
+    """
+
+    trajectories: pd.DataFrame
+    name: str
+    _groups: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def kind(self) -> str:
+        """``scratch``, ``branch`` or ``finetune``."""
+        return self.trajectories["kind"].iloc[0]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The test functions that count; if every run diverged before it was measured, those of its workload."""
+        found = set(self.trajectories["metric"]) - {"diverged"}
+        if not found:
+            workload = workload_named(self.trajectories["workload"].iloc[0])
+            language = workload.kind == "language" and workload.pretrained is None
+            found = set(TEST_FUNCTIONS) - ({"test_loss", "test_accuracy"} if language else {"log_perplexity"})
+        if self.kind != "branch":
+            found.discard("squared_norm")
+        return [metric for metric in TEST_FUNCTIONS if metric in found]
+
+    @property
+    def has_lags(self) -> bool:
+        """Whether lags say anything: from scratch, at a constant learning rate."""
+        return self.kind == "scratch" and "train_loss" in self.metrics and constant_rate(self.trajectories)
+
+    def levels(self, followed: Followed) -> list[float]:
+        """The levels other than 1 at which runs followed a rule, ascending."""
+        runs = self.trajectories
+        own = runs[(runs["rule"] == followed.rule) & (runs["second_moment"] == followed.second_moment)]
+        return sorted(set(own["ell" if followed.rule == "svag" else "kappa"]) - {1})
+
+    def groups(self, followed: Followed, metric: str) -> tables.Groups:
+        """The runs that followed a rule, with the baseline."""
+        key = (followed, metric)
+        if key not in self._groups:
+            own = (self.trajectories, self.name, followed.rule, metric)
+            self._groups[key] = tables.groups(*own, second_moment=followed.second_moment)
+        return self._groups[key]
+
+    def diverged(self, followed: Followed, level: float) -> list[str]:
+        """Names of the runs at a level that diverged."""
+        return self.groups(followed, self.metrics[0]).diverged.get(level, [])
+
+    def seeds(self, followed: Followed, level: float) -> int:
+        """Number of runs at a level."""
+        return len(self.groups(followed, self.metrics[0]).values[level])
+
+    def sample(
+        self,
+        followed: Followed,
+        level: float,
+        metric: str,
+        skipped: float = WINDOW,
+        baseline: tuple[Followed, float] = BASELINE,
+    ) -> Sample:
+        """The gaps of a level to the baseline within the window; unpaired for SVAG. Neither may hold diverged runs.
+
+        The lag is one number, its mean over the window: where the loss is nearly flat, a lag at one time is mostly
+        noise.
+        """
+        one, other = (self.groups(rule, measured(metric)) for rule in (followed, baseline[0]))
+        values, reference = one.values[level], other.values[baseline[1]]
+        kept = window(one.time, self.kind, skipped)
+        if metric == "lag":
+            kept &= np.arange(len(one.time)) > 1  # before, there is no lag
+            return Sample((paired_lags(one.time, reference, values)[:, kept].mean(axis=1, keepdims=True),))
+        if followed.rule == "svag":
+            return Sample((values[:, kept], reference[:, kept]))
+        return Sample.paired(values[:, kept], reference[:, kept])
+
+    def wider(self, followed: Followed, level: float, metric: str) -> float:
+        """The largest gap from a tenth of a run from scratch on; NaN in branches, all of which counts anyway."""
+        return self.sample(followed, level, metric, WIDER).gap.largest if self.kind == "scratch" else np.nan
+
+    def deviations(self, followed: Followed, level: float, metric: str) -> float:
+        """The largest gap within the window in standard deviations of a single run; NaN with one seed."""
+        groups = self.groups(followed, metric)
+        both = {name: groups.values[name][:, window(groups.time, self.kind)] for name in (level, 1)}
+        means = (both[level].mean(axis=0), both[1].mean(axis=0))
+        return np.abs(statistics.in_deviations(*means, statistics.seed_spread(both))).max()
+
+    def tolerance(self, metric: str, level: float, svag: bool = False) -> Tolerance:
+        """The tolerance of a test function at a level; NaN if the baseline diverged."""
+        if self.diverged(*BASELINE):
+            return Tolerance(np.nan, "the baseline diverged")
+        baseline = self.groups(BASELINE[0], measured(metric)).values[1].mean(axis=0)
+        rival = None
+        if self.kind == "branch" and metric in LOSSES:  # ell is as far from the baseline as kappa = ell^2
+            rival = self._best_rival(metric, level**2 if svag else level)
+        return tolerance(metric, self.kind, baseline, rival)
+
+    def _best_rival(self, metric, kappa):
+        """Name and largest gap of the rival that stays nearest to the baseline at kappa; None if all diverged."""
+        rivals = [Followed(rule) for rule in RIVALS]
+        gaps = {
+            rival.rule: self.sample(rival, kappa, metric).gap.largest
+            for rival in rivals
+            if kappa in self.levels(rival) and not self.diverged(rival, kappa)
+        }
+        return min(gaps.items(), key=lambda item: item[1]) if gaps else None
+
+
+def measured(metric: str) -> str:
+    """The measured metric behind a test function: the lag is one of the train loss."""
+    return "train_loss" if metric == "lag" else metric

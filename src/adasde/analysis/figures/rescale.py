@@ -1,0 +1,63 @@
+"""``rescale``: what becomes of a branch if the second moment is carried over, kept as it is, or started afresh."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from adasde.analysis.claims.experiment import BASELINE, Experiment, Followed
+from adasde.analysis.figures import gaps, style
+
+WAYS = {"transport": "carried over (the rule)", "keep": "kept as it is", "fresh": "started afresh (new optimizer)"}
+METRICS = ("train_loss", "squared_norm")
+MOST = 3  # columns
+
+
+def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
+    """Gaps of loss and norm; a column per kappa, or if several experiments show it, per experiment at its largest."""
+    found = [Experiment(part, name) for name, part in trajectories.groupby("experiment", sort=False)]
+    levels = {one.name: _levels(one) for one in found}
+    shown = slice(None) if len(found) == 1 else slice(-1, None)
+    places = [(one, kappa) for one in found for kappa in levels[one.name][shown]][:MOST]
+    figure, axes = style.panels(2, len(places), (3.3 * len(places), 5.4), sharex="col")
+    for column, (one, kappa) in zip(axes.T, places, strict=True):
+        lines = []
+        for place, way in enumerate(way for way in WAYS if kappa in one.levels(Followed("sqrt", way))):
+            followed = Followed("sqrt", way)
+            lost = ", diverged" if one.diverged(followed, kappa) else ""
+            look = style.RULE_STYLES["sqrt" if way == "transport" else way]
+            lines.append((followed, kappa, look | {"label": WAYS[way] + lost, "zorder": 3 - 0.1 * place}))
+        for panel, metric in zip(column, METRICS, strict=True):
+            gaps.gap_panel(panel, one, metric, lines)
+        column[0].set_xlabel("")
+        size = one.groups(BASELINE[0], METRICS[0]).batch_size[1]
+        title = rf"$\kappa = {kappa:g}$: batch {size} to {size * kappa:g}"
+        column[0].set_title(title if len(found) == 1 else f"{one.name}\n{title}", fontsize="medium")
+    seeds = style.repeats({one.seeds(Followed("sqrt"), kappa) for one, kappa in places})
+    what = style.subject(trajectories.iloc[0]) if len(found) == 1 else "branches from one state each"
+    style.headline(figure, _message(places), f"{what}; mean gaps to the baseline with {gaps.INTERVAL}, {seeds}")
+    style.legend(figure, axes.flat, columns=4)
+    return figure
+
+
+def _levels(one):
+    """The kappas at which the second moment was treated in several ways."""
+    return sorted({level for way in ("keep", "fresh") for level in one.levels(Followed("sqrt", way))})
+
+
+def _message(places):
+    """The largest gap in loss of each way, against that of the rule."""
+    words = []
+    for way, text in (("keep", "kept"), ("fresh", "started afresh")):
+        ratios = []
+        for one, kappa in places:
+            followed = [Followed("sqrt", name) for name in (way, "transport")]
+            if all(kappa in one.levels(f) and not one.diverged(f, kappa) for f in followed) and not one.diverged(
+                *BASELINE
+            ):
+                largest = [one.sample(f, kappa, METRICS[0]).gap.largest for f in followed]
+                ratios.append(largest[0] / largest[1])
+        if ratios:
+            span = f"{min(ratios):.2g}" if len(ratios) == 1 else f"{min(ratios):.2g} to {max(ratios):.2g}"
+            words.append(f"{span} if {text}")
+    if not words:
+        return "What becomes of the second moment at a change of batch"
+    return f"Largest loss gap, in those of the second moment carried over: {', '.join(words)}"

@@ -1,0 +1,65 @@
+"""figures/style.py: colours that mean one thing in all figures, and axes with round ticks."""
+
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from adasde.analysis.figures import style
+from adasde.scaling.rules import RULES
+
+
+def luminance(colour):
+    return np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722))
+
+
+@pytest.mark.parametrize(
+    ("colour_of", "levels"), [(style.kappa_colour, 2.0 ** np.arange(-4, 9)), (style.ell_colour, [1, 2, 4, 8, 16])]
+)
+def test_every_level_has_a_colour_of_its_own(colour_of, levels):
+    colours = [to_rgb(colour_of(level)) for level in levels]
+    for one, other in itertools.combinations(colours, 2):
+        assert np.abs(np.subtract(one, other)).max() > 0.03
+    above = [luminance(colour_of(level)) for level in levels if level > 1]
+    assert above == sorted(above)  # lighter the larger, which is seen without colours too
+
+
+def test_every_rule_has_a_name_and_a_look_of_its_own():
+    assert set(RULES) <= set(style.RULES)
+    looks = [(to_rgb(look["color"]), look["marker"]) for look in style.RULE_STYLES.values()]
+    assert len(set(looks)) == len(looks)
+
+
+def test_workloads_have_forms_and_optimizers_fills():
+    looks = style.looks_of([("cnn", "rmsprop"), ("gpt2", "adam"), ("cnn", "adam"), ("cnn", "adam")])
+    assert looks["cnn", "adam"]["marker"] == looks["cnn", "rmsprop"]["marker"] != looks["gpt2", "adam"]["marker"]
+    assert ["markerfacecolor" in looks["cnn", name] for name in ("adam", "rmsprop")] == [False, True]
+
+
+@pytest.mark.parametrize(("threshold", "end", "ticks"), [
+    (0.0023, 0.4, [0, 0.001, 0.002, 0.02, 0.2]), (3.0, 2.5, [0, 1, 2]), (0.1, 0.13, [0, 0.05, 0.1]),
+])  # fmt: skip
+def test_ticks_are_round_on_both_sides_of_the_threshold(threshold, end, ticks):
+    _, panel = plt.subplots()
+    panel.set_ylim(-end, end)
+    style.symlog_axis(panel, threshold)
+    assert np.allclose([tick for tick in panel.get_yticks() if tick >= 0], ticks)
+    assert np.allclose(sorted(-np.array(panel.get_yticks())), panel.get_yticks())
+    plt.close("all")
+
+
+def test_repeats_in_words():
+    assert [style.repeats(1), style.repeats(3), style.repeats({2, 5}), style.repeats({1, 4}, "model", "models")] == [
+        "1 seed", "3 seeds", "2 to 5 seeds", "1 to 4 models",
+    ]  # fmt: skip
+
+
+def test_a_headline_fits_its_figure():
+    figure, _ = style.panels(1, 1, (4, 3))
+    style.headline(figure, "a long message " * 6, "detail")
+    figure.canvas.draw()
+    left, right = figure._suptitle.get_window_extent().intervalx
+    assert 0 <= left < right <= figure.bbox.width
+    plt.close(figure)
