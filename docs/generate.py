@@ -89,10 +89,17 @@ def places(claims) -> str:
 def judged(claims) -> str:
     """Return claims one by one."""
     rows = [
-        (f"`{c.id}`<br>{c.note}", f"{c.value:.3g}", f"{c.low:.3g} to {c.high:.3g}", c.n, f"{c.threshold:g}", c.verdict)
+        (
+            f"`{c.id}`<br>{c.note}",
+            f"{c.value:.3g}",
+            f"{c.low:.3g} to {c.high:.3g}",
+            c.n,
+            f"{c.tolerance:.3g}",
+            c.verdict,
+        )
         for c in claims.itertuples()
     ]
-    return table(("claim", "value", "95% interval", "n", "threshold", "verdict"), rows)
+    return table(("claim", "value", "interval", "n", "tolerance", "verdict"), rows)
 
 
 def figures_page(claims) -> str:
@@ -105,7 +112,8 @@ def figures_page(claims) -> str:
     planned = plan(merged([ROOT / "workflow/config/mini.yaml"]))
     runs = figure_runs(planned)
     names = sorted(path.stem for path in (ROOT / "figures/reference/mini").glob("*.png"))
-    for name in sorted(names, key=lambda name: list(dict.fromkeys([*claims["figure"], *names])).index(name)):
+    order = list(dict.fromkeys(["map", *claims["figure"], *names]))
+    for name in sorted(names, key=order.index):
         parts.append(f"({name})=\n## {name}\n\n![{name}](../../figures/reference/mini/{name}.png)\n")
         parts += [f"{paragraph}\n" for paragraph in captions.caption(name)[1]]
         settings = captions.setting(planned, runs[name])
@@ -194,7 +202,7 @@ def gpu() -> str:
     device = f"One {steps['device'][0]}, torch {steps['torch'][0]}."
     rows = [
         (
-            WORKLOADS[s.task].title, s.precision, s.batch_size, s.ell, f"{s.examples_per_second:,.0f}",
+            WORKLOADS[s.workload].title, s.precision, s.batch_size, s.ell, f"{s.examples_per_second:,.0f}",
             f"{s.share_of_peak:.2f}", f"{s.step_over_bare:.2f}", f"{s.peak_gigabytes:.1f} GB",
         )
         for s in steps.itertuples()
