@@ -61,8 +61,9 @@ cost-profiles: env  ## count what each workload costs, for `adasde plan`
 	$(VENV)/bin/python benchmarks/count_costs.py
 
 reference: env  ## keep the tables, figures and speeds of a finished run as the reference
+	rm -rf results/reference/$(SCALE) figures/reference/$(SCALE)
 	mkdir -p results/reference/$(SCALE) figures/reference/$(SCALE)
-	cp results/$(SCALE)/*.parquet results/$(SCALE)/runs.csv results/$(SCALE)/claims.csv results/reference/$(SCALE)
+	cp -r results/$(SCALE)/*.parquet results/$(SCALE)/*.csv results/$(SCALE)/forecasts results/reference/$(SCALE)
 	cp figures/$(SCALE)/*.png figures/reference/$(SCALE)
 	$(VENV)/bin/adasde throughput results/$(SCALE)/runs/*.parquet --out src/adasde/experiments/throughput.csv
 	$(VENV)/bin/adasde claims results/reference/$(SCALE) --readme README.md

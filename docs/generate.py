@@ -19,11 +19,16 @@ import pandas as pd
 from tutorial_pages import write_pages
 
 from adasde import cli
+from adasde.analysis.cells import map_table
 from adasde.analysis.claims.base import VERDICTS
-from adasde.analysis.claims.report import markdown
+from adasde.analysis.claims.forecasts import cell_verdicts, reach
+from adasde.analysis.claims.null import null_test
+from adasde.analysis.claims.report import read_claims
 from adasde.analysis.figures import captions
 from adasde.analysis.figures.registry import figure_runs
-from adasde.experiments import config
+from adasde.analysis.forecast import read_forecasts
+from adasde.analysis.summary import five_lines
+from adasde.experiments import config, cost
 from adasde.experiments.documents import merged
 from adasde.experiments.plan import plan
 from adasde.scaling import lag
@@ -35,6 +40,7 @@ from adasde.workloads.registry import WORKLOADS
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs/generated"
 REFERENCE = ROOT / "results/reference"
+SCALE = "overnight" if (REFERENCE / "overnight").exists() else "mini"  # whose evidence the pages show
 BAR = "\\|"  # within a cell of a table
 MODES = ("transport", "keep")  # of the second moment, in `rescale`
 
@@ -51,7 +57,8 @@ TOPICS = {
 }  # fmt: skip
 # Options whose name and model say enough in the code.
 MEANINGS = {
-    "experiments": "experiments by name", "finetunings": "finetunings by name", "simulations": "simulations by name",
+    "experiments": "experiments by name", "branches": "branches by name",
+    "finetunings": "finetunings by name", "simulations": "simulations by name",
     "evaluate": "when test functions are measured", "study": "what is studied, as in the title",
     "optimizers": "adam, rmsprop or sgd, each with its hyperparameters or the constants of its SDE",
     "name": "the optimizer", "lr": "learning rate", "beta": "decay of the average of squared gradients",
@@ -66,24 +73,54 @@ def table(header, rows) -> str:
     return "".join(f"| {' | '.join(str(cell).replace('|', BAR) for cell in line)} |\n" for line in lines)
 
 
-def claims_of(scale: str) -> pd.DataFrame:
-    """Return the committed claims of a scale, with the kind of each."""
-    found = pd.read_csv(REFERENCE / scale / "claims.csv").fillna({"figure": "", "note": ""})
-    return found.assign(kind=found["id"].str.partition(".")[0])
-
-
 def counted(rows) -> list[str]:
     """Return how many claims have each verdict."""
     return [str((rows["verdict"] == verdict).sum()) for verdict in VERDICTS]
 
 
+IMAGES, ARTICLES = "small networks on Fashion-MNIST", "a Wikipedia extract"
+# What we know of the paper, what takes its place here, and the claims that test it: their kind and a part of their id.
+PAPER = (
+    ("Theorem: RMSprop's SDE is a weak approximation of order 1", "closed-form oracles", "order", "rmsprop"),
+    ("Theorem: Adam's SDE is a weak approximation of order 1", "closed-form oracles", "order", "adam"),
+    ("Theorem: SVAG approaches the SDE", "2,000 images, against the integrated SDE", "svag-to-sde", ""),
+    ("Figure 18: RMSprop on CIFAR-10, accuracies within 3 %", IMAGES, "rule", "rmsprop.*accuracy"),
+    ("RMSprop on CIFAR-10: losses, norm and lag", IMAGES, "rule", "rmsprop.*(?:loss|norm|lag)"),
+    ("Adam on CIFAR-10, square-root rule", IMAGES, "rule", "(?:cnn|resnet)-(?:adam|usual|eps)"),
+    ("Adam on ImageNet, ResNet-50, square-root rule", "not tried", "", ""),
+    ("GPT-2 on WikiText-103, square-root rule", f"a small GPT-2 on {ARTICLES}", "rule", "gpt2"),
+    ("RoBERTa on Wiki+Books, square-root rule", f"a small RoBERTa on {ARTICLES}", "rule", "roberta"),
+    ("RoBERTa fine-tuned on GLUE", "not tried at this scale", "finetuning", ""),
+    ("SVAG on CIFAR-10, RMSprop and Adam", IMAGES, "svag", "cnn|resnet"),
+    ("SVAG on language models (ours)", ARTICLES, "svag", "gpt2|roberta"),
+    ("Section 4.1: noise must dominate; our forecast of where the rule ends", "all experiments", "forecast", ""),
+    ("Every part of the rule is needed", "other rules in all experiments", "rival", ""),
+)
+
+
 def places(claims) -> str:
-    """Return which figure and claim tests which part of the paper."""
+    """Return every theorem, figure and section of the paper that we know, with our figures and verdicts."""
     rows = []
-    for (place, kind), part in claims.groupby(["place", "kind"], sort=False):
-        figures = [f"[{name}](#{name})" for name in dict.fromkeys(part["figure"]) if name]
-        rows.append((place, f"`{kind}`", ", ".join(figures) or "none", *counted(part)))
-    return table(("in the paper", "claim", "figures", *VERDICTS), rows)
+    for words, where, kind, within in PAPER:
+        part = claims[(claims["claim"] == kind) & claims["id"].str.contains(f"(?:{within})")]
+        names = list(dict.fromkeys(name for name in part["figure"] if name))
+        figures = ", ".join(f"[{name}](generated/figures.md#{name})" for name in names[:3])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        rows.append((words, where, f"{figures}{more}", *(counted(part) if len(part) else ("",) * 3)))
+    return table(("in the paper", "here, on", "figures", *VERDICTS), rows)
+
+
+def null() -> str:
+    """Return how often each verdict comes out where nothing differs, for experiments with seeds enough."""
+    trajectories, rows = pd.read_parquet(REFERENCE / SCALE / "trajectories.parquet"), []
+    for experiment, part in trajectories.groupby("experiment", sort=False):
+        seeds = part.loc[(part["rule"] == "sqrt") & (part["kappa"] == 1) & (part["ell"] == 1), "seed"].nunique()
+        if seeds >= 8 and part["kind"].iloc[0] != "finetune":
+            for found in null_test(part, experiment, seeds // 2).itertuples(index=False):
+                rows.append((experiment, found[0], seeds // 2, *found[1:]))
+    if not rows:
+        return "No experiment of this scale has eight seeds of its baseline, which the test needs.\n"
+    return table(("experiment", "test function", "seeds on each side", *VERDICTS), rows)
 
 
 def judged(claims) -> str:
@@ -105,95 +142,54 @@ def judged(claims) -> str:
 def figures_page(claims) -> str:
     """Return the page of all reference figures with their captions and the claims that each shows."""
     parts = [
-        "# Figures and claims\n\nEvery figure of the scale `mini` as the repository keeps it, with the claims that it "
-        "shows. The settings are the baseline's; `workflow/config/mini.yaml` has a source for each number. "
+        f"# Figures and claims\n\nEvery figure of the scale `{SCALE}` as the repository keeps it, with the claims that "
+        f"it shows. The settings are the baseline's; `workflow/config/{SCALE}.yaml` has a source for each number. "
         "[Results](../results.md) says how to read a verdict.\n"
     ]
-    planned = plan(merged([ROOT / "workflow/config/mini.yaml"]))
+    planned = plan(merged([ROOT / f"workflow/config/{SCALE}.yaml"]))
     runs = figure_runs(planned)
-    names = sorted(path.stem for path in (ROOT / "figures/reference/mini").glob("*.png"))
+    names = sorted(path.stem for path in (ROOT / f"figures/reference/{SCALE}").glob("*.png"))
     order = list(dict.fromkeys(["map", *claims["figure"], *names]))
     for name in sorted(names, key=order.index):
-        parts.append(f"({name})=\n## {name}\n\n![{name}](../../figures/reference/mini/{name}.png)\n")
+        parts.append(f"({name})=\n## {name}\n\n![{name}](../../figures/reference/{SCALE}/{name}.png)\n")
         parts += [f"{paragraph}\n" for paragraph in captions.caption(name)[1]]
         settings = captions.setting(planned, runs[name])
         parts.append("".join(f"- **{subject}**: {words}\n" for subject, words in settings.items()))
         shown = claims[claims["figure"] == name]
         parts.append(judged(shown) if len(shown) else "No claim is judged by this figure.\n")
-        parts.append(f"Rebuild it alone: `snakemake -c2 figures/mini/{name}.png`\n")
+        parts.append(
+            f"Rebuild it alone: `snakemake -c2 figures/{SCALE}/{name}.png --configfile workflow/config/{SCALE}.yaml`\n"
+        )
     rest = claims[claims["figure"] == ""]
     if len(rest):
         parts.append(f"## Claims without a figure\n\n{judged(rest)}")
     return "\n".join(parts)
 
 
-def signal(trajectories, experiments) -> str:
-    """Return signal over noise by batch multiplier and time, for language models."""
-    parts = []
-    for experiment, title in experiments.items():
-        rows, epochs = [], None
-        for kappa in sorted(_of(trajectories, experiment)["kappa"].unique()):
-            size = _of(trajectories, experiment, kappa)["batch_size"].iloc[0]
-            squared, trace = (_mean(trajectories, experiment, kappa, m) for m in ("squared_gradient", "noise_trace"))
-            ratio, epochs = size * squared / trace, squared.index
-            rows.append((kappa, *(f"{value:.2g}" for value in ratio)))
-        header = (title, *(f"{100 * epoch / epochs[-1]:.0f}%" for epoch in epochs))
-        parts.append(table(header, rows))
-    return "\n".join(parts)
-
-
-def numbers(claims, trajectories) -> dict[str, str]:
+def numbers(claims) -> dict[str, str]:
     """Return the numbers that the pages quote, by name."""
-    value, verdict = claims.set_index("id")["value"], claims.set_index("id")["verdict"]
-    low, high = claims.set_index("id")["low"], claims.set_index("id")["high"]
-    notes = claims.loc[claims["kind"] == "trajectory", ["id", "note"]]
-    back, away = (notes["note"].str.count(words) for words in ("within 3 from", "outside at the end"))
-    weights = notes["id"].str.endswith(".squared_norm")
-    times = _mean(trajectories, "gpt2-adam", 1, "train_loss").index.to_numpy()
-    base, large = (_mean(trajectories, "gpt2-adam", kappa, "train_loss").to_numpy() for kappa in (1, 16))
-    tenth = abs(times / times[-1] - 0.1).argmin()
-    predicted = lag.predicted(times, _mean(trajectories, "gpt2-adam", 1, "speed_k16").to_numpy())[tenth]
-    observed = lag.observed(times, base, large)[tenth]
-    ends = {k: _mean(trajectories, "gpt2-adam", k, "log_perplexity").iloc[-1] for k in (1, 2, 4, 8, 16)}
-    facts = pd.read_csv(REFERENCE / "mini/runs.csv")
-    tuned = dict(re.findall(r"([\w-]+) (\d\.\d+)", claims.set_index("id")["note"]["pretraining.finetune-roberta"]))
+    facts, forecasts = pd.read_csv(REFERENCE / SCALE / "runs.csv"), read_forecasts(REFERENCE / SCALE)
+    cells = cell_verdicts(claims)
+    decided = cells[cells["verdict"] != "undecided"]
+    well = decided["verdict"] == "reproduced"
+    instant = [forecasts[c.experiment].instant_lag(c.level) <= lag.TOLERATED for c in decided.itertuples()]
+    lines = []
+    for experiment, part in cells.groupby("experiment", sort=False):
+        holds, fails = reach(part)
+        shown = f"{holds:g}" if holds > 1 else "", f"{fails:g}" if fails < float("inf") else ""
+        lines.append(f"| {' | '.join((experiment, f'{forecasts[experiment].safe_kappa:.3g}', *shown))} |")
+    paper = plan(merged([ROOT / "workflow/config/paper.yaml"]))
     return {
-        "claims": str(len(claims)),
-        **dict(zip(("reproduced", "refuted", "undecided"), counted(claims), strict=True)),
-        "beyond_adam": f"{100 * value['final-accuracy-beyond.fashion-cnn-adam']:.0f}",
-        "beyond_rmsprop": f"{100 * value['final-accuracy-beyond.fashion-cnn-rmsprop']:.0f}",
-        "left": str((back + away).sum()),
-        "returned": str(back.sum()),
-        "left_but_norms": str((back + away)[~weights].sum()),
-        "returned_but_norms": str(back[~weights].sum()),
-        "lag_predicted": f"{100 * predicted:.0f}",
-        "lag_observed": f"{100 * observed:.0f}",
-        "gpt2_gap_to_8": f"{max(abs(ends[k] - ends[1]) for k in (2, 4, 8)):.2f}",
-        "gpt2_gap_at_16": f"{ends[16] - ends[1]:.1f}",
-        "roberta_gap": f"{value['final-perplexity.roberta-adam']:.2f}",
-        "roberta_gap_low": f"{low['final-perplexity.roberta-adam']:.3f}",
-        "roberta_gap_high": f"{high['final-perplexity.roberta-adam']:.3f}",
-        "finetuning_gap": f"{100 * value['finetuning.finetune-roberta']:.0f}",
-        "accuracy_pretrained": f"{float(tuned['pre-trained']):.2f}",
-        "accuracy_new": f"{float(tuned['new']):.2f}",
-        "settled_gpt2": verdict["trajectory-settled.gpt2-adam.log_perplexity"],
-        "settled_roberta": verdict["trajectory-settled.roberta-adam.log_perplexity"],
-        "runs": str(len(facts)),
+        "scale": SCALE,
+        "runs": f"{len(facts):,}",
         "device": facts["device"].mode()[0],
         "versions": f"torch {facts['torch'].mode()[0]}, numpy {facts['numpy'].mode()[0]}",
-        "hours": f"{facts['seconds'].sum() / 60:.0f}",
+        "hours": f"{cost.hours_of(paper, paper.runs, 'h100')['GPU'][0]:,.0f}",
+        "forecasts": "\n".join(lines),
+        "decided": str(len(decided)),
+        "agree": str(int(((decided["forecast"] == "holds") == well).sum())),
+        "agree_instant": str(int((pd.Series(instant, index=decided.index, dtype=bool) == well).sum())),
     }
-
-
-def _of(trajectories, experiment, kappa=None):
-    part = trajectories[(trajectories["experiment"] == experiment) & (trajectories["rule"] == "sqrt")]
-    return part if kappa is None else part[part["kappa"] == kappa]
-
-
-def _mean(trajectories, experiment, kappa, metric):
-    """Mean over seeds of a metric, by epoch."""
-    part = _of(trajectories, experiment, kappa)
-    return part[part["metric"] == metric].groupby("epoch")["value"].mean()
 
 
 def gpu() -> str:
@@ -214,7 +210,8 @@ def gpu() -> str:
 def quarter() -> str:
     """Return the final accuracies of the quarter-length runs on a GPU."""
     rows = []
-    for claim in claims_of("gpu-quarter").query("kind == 'final-accuracy'").itertuples():
+    found = pd.read_csv(REFERENCE / "gpu-quarter/claims.csv")
+    for claim in found[found["id"].str.startswith("final-accuracy.")].itertuples():
         ends = {int(kappa): float(end) for kappa, end in re.findall(r"k(\d+) (\d\.\d+)", claim.note)}
         rows.append((claim.id.partition(".")[2], *(f"{100 * end:.1f}%" for end in ends.values()), claim.verdict))
     return table(("experiment", *(f"batch {128 * kappa}" for kappa in ends), "final-accuracy"), rows)
@@ -292,7 +289,8 @@ def datasets() -> str:
 def options() -> str:
     """Return the page of all options of a config, from the models that check it."""
     models = {
-        "A config": config.Config, "An experiment": config.Experiment, "A finetuning": config.Finetuning,
+        "A config": config.Config, "An experiment": config.Experiment, "A branch": config.Branching,
+        "A finetuning": config.Finetuning,
         "optimizer: adam": config.Adam, "optimizer: rmsprop": config.RMSprop, "schedule": config.Schedule,
         "evaluate": config.Evaluate, "A simulation of the weak order": config.WeakOrder,
         "A simulation of SVAG's convergence": config.Convergence, "A simulation of the breakdown": config.Breakdown,
@@ -361,14 +359,14 @@ def main():
     """Write every generated part."""
     warnings.simplefilter("ignore", ScalingWarning)  # kappa 64 is there to show where the rule breaks
     OUT.mkdir(exist_ok=True)
-    claims = claims_of("mini")
-    trajectories = pd.read_parquet(REFERENCE / "mini/trajectories.parquet")
+    claims = read_claims(REFERENCE / SCALE / "claims.csv")
     files = {
-        "numbers.json": json.dumps(numbers(claims, trajectories), indent=1),
-        "part-kinds.md": markdown(claims),
+        "numbers.json": json.dumps(numbers(claims), indent=1),
+        "part-lines.md": "".join(f"{number}. {line}\n" for number, line in enumerate(five_lines(claims), start=1)),
+        "part-map.md": map_table(claims),
+        "part-null.md": null(),
         "part-places.md": places(claims),
         "figures.md": figures_page(claims),
-        "part-signal.md": signal(trajectories, {"gpt2-adam": "GPT-2, kappa", "roberta-adam": "RoBERTa, kappa"}),
         "part-gpu.md": gpu(),
         "part-quarter.md": quarter(),
         "part-carried.md": carried(),

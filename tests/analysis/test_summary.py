@@ -23,24 +23,24 @@ def claims(**options):
 def test_five_lines_answer_whether_the_paper_replicates(tmp_path):
     found = claims()
     theorems, inside, beyond, ell, rivals = five_lines(found)
-    assert theorems.startswith("**Theorems, simulated.** 2 of 2 claims are reproduced, 0 not reproduced")
-    assert "says that it holds (1 cell, kappa 4).** 4 of 4 claims are reproduced" in inside
-    assert "Largest gaps: train loss 0.01" in inside
-    assert "beyond that (1 cell, kappa 16).** 0 of 4 claims are reproduced, 4 not reproduced" in beyond
-    assert "test accuracy 12 points" in beyond
-    assert "hold for every test function up to kappa 4 in 1, and first shown to fail at kappa 16 in 1." in beyond
-    assert "right within a factor of 2 in 1 of 1 experiment, and whether the rule holds in 2 of 2 decided" in beyond
-    assert "up to ell 2.** 3 of 3 claims are reproduced" in ell
-    assert "Of 2 runs of another rule at a kappa, 1 leaves the baseline by more than the tolerance" in rivals
-    assert "Largest gap in tolerances: linear 0.0" in rivals
+    assert theorems.startswith("**Theorems, simulated:** 2 of 2 claims reproduced, 0 not, 0 undecided; the order")
+    assert "forecasts that it holds** (1 cell, kappa 4): 4 of 4 claims reproduced, 0 not, 0 undecided" in inside
+    assert "; gaps up to 0.01" in inside
+    assert beyond.startswith("**The rule beyond that** (1 cell, kappa 16): 0 of 4 claims reproduced, 4 not")
+    assert "and 12 points." in beyond
+    assert "Of 1 experiment it is first shown to fail at kappa 16 in 1." in beyond
+    assert "right in 2 of 2 decided cells, and gives the largest kappa within a factor of 2 in 1 of 1" in beyond
+    assert "(ell 2 to 2): 3 of 3 claims reproduced" in ell
+    assert "of 2 cells, 1 leaves the baseline by more than the tolerance and 1 differs from it" in rivals
+    assert "median gap in tolerances: linear 0.0" in rivals
     write_claims(found, tmp_path / "claims.csv")
     assert five_lines(read_claims(tmp_path / "claims.csv")) == [theorems, inside, beyond, ell, rivals]
 
 
 def test_divergence_and_missing_parts_are_said():
     lines = five_lines(evaluate_claims(table(EFFECTS, diverged=[("sqrt", 16, 0), ("none", 4, 1)])))
-    assert lines[0] == "**Theorems, simulated.** Nothing was tried."
-    assert "with no forecast.** 4 of 8 claims" in lines[1]
-    assert "Runs diverged in 4 claims." in lines[1]
-    assert lines[2].startswith("**The square-root rule beyond that.** Nothing was tried.")
-    assert "none diverges." in lines[4]
+    assert lines[0] == "**Theorems, simulated:** nothing was tried."
+    assert lines[1].startswith("**The square-root rule, without a forecast:** 4 of 8 claims reproduced")
+    assert lines[1].endswith("; runs diverged in 4 claims.")
+    assert lines[2].startswith("**The rule beyond that**: nothing was tried.")
+    assert "none infinite." in lines[4]

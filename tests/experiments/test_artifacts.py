@@ -5,7 +5,15 @@ import math
 import pytest
 
 from adasde.common import InputError
-from adasde.experiments.artifacts import COLUMNS, Result, provenance, read_results, rows_digest, write_results
+from adasde.experiments.artifacts import (
+    COLUMNS,
+    Result,
+    provenance,
+    read_results,
+    refuse_other_runs,
+    rows_digest,
+    write_results,
+)
 from adasde.experiments.specs import spec_of
 from conftest import changed, load_run, save_run
 
@@ -87,3 +95,18 @@ def test_equal_specs_have_equal_hashes(spec):
 def test_provenance_names_versions_and_device_only():
     facts = provenance()
     assert {"adasde", "python", "torch", "numpy", "device", "threads"} == set(facts)
+
+
+def test_a_folder_with_runs_of_another_config_is_refused(tmp_path, spec):
+    """More runs, or others, are no conflict; a damaged file is left to its job."""
+    save_run(tmp_path / "a.parquet", [(spec.run, 0, 0.0, "train_loss", 1.0)], spec)
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
+    refuse_other_runs({spec.run: spec}, tmp_path)
+    refuse_other_runs({}, tmp_path)
+    other = changed(spec, seed=7)
+    with pytest.raises(InputError) as caught:
+        refuse_other_runs({spec.run: other}, tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'a.parquet'}: holds runs of another config ({spec.run}: seed = 0 there and 7 here); "
+        "delete it, or choose another name for the scale"
+    )

@@ -53,7 +53,7 @@ def collect(paths: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataF
             epoch = samples / workload_named(spec.workload).train_size
             trajectories.append(frame.assign(**where, samples=samples, epoch=epoch))
             row = {"run": spec.run, **where, **_ends(result, frame, where)}
-        runs.append(row | {k: v for k, v in result.facts.items() if k not in ("spec_hash", "rows_sha256")})
+        runs.append(row | {k: v for k, v in result.facts.items() if k != "rows_sha256"})
     return _stack(trajectories, "trajectories"), _stack(simulations, "simulations"), pd.DataFrame(runs)
 
 

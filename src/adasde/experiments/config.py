@@ -344,7 +344,7 @@ class Config(Model):
     job: Literal["run", "cell", "experiment"] = Field(
         "cell",
         description="what one job runs: a run; a cell, which is a rule at one level with all its seeds; or an "
-        "experiment, whose baseline is a job of its own",
+        "experiment, whose baseline is a job of its own where it forecasts larger batches",
     )
     branches: dict[Name, Branching] = {}
     finetunings: dict[Name, Finetuning] = {}

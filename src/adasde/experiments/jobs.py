@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from adasde.common import digest
-from adasde.experiments.specs import AnySpec, Branch, Finetune, Training
+from adasde.experiments.specs import AnySpec, Branch, Finetune, Simulation, Training
 
 LONGEST = 100_000  # characters of a job's specs: Linux lets an argument of a command have 131,072
 
@@ -45,7 +45,7 @@ class Plan:
         """The jobs by name, in the order of their first runs; one that is too long for a command line is numbered."""
         groups: dict[str, list[AnySpec]] = {}
         for spec in self.runs.values():
-            groups.setdefault(_job_name(spec, self.per_job), []).append(spec)
+            groups.setdefault(self._job_name(spec), []).append(spec)
         found = {}
         for name, specs in groups.items():
             parts = _parts(specs)
@@ -82,18 +82,20 @@ class Plan:
             found.setdefault(spec.experiment, []).append(spec.run)
         return found
 
+    def _job_name(self, spec: AnySpec) -> str:
+        """Name of the job that makes a run; a baseline from which larger batches are forecast has its own."""
+        if self.per_job == "run":
+            return spec.run
+        if self.per_job == "cell" or isinstance(spec, Finetune):
+            return spec.cell
+        if isinstance(spec, Simulation):
+            return spec.simulation
+        part = f".{'baseline' if spec.is_baseline else 'others'}" if spec.experiment in self.baselines else ""
+        return f"{spec.experiment}{part}"
+
     def states_of(self, run: str, before: float = float("inf")) -> list[str]:
         """Names of a run's states, in order, up to and without that after ``before`` samples."""
         return [state for state, (spec, samples) in self.states.items() if spec.run == run and samples < before]
-
-
-def _job_name(spec: AnySpec, per_job: str) -> str:
-    """Name of the job that makes a run."""
-    if per_job == "run":
-        return spec.run
-    if per_job == "experiment" and isinstance(spec, Training):
-        return f"{spec.experiment}.{'baseline' if spec.is_baseline else 'others'}"
-    return spec.cell
 
 
 def _parts(specs: Sequence[AnySpec]) -> list[list[AnySpec]]:

@@ -42,5 +42,5 @@ def test_only_undecided_rows_need_seeds():
 
 
 def test_gaps_are_said_in_their_own_unit():
-    shown = {"test_accuracy": "1.2 points", "train_loss": "0.012 nats", "squared_norm": "0.0123", "lag": "1.2%"}
+    shown = {"test_accuracy": "1.2 points", "train_loss": "0.012 nats", "squared_norm": "0.012", "lag": "1.2%"}
     assert {metric: natural(metric, 0.0123) for metric in shown} == shown

@@ -3,11 +3,11 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from analysis.figures.test_cells import EFFECTS, claims
 from matplotlib.patches import Rectangle
 
 from adasde.analysis.figures import map as pictured
 from adasde.analysis.figures.registry import plot_figure
-from analysis.figures.test_cells import EFFECTS, claims
 from analysis.runs import table
 
 

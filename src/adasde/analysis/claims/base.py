@@ -108,7 +108,12 @@ def verdict(low: float, high: float, tolerance: float, below: bool = True) -> st
 def natural(metric: str, value: float) -> str:
     """A gap of a test function in its own unit: points, nats, percent of the time, or none for the squared norm."""
     if metric == "lag":
-        return f"{100 * value:.2g}%"
+        return f"{short(100 * value)}%"
     if metric in LOSSES:
-        return f"{value:.2g} nats"
-    return f"{value:.3g}" if metric == "squared_norm" else f"{100 * value:.2g} points"
+        return f"{short(value)} nats"
+    return short(value) if metric == "squared_norm" else f"{short(100 * value)} points"
+
+
+def short(value: float) -> str:
+    """A number with two digits, or whole if it has more before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"

@@ -1,6 +1,7 @@
 """One experiment's runs, as claims read them: gaps to the baseline of any rule and level, and their tolerances."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,7 @@ class Experiment:
         """``scratch``, ``branch`` or ``finetune``."""
         return self.trajectories["kind"].iloc[0]
 
-    @property
+    @cached_property
     def metrics(self) -> list[str]:
         """The test functions that count; if every run diverged before it was measured, those of its workload."""
         found = set(self.trajectories["metric"]) - {"diverged"}
@@ -59,16 +60,23 @@ class Experiment:
             found.discard("squared_norm")
         return [metric for metric in TEST_FUNCTIONS if metric in found]
 
-    @property
+    @cached_property
     def has_lags(self) -> bool:
         """Whether lags say anything: from scratch, at a constant learning rate."""
         return self.kind == "scratch" and "train_loss" in self.metrics and constant_rate(self.trajectories)
 
+    @cached_property
+    def _levels(self) -> dict[Followed, list[float]]:
+        """The levels other than 1 by what was followed, ascending."""
+        found: dict[Followed, set[float]] = {}
+        columns = ["rule", "second_moment", "kappa", "ell"]
+        for rule, second_moment, kappa, ell in self.trajectories[columns].drop_duplicates().to_numpy():
+            found.setdefault(Followed(rule, second_moment), set()).add(float(ell if rule == "svag" else kappa))
+        return {followed: sorted(levels - {1}) for followed, levels in found.items()}
+
     def levels(self, followed: Followed) -> list[float]:
         """The levels other than 1 at which runs followed a rule, ascending."""
-        runs = self.trajectories
-        own = runs[(runs["rule"] == followed.rule) & (runs["second_moment"] == followed.second_moment)]
-        return sorted(set(own["ell" if followed.rule == "svag" else "kappa"]) - {1})
+        return self._levels.get(followed, [])
 
     def groups(self, followed: Followed, metric: str) -> tables.Groups:
         """The runs that followed a rule, with the baseline."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from adasde.analysis.cells import map_table
 from adasde.analysis.claims.base import VERDICTS
 from adasde.analysis.statistics import MOST_SEEDS
 from adasde.analysis.summary import five_lines
@@ -48,20 +49,17 @@ def seeds_needed(claim: Any) -> str:
     return f">{MOST_SEEDS}" if claim.verdict == "undecided" and np.isfinite(claim.power) else ""
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """Return the verdicts per kind of claim as a table in Markdown."""
-    lines = [f"| claim | {' | '.join(VERDICTS)} |", f"|---|{'---|' * len(VERDICTS)}"]
-    for kind, rows in table.groupby("claim", sort=False):
-        counts = rows["verdict"].value_counts()
-        lines.append(f"| `{kind}` | {' | '.join(str(counts.get(verdict, 0)) for verdict in VERDICTS)} |")
-    return "\n".join(lines)
+def readme(table: pd.DataFrame) -> str:
+    """Return what the README says of the claims: the five lines, and the map as a table."""
+    lines = "".join(f"- {line}\n" for line in five_lines(table))
+    return f"{lines}\n{map_table(table)}"
 
 
 def renew_claims(table: pd.DataFrame, path: str | Path) -> None:
-    """Put the verdicts per kind between the two marks of the Markdown file at ``path``. InputError if it has none."""
+    """Put what `readme` returns between the two marks of the Markdown file at ``path``. InputError if it has none."""
     before, start, rest = Path(path).read_text().partition("<!-- claims -->\n")
     _, end, after = rest.partition("<!-- end of claims -->")
     if not end:
         raise InputError(f"{path}: no place for the claims, between <!-- claims --> and <!-- end of claims -->")
     with atomic(path) as temporary:
-        temporary.write_text(f"{before}{start}{markdown(table)}\n{end}{after}")
+        temporary.write_text(f"{before}{start}{readme(table)}{end}{after}")

@@ -3,9 +3,9 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from adasde.analysis.cells import ORDER, forecast_limit, limit
 from adasde.analysis.claims.experiment import BASELINE, Experiment, Followed
 from adasde.analysis.figures import gaps, style
-from adasde.analysis.figures.cells import ORDER, forecast_limit, limit
 from adasde.analysis.figures.registry import MOMENTS
 
 

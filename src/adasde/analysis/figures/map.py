@@ -6,8 +6,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from adasde.analysis.cells import GROUPS, MARKS, OUTSIDE, UNDECIDED, WITHIN, columns_of, map_rows
 from adasde.analysis.figures import style
-from adasde.analysis.figures.cells import GROUPS, MARKS, OUTSIDE, UNDECIDED, WITHIN, columns_of, map_rows
 
 # Upper ends of the gap in tolerances, and colours: blue within, orange and red beyond.
 CLASSES = {0.25: "#4a8fc4", 0.5: "#8dbbe0", 1.0: "#cfe3f3", 2.0: "#fde0c0", 4.0: "#fdb97d", 16.0: "#ee7d3a"}

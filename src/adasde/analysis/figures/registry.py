@@ -159,7 +159,7 @@ def plot_figure(
     own = trajectories[trajectories["experiment"].isin(plot.experiments(subject, rows))]
     given = [own] * bool(plot.rules) + [simulations[simulations["study"] == plot.study]] * bool(plot.study)
     if plot.judged:
-        given.append(import_module(f"{_HERE}.cells").judged(own))
+        given.append(import_module("adasde.analysis.cells").judged(own))
     drawn = import_module(plot.module).plot(*given, subject)
     if reference is not None:
         import_module(f"{_HERE}.style").behind(drawn, plot_figure(figure, *reference))

@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from adasde.analysis.cells import ORDER, OUTSIDE, WITHIN, cells_of
 from adasde.analysis.figures import gaps, style
-from adasde.analysis.figures.cells import ORDER, OUTSIDE, WITHIN, cells_of
 from adasde.analysis.figures.registry import MOMENTS
 
 KINDS = {"scratch": "from scratch", "branch": "in branches"}

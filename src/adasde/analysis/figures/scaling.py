@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from adasde.analysis import reference
+from adasde.analysis.cells import forecast_limit, limit
 from adasde.analysis.claims.experiment import BASELINE, Experiment, Followed
 from adasde.analysis.figures import gaps, style
-from adasde.analysis.figures.cells import forecast_limit, limit
 
 
 def plot(trajectories: pd.DataFrame, claims: pd.DataFrame, experiment: str) -> Figure:

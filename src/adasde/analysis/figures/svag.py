@@ -3,9 +3,9 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from adasde.analysis.cells import limit
 from adasde.analysis.claims.experiment import Experiment
 from adasde.analysis.figures import style
-from adasde.analysis.figures.cells import limit
 from adasde.analysis.figures.scaling import compare
 
 

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 
 from adasde.analysis import tables
-from adasde.analysis.claims.evaluation import evaluate_claims
-from adasde.analysis.figures.cells import (
+from adasde.analysis.cells import (
     MOST_ROWS,
     OUTSIDE,
     UNDECIDED,
@@ -18,6 +17,7 @@ from adasde.analysis.figures.cells import (
     map_rows,
     map_table,
 )  # fmt: skip
+from adasde.analysis.claims.evaluation import evaluate_claims
 from adasde.analysis.forecast import forecast_from, make_forecast
 from analysis.runs import CURVES, PARTS, SPEEDS, table
 from conftest import changed, save_run
