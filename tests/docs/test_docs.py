@@ -14,7 +14,8 @@ import yaml
 
 import adasde as package
 from adasde import sde
-from adasde.analysis.claims.report import claims_summary
+from adasde.analysis.claims.report import read_claims
+from adasde.analysis.summary import five_lines
 from adasde.experiments.documents import merged
 from adasde.experiments.plan import plan
 from adasde.workloads import metrics
@@ -197,5 +198,5 @@ def test_the_readme_is_one_page():
     text = (ROOT / "README.md").read_text()
     assert text.count("\n") <= 200
     assert "$ adasde scale adam" in text
-    assert claims_summary(pd.read_csv(ROOT / "results/reference/mini/claims.csv")).splitlines()[-1] in text
+    assert all(line in text for line in five_lines(read_claims(ROOT / "results/reference/mini/claims.csv")))
     assert text.count("activate") == 1

@@ -59,9 +59,9 @@ def throughput(task, size=""):
 
 
 def test_seconds_by_hand(smoke):
-    """13,824 images are drawn; four evaluations test 1,000 of them and 10,000 others, each a third of the work."""
+    """13,824 images are drawn; four evaluations test 1,000 of them and 1,000 others, each a third of the work."""
     plain, svag = smoke.runs["fashion-cnn-adam.sqrt.k4.s0"], smoke.runs["svag-fashion-cnn-adam.svag.l2.s0"]
-    examples = 13_824 + 4 * 11_000 / 3
+    examples = 13_824 + 4 * 2_000 / 3
     seconds = examples / throughput("fashion-cnn", "128")
     assert cost.cost_of(plain).seconds == pytest.approx(seconds)
     assert cost.job_seconds([plain, plain]) == pytest.approx(cost.START["vision"] + 2 * seconds)
@@ -69,14 +69,14 @@ def test_seconds_by_hand(smoke):
     assert cost.cost_of(plain).steps == 13_824 / 128
     # SVAG at ell draws 2 ell^2 times the samples, two minibatches of 32 in each step.
     assert cost.cost_of(svag).samples == 2 * 2**2 * svag.samples
-    examples = 8 * svag.samples + 4 * 11_000 / 3
+    examples = 8 * svag.samples + 4 * 2_000 / 3
     assert cost.cost_of(svag).seconds == pytest.approx(examples / throughput("fashion-cnn", "64"))
     # The baseline takes the gradient of 1,000 as well, in three of the evaluations.
-    examples = 13_824 + 4 * 11_000 / 3 + 3 * 1000
+    examples = 13_824 + 4 * 2_000 / 3 + 3 * 1000
     baseline = smoke.runs["fashion-cnn-adam.sqrt.k1.s0"]
     assert cost.cost_of(baseline).seconds == pytest.approx(examples / throughput("fashion-cnn", "32"))
-    few = cost.cost_of(changed(baseline, tested=2000)).seconds
-    assert few == pytest.approx((examples - 4 * 8000 / 3) / throughput("fashion-cnn", "32"))
+    whole = cost.cost_of(changed(baseline, tested=None)).seconds  # all 10,000 test images
+    assert whole == pytest.approx((examples + 4 * 9000 / 3) / throughput("fashion-cnn", "32"))
 
 
 def test_simulations_by_hand(smoke):
@@ -95,7 +95,7 @@ def test_simulations_by_hand(smoke):
 
 def test_seconds_on_a_gpu_are_flops_over_a_share_of_the_peak(spec):
     spec = changed(spec, workload="wikitext103-gpt2", device="cuda", precision="tf32", samples=2**20,
-                   evaluate=[2**19, 2**20], batch_size=512)  # fmt: skip
+                   evaluate=[2**19, 2**20], batch_size=512, tested=None)  # fmt: skip
     one = cost.cost_of(spec)
     rate = 494.5e12 * cost.UTILISATION["GPU", "language"]["tf32"] / (3 * 291_648_307_200)
     evaluating = (2 * 512 + 3 * (128 + 128) / 3) / rate  # at the start and twice more, with the noise but once
@@ -379,7 +379,7 @@ def test_throughput_is_work_over_seconds(adasde, spec, small_spec, tmp_path):
     out = tmp_path / "throughput.csv"
     out.write_text(",".join(COLUMNS) + "\nfashion-cnn,cpu-core,float32,32,1.0,1,old\nother,h100,bf16,,2.0,1,x\n")
     assert adasde("throughput", *paths, "--out", out).returncode == 0
-    examples = 13_824 + 4 * 11_000 / 3 + 3 * 1000
+    examples = 13_824 + 4 * 2_000 / 3 + 3 * 1000
     found = [(r["workload"], r["device"], r["precision"], r["batch_size"], float(r["examples_per_second"]), r["runs"])
              for r in csv.DictReader(out.open())]  # fmt: skip
     assert found == [

@@ -309,10 +309,16 @@ def test_a_changed_kappa_reruns_only_the_runs_it_touches(built, tmp_path):
     assert figures < len(planned.figures)
 
 
-def test_a_changed_learning_rate_reruns_its_experiment(built, tmp_path):
+def test_runs_of_another_config_are_refused_before_any_job(built, tmp_path):
+    """A changed learning rate, for example: nothing is written over. Without the files its runs are made."""
     config = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())
     config["experiments"]["fashion-resnet-rmsprop"]["optimizer"]["lr"]["value"] = 3e-3
     (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config))
+    status, output = snakemake(built, "--configfile", str(tmp_path / "changed.yaml"))
+    assert status != 0
+    (line,) = [line for line in output.splitlines() if "another config" in line]
+    assert line.startswith("adasde: error: results/smoke/runs/fashion-resnet-rmsprop.sqrt.k1.parquet: holds runs of")
+    assert "rule run" not in output
     _, output = snakemake(built, "-n", "--configfile", str(tmp_path / "changed.yaml"))
     assert jobs(output)["run"] == 2
 

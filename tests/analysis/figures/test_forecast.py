@@ -2,27 +2,18 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 
 from adasde.analysis.figures import style
 from adasde.analysis.figures.registry import plot_figure
 from adasde.common import InputError
-from adasde.scaling.lag import PERSISTENT, SPEED
 from analysis.runs import SPEEDS
 
 
 @pytest.fixture
 def forecasting(lagging):
-    """Make a table whose baselines' gradients persist: the forecast's speeds are those of the whole gradient."""
-
-    def make(**options):
-        made = lagging(**options)
-        speeds = made[made["metric"].str.startswith(SPEED) & (made["time"] > 0)]
-        others = made[~made["metric"].str.startswith(PERSISTENT)]
-        return pd.concat([others, speeds.assign(metric="persistent_" + speeds["metric"])], ignore_index=True)
-
-    return make
+    """Make a table whose baselines' persistent speeds are known."""
+    return lagging
 
 
 def marks(drawn):

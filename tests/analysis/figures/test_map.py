@@ -3,12 +3,12 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from analysis.figures.test_cells import EFFECTS, claims
 from matplotlib.patches import Rectangle
 
 from adasde.analysis.figures import map as pictured
 from adasde.analysis.figures.registry import plot_figure
 from analysis.runs import table
+from analysis.test_cells import EFFECTS, claims
 
 
 def fields(panel):
