@@ -61,6 +61,7 @@ BACKWARD = 3  # passes per training example: one forward, two for the gradients 
 STATE = 16  # bytes per weight while training: weight, gradient, Adam's two averages, all float32
 MOMENTS = 20  # more bytes per weight while the gradient's noise is measured: see gradient_noise.measure
 SAVED = 12  # bytes per weight in a checkpoint: weight and averages
+METER = 8  # more of them where the noise is measured: the last gradient and its variance
 # Activations of bfloat16 over those of float32, as torch counts them; transformers keep norms and losses in float32.
 BF16 = {"vision": 0.50, "language": 0.61}
 # Of a device's memory. The rest is for what a step holds for a short time: gradients of activations, workspaces. While
@@ -134,7 +135,7 @@ def cost_of(spec: AnySpec, device: str | None = None) -> Cost:
         share=share,
         micro_batch=micro_batch,
         weights=4 * parameters,
-        checkpoint=2 * SAVED * parameters,  # a new one is whole before the old one goes
+        checkpoint=2 * (SAVED + METER * bool(spec.noise)) * parameters,  # a new one is whole before the old one goes
         **basis,
     )
 

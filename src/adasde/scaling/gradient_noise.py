@@ -82,9 +82,10 @@ class Gradient:
         """Yield the same of the part of the gradient that this one and the one from ``before`` have in common."""
         pairs = zip(self.mean, self.variance, before.mean, before.variance, strict=True)
         for mean, variance, mean_before, variance_before in pairs:
-            noise = (doubled(variance) + doubled(variance_before)) / 2
+            noise = (doubled(variance) + doubled(variance_before.to(variance.device))) / 2
             noisy = noise > 0
-            yield clipped((doubled(mean) * doubled(mean_before))[noisy], noise[noisy]), noise[noisy]
+            product = doubled(mean) * doubled(mean_before.to(mean.device))
+            yield clipped(product[noisy], noise[noisy]), noise[noisy]
 
 
 class SpeedMeter:
@@ -112,7 +113,8 @@ class SpeedMeter:
             if name == SPEED or before is not None:
                 speeds = now.speeds(KAPPAS, self.sigma, self.eps, before)
                 found |= {f"{name}{kappa:g}": speed for kappa, speed in speeds.items()}
-        self.before = now
+        kept = ([tensor.cpu() for tensor in part] for part in (now.mean, now.variance))
+        self.before = Gradient(*kept, now.examples)  # which does not fill a GPU's memory
         return found
 
     def state_dict(self) -> dict[str, Any]:
