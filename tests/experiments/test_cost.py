@@ -240,7 +240,7 @@ def test_states_and_branches_by_hand(config):
     examples = 3072 + 3 * 11_000 / 3
     assert branch == pytest.approx(examples / throughput("fashion-cnn", "32"), rel=0.5)
     costs = {run: cost.cost_of(spec) for run, spec in planned.runs.items()}
-    state = 12 * 20_746  # bytes: weights and two averages
+    state = 20 * 20_746  # bytes: weights, two averages, the last gradient and its variance
     for runs, count in (
         (["late.sqrt.k4.s0"], 2),
         (["branch-cnn-adam.sqrt.k4.s0"], 1),
