@@ -212,11 +212,11 @@ def test_damaged_data_are_noticed_and_made_again(data_root, tmp_path, broken):
 
 def test_a_killed_state_goes_on_from_its_checkpoint(spec, data_root, tmp_path, broken):
     """Three times; the state is that of an undisturbed job."""
-    spec = changed(spec, samples=15_360, evaluate=[1536, 15_360], horizon=2.3e-4)
+    spec = changed(spec, samples=61_440, evaluate=[6144, 61_440], horizon=9.2e-4)
     command = [sys.executable, "-m", "adasde", "state", "--spec", spec.canonical, "--data", data_root]
 
     def start(out):
-        options = ["--samples", 7680, "--out", out, "--checkpoint", f"{out}.checkpoint", "--checkpoint-every", 0]
+        options = ["--samples", 49_152, "--out", out, "--checkpoint", f"{out}.checkpoint", "--checkpoint-every", 0]
         return subprocess.Popen(list(map(str, [*command, *options])), stderr=subprocess.PIPE, text=True)
 
     def finish(process):
@@ -238,7 +238,7 @@ def test_a_killed_state_goes_on_from_its_checkpoint(spec, data_root, tmp_path, b
     assert "resumed at step" in finish(start(tmp_path / "killed"))
     assert not saved.exists()
     assert same_state(tmp_path / "killed", tmp_path / "whole")
-    assert read_checkpoint(tmp_path / "whole")["step"] == 240
+    assert read_checkpoint(tmp_path / "whole")["step"] == 1536
     broken("SIGKILL to a job that makes a state", 3, "the same state, bit for bit")
 
 
