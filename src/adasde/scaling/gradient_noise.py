@@ -113,8 +113,8 @@ class SpeedMeter:
             if name == SPEED or before is not None:
                 speeds = now.speeds(KAPPAS, self.sigma, self.eps, before)
                 found |= {f"{name}{kappa:g}": speed for kappa, speed in speeds.items()}
-        kept = ([tensor.cpu() for tensor in part] for part in (now.mean, now.variance))
-        self.before = Gradient(*kept, now.examples)  # which does not fill a GPU's memory
+        mean, variance = ([tensor.cpu() for tensor in part] for part in (now.mean, now.variance))
+        self.before = Gradient(mean, variance, now.examples)  # which does not fill a GPU's memory
         return found
 
     def state_dict(self) -> dict[str, Any]:
