@@ -387,7 +387,7 @@ def test_the_report_in_a_browser(built, tmp_path):
             assert image.bounding_box()["width"] > box["width"]
             image.click()
             page.screenshot(path=tmp_path / f"{figure}.png")
-            text = article.inner_text()
+            text = article.text_content()  # with the setting, which is folded up
             for part in ("at batch size" if "kappa" in text else "batches of paths", f"figures/smoke/{figure}.png"):
                 assert part in text, (figure, part)
             assert article.locator(".verdict").count() == (claims["figure"] == figure).sum(), figure
