@@ -6,6 +6,7 @@ on where it was only if the noise part of the second moment v is divided by kapp
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -73,9 +74,23 @@ def rescale(
         raise InputError(f"second_moment = {second_moment!r}: must be transport or keep")
     if powers.micro_batches or isinstance(optimizer, optimizers.InvariantAdam):
         _more_micro_batches(optimizer, kappa, rule)
-        return
-    schedulers = schedulers_of(optimizer, scheduler)
-    groups = optimizer.param_groups
+    else:
+        rescale_alone(optimizer, kappa, rule, betas, second_moment, schedulers_of(optimizer, scheduler))
+
+
+def rescale_alone(
+    optimizer: torch.optim.Optimizer,
+    kappa: float,
+    rule: str = "sqrt",
+    betas: str = "linear",
+    second_moment: str = "transport",
+    schedulers: Sequence[Any] = (),
+) -> None:
+    """Do what `rescale` does to an optimizer of torch whose schedulers are known: by default it has none.
+
+    `rescale` looks for them among all objects of the process, which takes half a second.
+    """
+    powers, groups = rule_named(rule, betas), optimizer.param_groups
     changes = [scaled_group(optimizer, group, kappa, rule, betas) for group in groups]
     defaults = _scaled_defaults(optimizer, kappa, rule, betas)
 
@@ -85,7 +100,7 @@ def rescale(
     for momentum in (momentum for holder in schedulers for momentum in momenta_of(holder)):
         beta1_of(momentum)  # refuses one that would fall to 0, before anything changes
     if any(group.get("capturable") for group in groups):
-        warnings.warn("capturable: a CUDA graph holds betas and eps; capture it again", ScalingWarning, stacklevel=2)
+        warnings.warn("capturable: a CUDA graph holds betas and eps; capture it again", ScalingWarning, stacklevel=3)
     for group, change in zip(groups, changes, strict=True):
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
@@ -163,7 +178,7 @@ def _scaled_defaults(optimizer: torch.optim.Optimizer, kappa: float, rule: str, 
     try:
         return scaled_group(optimizer, optimizer.defaults, kappa, rule, betas)
     except InputError as error:  # of betas that no group has
-        warnings.warn(f"defaults stay as they are, for groups added later ({error})", ScalingWarning, stacklevel=3)
+        warnings.warn(f"defaults stay as they are, for groups added later ({error})", ScalingWarning, stacklevel=4)
         return {}
 
 

@@ -1,10 +1,8 @@
 """Start a run from the state of another in mid-training, at another batch size."""
 
 import copy
-import gc
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import torch
 
 from adasde.common import InputError
 from adasde.scaling import optimizers
-from adasde.scaling.rescale import rescale
+from adasde.scaling.rescale import rescale_alone
 from adasde.training.checkpoint import read_checkpoint
 from adasde.training.run import Run, RunSpec
 from adasde.training.sampling import Sampler
@@ -66,11 +64,10 @@ def _carry_over(run: Run, parent: RunSpec, saved: Mapping[str, Any]) -> None:
     before.load_state_dict(copy.deepcopy(saved))  # torch would take its tensors, which are changed in place below
     before = _as_torch(before)
     size = round(spec.batch_size / spec.kappa)  # of the branch's baseline
-    with _few_objects():
-        rescale(before, size / parent.batch_size)
-        if spec.micro_batches is None:  # Adam on micro-batches has the state of the baseline
-            change = (spec.kappa, spec.rule) if spec.ell == 1 else (spec.ell**-2.0, "sqrt")
-            rescale(before, *change, second_moment=spec.second_moment)
+    rescale_alone(before, size / parent.batch_size)
+    if spec.micro_batches is None:  # Adam on micro-batches has the state of the baseline
+        change = (spec.kappa, spec.rule) if spec.ell == 1 else (spec.ell**-2.0, "sqrt")
+        rescale_alone(before, *change, second_moment=spec.second_moment)
     after = _as_torch(run.optimizer)
     for parameter in run.trained:
         for name, value in before.state[parameter].items():
@@ -79,16 +76,6 @@ def _carry_over(run: Run, parent: RunSpec, saved: Mapping[str, Any]) -> None:
                 own.copy_(value)
             else:
                 after.state[parameter][name] = value
-
-
-@contextmanager
-def _few_objects() -> Iterator[None]:
-    """Hide all objects that exist from `rescale`, which looks among them for schedulers: half a second, for nothing."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _as_torch(optimizer: Any) -> torch.optim.Optimizer:
