@@ -114,6 +114,16 @@ def test_branches_are_told_by_their_parent_and_by_what_became_of_v(branched):
     assert list(tables.groups(branched, "branch-cnn-adam", "svag", "test_loss").values) == [1, 2]
 
 
+def test_runs_pair_up_by_their_seed(branched):
+    """Also where a seed is missing on one side; at random they would not be paired at all."""
+    lost = branched[~((branched["kappa"] == 4) & (branched["seed"] == 0))]
+    groups = tables.groups(lost, "branch-cnn-adam", "sqrt", "test_loss")
+    assert groups.repeats == {1: [0, 1], 4: [1]}
+    values, reference = groups.pairs(4, groups, 1)
+    np.testing.assert_allclose(reference, groups.values[1][1:])
+    np.testing.assert_allclose(values, groups.values[4])
+
+
 def test_noise_has_the_times_at_which_it_was_measured(branched):
     """Which are fewer than the evaluations, and the baseline's only."""
     noise = tables.groups(branched, "branch-cnn-adam", "sqrt", "noise_trace")

@@ -147,12 +147,8 @@ class Sample:
 
     @classmethod
     def paired(cls, runs: np.ndarray, baseline: np.ndarray) -> "Sample":
-        """Differences of ``runs`` to the ``baseline`` of the same seed; seeds that only one of both has do not count.
-
-        Both are (seeds, points), and their seeds begin with the same one.
-        """
-        n = min(len(runs), len(baseline))
-        return cls((runs[:n] - baseline[:n],))
+        """Differences of ``runs`` to the ``baseline`` of the same seeds, both (seeds, points)."""
+        return cls((runs - baseline,))
 
     @classmethod
     def joined(cls, samples: Sequence["Sample"], units: Sequence[float]) -> "Sample":

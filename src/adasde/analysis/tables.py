@@ -123,9 +123,10 @@ def _digest(frame):
 
 @dataclass(frozen=True)
 class Groups:
-    """Runs of one experiment, rule and metric: an array (seeds, points) per level, ascending, at the same times.
+    """Runs of one experiment, rule and metric: an array (repeats, points) per level, ascending, at the same times.
 
-    The level is kappa, or ell for the rule ``svag``. Points after a divergence are NaN; ``diverged`` names such runs,
+    The level is kappa, or ell for the rule ``svag``. ``repeats`` are the seeds by level, ascending, or those of the
+    pre-trained models. Points after a divergence are NaN; ``diverged`` names such runs,
     by level.
     """
 
@@ -133,6 +134,7 @@ class Groups:
     epoch: np.ndarray
     batch_size: dict[float, int]
     values: dict[float, np.ndarray]
+    repeats: dict[float, list[int]]
     diverged: dict[float, list[str]]
 
     @property
@@ -144,6 +146,15 @@ class Groups:
     def seeds(self) -> int:
         """Number of seeds of the level that has fewest."""
         return min(map(len, self.values.values()))
+
+    def pairs(self, level: float, baseline: "Groups", first: float) -> tuple[np.ndarray, np.ndarray]:
+        """The runs at ``level``, and those of ``baseline`` at ``first`` with the same repeats; others do not count."""
+        own, theirs = self.repeats[level], baseline.repeats[first]
+        both = [repeat for repeat in own if repeat in theirs]
+        return (
+            self.values[level][[own.index(repeat) for repeat in both]],
+            baseline.values[first][[theirs.index(repeat) for repeat in both]],
+        )
 
     @property
     def diverged_runs(self) -> list[str]:
@@ -157,7 +168,7 @@ def groups(
     """Select the runs of one experiment, rule, metric and treatment of the second moment.
 
     The baseline, sqrt at kappa = ell = 1, is part of every rule. Fine-tunings of one pre-trained model are averaged:
-    the repeats are the models. Seeds are in the same order at every level.
+    the repeats are the models.
     """
     runs = trajectories[trajectories["experiment"] == experiment]
     measured = runs[runs["metric"] == metric]
@@ -167,7 +178,9 @@ def groups(
     grid = (runs if measured.empty else measured).drop_duplicates("samples").sort_values("samples")
     baseline = (runs["rule"] == "sqrt") & (runs["kappa"] == 1) & (runs["ell"] == 1)
     runs = runs[((runs["rule"] == rule) & (runs["second_moment"] == second_moment)) | baseline]
-    level, repeat = "ell" if rule == "svag" else "kappa", "parent" if rule == "finetune" else "seed"
+    level, repeat = "ell" if rule == "svag" else "kappa", "seed"
+    if rule == "finetune":  # run ids end in their seed
+        runs = runs.assign(seed=runs["parent"].str.rpartition(".s")[2].astype(int))
     rows = runs[[level, repeat]].drop_duplicates().sort_values([level, repeat])  # some may have diverged at once
     found = runs[runs["metric"] == metric].groupby([level, repeat, "samples"])["value"].mean().unstack("samples")
     found = found.reindex(index=pd.MultiIndex.from_frame(rows), columns=grid["samples"])
@@ -177,5 +190,6 @@ def groups(
         epoch=grid["epoch"].to_numpy(),
         batch_size=runs.groupby(level)["batch_size"].first().to_dict(),
         values={value: array[levels == value] for value in dict.fromkeys(levels.tolist())},
+        repeats={value: part.tolist() for value, part in rows.groupby(level)[repeat]},
         diverged=runs[runs["metric"] == "diverged"].groupby(level)["run"].apply(list).to_dict(),
     )

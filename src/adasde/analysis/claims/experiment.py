@@ -108,13 +108,13 @@ class Experiment:
         noise.
         """
         one, other = (self.groups(rule, measured(metric)) for rule in (followed, baseline[0]))
-        values, reference = one.values[level], other.values[baseline[1]]
         kept = window(one.time, self.kind, skipped)
+        if followed.rule == "svag":
+            return Sample((one.values[level][:, kept], other.values[baseline[1]][:, kept]))
+        values, reference = one.pairs(level, other, baseline[1])
         if metric == "lag":
             kept &= np.arange(len(one.time)) > 1  # before, there is no lag
             return Sample((paired_lags(one.time, reference, values)[:, kept].mean(axis=1, keepdims=True),))
-        if followed.rule == "svag":
-            return Sample((values[:, kept], reference[:, kept]))
         return Sample.paired(values[:, kept], reference[:, kept])
 
     def wider(self, followed: Followed, level: float, metric: str) -> float:

@@ -35,7 +35,7 @@ def finetuning(trajectories: pd.DataFrame, experiment: str) -> list[dict]:
 def _kept(tuned, first, kappa, score, experiment):
     """The score at the end is that of models that were pre-trained at the smallest batch, seed by seed."""
     final = {level: tuned.values[level][:, -1:] for level in (first, kappa)}
-    sample = Sample.paired(final[kappa], final[first])
+    sample = Sample.paired(*(values[:, -1:] for values in tuned.pairs(kappa, tuned, first)))
     gap = sample.gap
     return row(
         claim="finetuning",

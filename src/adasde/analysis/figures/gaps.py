@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from scipy.special import stdtrit
 
 from adasde.analysis.claims.experiment import BASELINE, Experiment, Followed
-from adasde.analysis.claims.tolerances import WINDOW
+from adasde.analysis.claims.tolerances import WINDOW, window
 from adasde.analysis.figures import style
 from adasde.analysis.lags import paired_lags
 from adasde.analysis.statistics import TAIL, Sample
@@ -32,7 +32,7 @@ def gap_panel(panel: Axes, found: Experiment, metric: str, lines: Iterable[Line]
     known = [tolerance for tolerance in tolerances if tolerance > 0]
     start = 0.0
     if found.kind == "scratch":
-        start = WINDOW * groups.epoch[-1]
+        start = _window_start(groups)
         panel.axvspan(0, start, **style.SKIPPED, label="before the window")
     if known:
         ends = [start, 1.02 * groups.epoch[-1]]
@@ -74,7 +74,7 @@ def lag_panel(panel: Axes, found: Experiment, lines: Iterable[Line]) -> None:
     What is judged is the mean over the window.
     """
     groups = found.groups(BASELINE[0], "train_loss")
-    start, tolerance = WINDOW * groups.epoch[-1], 100.0 * found.tolerance("lag", 1).value
+    start, tolerance = _window_start(groups), 100.0 * found.tolerance("lag", 1).value
     panel.axhline(0, color="0.15", linewidth=1.0)
     panel.axvspan(0, start, **style.SKIPPED, label="before the window")
     ends = [start, 1.02 * groups.epoch[-1]]
@@ -83,7 +83,8 @@ def lag_panel(panel: Axes, found: Experiment, lines: Iterable[Line]) -> None:
         if found.diverged(followed, level) or found.diverged(*BASELINE):
             continue
         own = found.groups(followed, "train_loss")
-        gap = Sample((100.0 * paired_lags(own.time, groups.values[1], own.values[level]),)).gap
+        values, reference = own.pairs(level, groups, 1)
+        gap = Sample((100.0 * paired_lags(own.time, reference, values),)).gap
         half = stdtrit(gap.freedom, 1.0 - TAIL) * gap.error
         curves = (gap.mean, gap.mean - half, gap.mean + half)
         style.curve(panel, own.epoch, *curves, look["color"], alpha=0.15, **look)
@@ -93,18 +94,22 @@ def lag_panel(panel: Axes, found: Experiment, lines: Iterable[Line]) -> None:
     style.progress_axis(panel, groups.epoch[-1], TIMES[found.kind])
 
 
+def _window_start(groups):
+    """The epoch at which the window of a run from scratch begins, at a quarter of its time."""
+    return np.interp(WINDOW * groups.time[-1], groups.time, groups.epoch)
+
+
 def curve_panel(panel: Axes, found: Experiment, metric: str, lines: Iterable[Line]) -> None:
     """Plot mean trajectories, with the tolerance about the baseline's within the window."""
     unit, lines = style.UNITS.get(metric, 1.0), list(lines)
     if found.kind == "scratch":
-        end = found.groups(BASELINE[0], metric).epoch[-1]
-        panel.axvspan(0, WINDOW * end, **style.SKIPPED, label="before the window")
+        panel.axvspan(0, _window_start(found.groups(BASELINE[0], metric)), **style.SKIPPED, label="before the window")
     known = [_tolerance(found, followed, level, metric) for followed, level, _ in lines]
     known = [tolerance for tolerance in known if tolerance > 0]
     groups = found.groups(BASELINE[0], metric)
     middle = groups.values[1].mean(axis=0)
     if known:
-        kept = groups.time >= (WINDOW if found.kind == "scratch" else 0.0) * groups.time[-1]
+        kept = window(groups.time, found.kind)
         ends = (unit * (middle + side * min(known)) for side in (-1, 1))
         panel.fill_between(groups.epoch, *ends, where=kept, **style.TOLERATED, label="tolerance")
     for followed, level, look in lines:
