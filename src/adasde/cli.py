@@ -158,7 +158,7 @@ def forecast(options: argparse.Namespace) -> None:
 
     found = make_forecast(options.runs)
     write_forecast(found, options.out)
-    print(f"{found.experiment}: the rule holds up to kappa {found.safe_kappa:.3g}, by the noise of the baseline")
+    print(found)
 
 
 def claims(options: argparse.Namespace) -> None:
@@ -349,7 +349,7 @@ def _add_reading(command: _Command) -> None:
         "run",
         type=Path,
         metavar="RUN",
-        help="file of finished runs, such as results/mini/runs/fashion-cnn-adam.sqrt.k1.parquet",
+        help="file of finished runs, such as results/mini/runs/cnn-adam.baseline.parquet",
     )
     sub.add_argument("--json", action="store_true")
 

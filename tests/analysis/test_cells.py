@@ -1,4 +1,4 @@
-"""figures/cells.py: claims cell by cell, the words on where a rule ends, and the map as a table."""
+"""cells.py: claims cell by cell, the words on where a rule ends, and the map as a table."""
 
 import numpy as np
 import pandas as pd

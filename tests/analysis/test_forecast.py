@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from adasde.analysis.forecast import forecast_of, make_forecast, read_forecast, write_forecast
+from adasde.analysis.forecast import forecast_of, make_forecast, read_forecast, read_forecasts, write_forecast
 from adasde.common import InputError
 from adasde.experiments.artifacts import Result
 from conftest import changed, save_run
@@ -86,7 +86,7 @@ def test_the_file_gives_back_the_forecast(results, tmp_path):
     assert first["lag_at_end"] == pytest.approx(0.05)
     text = path.read_text()
     path.write_text(text.replace('"holds":true', '"holds":false', 1))
-    with pytest.raises(InputError, match="do not follow from its numbers"):
+    with pytest.raises(InputError, match="damaged .not what was written."):
         read_forecast(path)
     path.write_text(text[:100])
     with pytest.raises(InputError, match="no forecast, or a damaged one"):
@@ -118,6 +118,17 @@ def test_what_is_no_baseline_or_did_not_end_forecasts_nothing(results, spec, tmp
         forecast_of([run, Result(other, run.rows, {})], "here")
     save_run(tmp_path / "a.parquet", rows_of(spec.run), spec)
     assert make_forecast([tmp_path / "a.parquet"]).seeds == 1
+
+
+def test_a_baseline_that_diverged_is_a_result_too(spec, tmp_path):
+    rows = [*rows_of(spec.run), (spec.run, 99, 3.0, "diverged", 1.0)]
+    save_run(tmp_path / "a.parquet", rows, spec)
+    found = make_forecast([tmp_path / "a.parquet"])
+    assert str(found) == f"{spec.experiment}: no forecast, since {spec.run} diverged at time 3"
+    (tmp_path / "forecasts").mkdir()
+    write_forecast(found, tmp_path / "forecasts/a.json")
+    assert read_forecast(tmp_path / "forecasts/a.json") == found
+    assert read_forecasts(tmp_path) == {}
 
 
 def test_a_branch_is_forecast_from_the_speeds_along_it_with_its_norm(spec):

@@ -27,6 +27,7 @@ SPEC = (
 )
 SHOWN = 5  # runs of another spec that are named
 PLACES = {"here": "here", "reference": "in the reference"}
+GAPS = ("rule", "relative", "svag", "rival", "finetuning")  # claims whose interval is that of an equivalence test
 TYPICAL = 2.0  # root mean square above which an experiment has not been repeated; 1 is expected, more with few seeds
 
 
@@ -236,7 +237,9 @@ def _verdicts(here, reference):
     """A row per claim of either table, with the difference of its values in units of both intervals' error."""
     ids = list(dict.fromkeys([*reference["id"], *here["id"]]))
     there, mine = (table.set_index("id").reindex(ids) for table in (reference, here))
-    half = [(side["high"] - side["low"]) / 2 / 1.96 for side in (there, mine)]
+    kind = mine["claim"].fillna(there["claim"])
+    errors = np.where(kind.isin(GAPS), 2 * 1.645, 2 * 1.96)  # of an interval of 90%, and of 95%
+    half = [((side["high"] - side["low"]) / errors).where(kind != "forecast") for side in (there, mine)]
     difference = mine["value"] - there["value"]
     with np.errstate(divide="ignore", invalid="ignore"):
         difference = np.where(difference == 0, 0.0, difference / np.hypot(*half))

@@ -16,7 +16,7 @@ import numpy as np
 from adasde.analysis.claims.base import TEST_FUNCTIONS
 from adasde.analysis.claims.tolerances import tolerance, window
 from adasde.analysis.lags import speeds_along
-from adasde.common import InputError, atomic, canonical
+from adasde.common import InputError, atomic, canonical, digest
 from adasde.experiments.artifacts import Result, read_results
 from adasde.experiments.specs import Simulation
 from adasde.scaling.lag import SPEED, TOLERATED, predicted, safe_kappa, speed_between, warp
@@ -54,6 +54,10 @@ class Forecast:
     instant: dict[float, np.ndarray]
     curve_time: np.ndarray
     curves: dict[str, np.ndarray]
+
+    def __str__(self) -> str:
+        """Return the forecast as a sentence."""
+        return f"{self.experiment}: the rule holds up to kappa {self.safe_kappa:.3g}, by the noise of the baseline"
 
     def lag(self, kappa: float) -> float:
         """Return the predicted lag at the end. InputError if there is no forecast for this kappa."""
@@ -128,9 +132,31 @@ class Forecast:
         }
 
 
-def make_forecast(paths: Sequence[Path]) -> Forecast:
+@dataclass(frozen=True)
+class Diverged:
+    """A baseline that diverged, which is a result too: it forecasts nothing."""
+
+    experiment: str
+    run: str
+    time: float
+
+    def __str__(self) -> str:
+        """Return it as a sentence."""
+        return f"{self.experiment}: no forecast, since {self.run} diverged at time {self.time:.4g}"
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What is known, as plain values."""
+        return {"experiment": self.experiment, "diverged": {"run": self.run, "time": self.time}}
+
+
+def make_forecast(paths: Sequence[Path]) -> Forecast | Diverged:
     """Return the forecast from the files of the baseline's runs, all seeds of one experiment. InputError otherwise."""
-    return forecast_of([result for path in paths for result in read_results(path)], str(paths[0]))
+    results = [result for path in paths for result in read_results(path)]
+    for result in results:
+        if result.diverged is not None and not isinstance(result.spec, Simulation):
+            return Diverged(result.spec.experiment, result.spec.run, result.diverged)
+    return forecast_of(results, str(paths[0]))
 
 
 def forecast_of(results: Sequence[Result], name: str) -> Forecast:
@@ -192,38 +218,46 @@ def _curves(rows):
     return {metric: np.transpose(pairs) for metric, pairs in points.items()}
 
 
-def write_forecast(forecast: Forecast, path: str | Path) -> None:
-    """Write a forecast as JSON, whole or not at all."""
+def write_forecast(forecast: Forecast | Diverged, path: str | Path) -> None:
+    """Write a forecast as JSON with its SHA-256, whole or not at all."""
+    document = forecast.document
     with atomic(path) as temporary:
-        temporary.write_text(canonical(forecast.document) + "\n", encoding="utf-8")
+        temporary.write_text(canonical({**document, "sha256": digest(canonical(document))}) + "\n", encoding="utf-8")
 
 
 def read_forecasts(folder: Path) -> dict[str, Forecast]:
     """Return the forecasts of a scale by experiment: those in the folder ``forecasts`` beside its tables."""
     found = (read_forecast(path) for path in sorted(Path(folder, "forecasts").glob("*.json")))
-    return {forecast.experiment: forecast for forecast in found}
+    return {forecast.experiment: forecast for forecast in found if isinstance(forecast, Forecast)}
 
 
-def read_forecast(path: str | Path) -> Forecast:
-    """Return the forecast in a file. InputError if there is none, or another file."""
+def read_forecast(path: str | Path) -> Forecast | Diverged:
+    """Return the forecast in a file. InputError if there is none, another file, or one that was changed."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; Snakemake makes it from the baseline's runs, by `adasde forecast`")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        forecast = Forecast(
-            experiment=str(found["experiment"]),
-            kind=str(found["kind"]),
-            seeds=int(found["seeds"]),
-            time=np.array(found["time"], float),
-            speeds={float(kappa): np.array(speed, float) for kappa, speed in found["speeds"].items()},
-            instant={float(kappa): np.array(speed, float) for kappa, speed in found["instant"].items()},
-            curve_time=np.array(found["curve_time"], float),
-            curves={metric: np.array(curve, float) for metric, curve in found["curves"].items()},
-        )
-        same = canonical(forecast.document) == canonical(found)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        whole = found.pop("sha256") == digest(canonical(found))
+        if "diverged" in found:
+            forecast: Forecast | Diverged = Diverged(found["experiment"], **found["diverged"])
+        else:
+            forecast = Forecast(
+                experiment=str(found["experiment"]),
+                kind=str(found["kind"]),
+                seeds=int(found["seeds"]),
+                time=np.array(found["time"], float),
+                speeds=_arrays(found["speeds"]),
+                instant=_arrays(found["instant"]),
+                curve_time=np.array(found["curve_time"], float),
+                curves={metric: np.array(curve, float) for metric, curve in found["curves"].items()},
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: no forecast, or a damaged one ({type(error).__name__})") from error
-    if not same:
-        raise InputError(f"{path}: damaged (its forecasts do not follow from its numbers); delete it and make it again")
+    if not whole:
+        raise InputError(f"{path}: damaged (not what was written); delete it and make it again")
     return forecast
+
+
+def _arrays(speeds):
+    return {float(kappa): np.array(speed, float) for kappa, speed in speeds.items()}

@@ -10,12 +10,6 @@ from adasde.common import InputError
 from analysis.runs import SPEEDS
 
 
-@pytest.fixture
-def forecasting(lagging):
-    """Make a table whose baselines' persistent speeds are known."""
-    return lagging
-
-
 def marks(drawn):
     """Colour and place of every point."""
     return {
@@ -24,8 +18,8 @@ def marks(drawn):
 
 
 @pytest.mark.parametrize("options", [{}, {"seeds": 1}, {"kappas": (1, 4)}])
-def test_runs_that_lag_as_forecast_lie_on_the_diagonal(forecasting, options):
-    drawn = plot_figure("forecast", forecasting(**options))
+def test_runs_that_lag_as_forecast_lie_on_the_diagonal(lagging, options):
+    drawn = plot_figure("forecast", lagging(**options))
     found = marks(drawn)
     for kappa in options.get("kappas", (1, 2, 4, 16))[1:]:
         across, up = found[style.kappa_colour(kappa)]
@@ -36,8 +30,8 @@ def test_runs_that_lag_as_forecast_lie_on_the_diagonal(forecasting, options):
     plt.close(drawn)
 
 
-def test_a_wrong_forecast_is_on_the_other_side(forecasting):
-    drawn = plot_figure("forecast", forecasting(true={4: 0.99}, kappas=(1, 4)))
+def test_a_wrong_forecast_is_on_the_other_side(lagging):
+    drawn = plot_figure("forecast", lagging(true={4: 0.99}, kappas=(1, 4)))
     assert "same side of 10% in 0 of 1" in drawn.get_suptitle()
     across, up = marks(drawn)[style.kappa_colour(4)]
     assert across > 0.1 > up
@@ -46,10 +40,10 @@ def test_a_wrong_forecast_is_on_the_other_side(forecasting):
     plt.close(drawn)
 
 
-def test_there_is_no_forecast_without_speeds_or_at_a_changing_rate(forecasting):
-    table = forecasting()
+def test_there_is_no_forecast_without_speeds_or_at_a_changing_rate(lagging):
+    table = lagging()
     with pytest.raises(InputError, match="forecast': no baseline at a constant learning rate recorded its speeds"):
         plot_figure("forecast", table.assign(time=table["time"] ** 2))
-    drawn = plot_figure("forecast", forecasting(seeds=2, noise=0.3))
+    drawn = plot_figure("forecast", lagging(seeds=2, noise=0.3))
     assert all(np.isfinite(place).all() for place in marks(drawn).values())
     plt.close(drawn)

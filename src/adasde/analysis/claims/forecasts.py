@@ -57,7 +57,6 @@ def _limit(forecast, cells):
     grid = [low, *(kappa for kappa in sorted(cells["level"]) if low < kappa < high), high]
     # The limit is in one of these intervals; inside it, any kappa may be the one.
     factors = [max(1.0, below / safe, safe / above) for below, above in pairwise(grid)]
-    bounds = min(factors) - ROUNDING, max(factors) - ROUNDING  # a factor of exactly 2 is within 2
     least = "at least " if safe == max(forecast.speeds) else ""
     end = f"from {low:g} to {high:g}" if np.isfinite(high) else f"at least {low:g}"
     shown = ", ".join(f"k{kappa:g} {forecast.lag(kappa):.2f}" for kappa in cells["level"])
@@ -68,9 +67,9 @@ def _limit(forecast, cells):
         statement=f"the rule holds up to the kappa that the baseline's noise forecasts, within a factor of {FACTOR:g}",
         statistic="forecast kappa and the interval in which the rule was found to end: factor between them",
         value=max(factors),
-        bounds=bounds,
+        bounds=(min(factors), max(factors)),
         n=int(cells["n"].min()),
-        tolerance=FACTOR,
+        tolerance=FACTOR * (1.0 + ROUNDING),  # a factor of exactly 2 is within 2
         reason="half the step between the batch sizes that were run (ours)",
         note=f"forecast {least}{safe:.3g}, found {end}; forecast lags at the end: {shown}",
         figure="forecast",
