@@ -125,7 +125,8 @@ def read_results(path: Path) -> list[Result]:
 def refuse_other_runs(wanted: Mapping[str, AnySpec], folder: Path) -> None:
     """InputError if a file in ``folder`` holds a run of another spec than the one ``wanted`` by this id.
 
-    So a config that was changed, or another of the same name, never writes over finished runs.
+    So a config that was changed, or another of the same name, never writes over finished runs. Runs that it no longer
+    names are no conflict.
     """
     for path in sorted(Path(folder).glob("*.parquet")):
         specs: list[dict[str, Any]] = []

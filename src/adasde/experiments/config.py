@@ -192,6 +192,7 @@ class Branching(_Compares):
 
     Workload, optimizer and options are the parent's; its hyperparameters follow the square-root rule from the parent's
     batch size to this one, and the learning rate keeps the factor that the parent's schedule has at the branch point.
+    Its examples come from random streams of their own; without replacement they are those that the parent has not seen.
     """
 
     parent: str = Field(description="name of the experiment whose baseline is branched")

@@ -157,14 +157,9 @@ def job_seconds(specs: Sequence[AnySpec]) -> float:
     return START[specs[0].kind] + sum(cost_of(spec).seconds for spec in specs)
 
 
-def state_seconds(spec: Trained, samples: float) -> float:
-    """Seconds that the job of a state should take: the training up to its ``samples``."""
-    return START[spec.kind] + cost_of(spec).seconds * samples / spec.samples
-
-
 def job_memory(specs: Sequence[AnySpec]) -> int:
     """Megabytes of host memory that a job needs, all its processes together, with half as much again."""
-    spec, cost = specs[0], cost_of(specs[0])
+    spec, cost = specs[0], max((cost_of(spec) for spec in specs), key=lambda cost: cost.memory)
     unit = DEVICES[cost.device].unit
     each = cost.memory if unit == "core" else PROCESS[unit] + cost.weights
     if isinstance(spec, Trained):

@@ -7,11 +7,12 @@ reading of the data serve all seeds.
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,6 +55,7 @@ class Job:
     overwrite: bool = False
     progress: Progress = field(default=lambda run: nullcontext())
     _workload_read: tuple[str, Workload] | None = field(default=None, init=False, repr=False)
+    _state_read: tuple[Path, dict[str, Any]] | None = field(default=None, init=False, repr=False)
     _start_metrics: dict[tuple, dict[str, float]] = field(default_factory=dict, init=False, repr=False)
 
     def check(self) -> None:
@@ -80,7 +82,7 @@ class Job:
                 "name their folder by --pretrained"
             )
         for spec in self.specs:
-            if isinstance(spec, Branch) and self._state_of(spec.parent.spec_hash, spec.parent.samples) is None:
+            if isinstance(spec, Branch) and (spec.parent.spec_hash, spec.parent.samples) not in self._states:
                 raise InputError(
                     f"states: {spec.run} branches from {spec.parent.run} after {spec.parent.samples} samples; "
                     "name the file of that state by --states"
@@ -121,9 +123,7 @@ class Job:
         """
         self.check()
         results, new = self.finished(), []
-        keep_memory()
-        torch.set_num_threads(self.threads)
-        torch.set_flush_denormal(True)  # the averages of inactive units decay into numbers that are slow to add
+        _prepare_process(self.threads)
         with distributed.process_group(self.specs[0].processes, self.specs[0].device) as device:
             for spec in self.specs:
                 if spec.hash not in results:
@@ -145,7 +145,8 @@ class Job:
                 # Runs that start from the same weights share what is measured there.
                 shared = None
                 if not isinstance(spec, Finetune) and 0 not in spec.noise:
-                    shared = spec.workload, spec.init_seed, spec.tested, spec.parent and spec.parent.state
+                    own = spec.workload, spec.init_seed, spec.tested, spec.frozen, spec.precision
+                    shared = *own, spec.parent and spec.parent.state
                 with signals.stopping() as stop:
                     rows, facts = train(
                         spec,
@@ -170,17 +171,20 @@ class Job:
     @cached_property
     def _states(self) -> dict[tuple[str, int], tuple[Path, Training]]:
         """The files of states, and the specs of their runs, by the hash of the spec and the samples seen."""
-        described = [(path, *_described(path)) for path in self.states]
+        described = [(path, *_described(self._state(path))) for path in self.states]
         return {(spec.hash, samples): (path, spec) for path, spec, samples in described}
 
-    def _state_of(self, spec_hash: str, samples: int) -> tuple[Path, Training] | None:
-        return self._states.get((spec_hash, samples))
+    def _state(self, path: Path) -> dict[str, Any]:
+        """The state in a file; runs that branch from one state one after another share it."""
+        if self._state_read is None or self._state_read[0] != path:
+            self._state_read = path, read_state(path)
+        return self._state_read[1]
 
     def _beginning(self, spec: Trained) -> Callable[[Run], None] | None:
         """What puts a new run into the state in which it begins; None for the usual one."""
         if isinstance(spec, Branch):
             path, parent = self._states[spec.parent.spec_hash, spec.parent.samples]
-            return lambda run: branch_off(run, parent, read_state(path))
+            return lambda run: branch_off(run, parent, self._state(path))
         own = [samples for spec_hash, samples in self._states if spec_hash == spec.hash]
         return (lambda run: run.restore(self._states[spec.hash, max(own)][0])) if own else None
 
@@ -207,9 +211,15 @@ class Job:
         shutil.rmtree(self.waiting, ignore_errors=True)
 
 
-def _described(path: Path) -> tuple[Training, int]:
-    """Spec of the run whose state is in a file, and the samples that it has seen."""
-    state = read_state(path)
+def _prepare_process(threads: int) -> None:
+    """Set what runs depend on, to the last bit and in their speed."""
+    keep_memory()
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # the averages of inactive units decay into numbers that are slow to add
+
+
+def _described(state: Mapping[str, Any]) -> tuple[Training, int]:
+    """Spec of the run whose state this is, and the samples that it has seen."""
     spec = spec_of(json.loads(state["spec"]))
     return spec, state["step"] * spec.batch_size
 
@@ -246,11 +256,10 @@ def save_state(
             f"samples = {samples}: a state of {spec.run} is after whole steps of {spec.batch_size}, "
             f"up to its end at {spec.samples}"
         )
-    if before is not None and (seen := _described(before)[1]) >= samples:
+    if before is not None and (seen := _described(read_state(before))[1]) >= samples:
         raise InputError(f"before = {before}: a state after {seen} samples; one before {samples} is wanted")
     check_writable("out", out)
-    keep_memory()
-    torch.set_flush_denormal(True)
+    _prepare_process(threads=1)
     with distributed.process_group(spec.processes, spec.device) as device:
         prepare_torch(device, spec.precision)
         workload = load_workload(spec.workload, root, device=device)
