@@ -20,6 +20,7 @@ PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 figures: env  ## install, fetch, train and plot everything, and say whether the paper replicates
 	$(SNAKEMAKE) all $(CONFIG)
+	@tail -n 5 results/$(SCALE)/logs/claims.log
 
 report: env  ## results/SCALE/report.html: every figure and claim in one file to open or to send
 	$(SNAKEMAKE) results/$(SCALE)/report.html $(CONFIG)
@@ -61,7 +62,8 @@ cost-profiles: env  ## count what each workload costs, for `adasde plan`
 	$(VENV)/bin/python benchmarks/count_costs.py
 
 reference: env  ## keep the tables, figures and speeds of a finished run as the reference
-	rm -rf results/reference/$(SCALE) figures/reference/$(SCALE)
+	test -f results/$(SCALE)/claims.csv
+	rm -rf results/reference/$(SCALE)/forecasts figures/reference/$(SCALE)
 	mkdir -p results/reference/$(SCALE) figures/reference/$(SCALE)
 	cp -r results/$(SCALE)/*.parquet results/$(SCALE)/*.csv results/$(SCALE)/forecasts results/reference/$(SCALE)
 	cp figures/$(SCALE)/*.png figures/reference/$(SCALE)

@@ -17,10 +17,6 @@ rule collect:
         "adasde collect {input:q} --out {params.folder:q} > {log:q} 2>&1"
 
 
-onsuccess:
-    conclude()
-
-
 # Made from the baseline's runs only. So no run at a larger batch can have a part in it.
 rule forecast:
     input:

@@ -2,7 +2,6 @@
 import re
 import shlex
 import sys
-import time
 import warnings
 from os.path import dirname
 from pathlib import Path
@@ -11,12 +10,9 @@ from adasde import InputError, ScalingWarning
 from adasde.analysis.figures.registry import figure_runs
 from adasde.common import hold
 from adasde.experiments import cost
-from adasde.experiments.artifacts import refuse_other_runs
 from adasde.experiments.documents import read
 from adasde.experiments.plan import plan
 from snakemake.logging import logger
-
-STARTED = time.time()
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ScalingWarning)  # `adasde plan` prints them
@@ -47,6 +43,9 @@ for place, values in (
 
 def begin():
     """Hold the scale while the graph runs. Snakemake's own locks outlive a graph that is killed, this one does not."""
+    # Here, since it loads pyarrow, which the jobs do without.
+    from adasde.experiments.artifacts import refuse_other_runs
+
     try:
         refuse_other_runs(PLAN.runs, Path(f"results/{PLAN.scale}/runs"))
         hold(f".snakemake/adasde.{PLAN.scale}", f"results/{PLAN.scale}")
@@ -59,13 +58,6 @@ def begin():
         if not Path(f"results/{PLAN.scale}/runs/{job}.parquet").exists()
     }
     logger.info(None, extra={"planned_seconds": planned})
-
-
-def conclude():
-    """Print whether the paper replicates: the last five lines of the claims, if this graph has made them."""
-    log = Path(f"results/{PLAN.scale}/logs/claims.log")
-    if log.exists() and log.stat().st_mtime >= STARTED:
-        print(*log.read_text().splitlines()[-5:], sep="\n", flush=True)
 
 
 def specs(job):
