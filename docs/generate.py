@@ -169,7 +169,8 @@ def figures_page(claims) -> str:
 def forecasts(claims) -> str:
     """Return up to which kappa the rule was forecast to hold, and what was found."""
     made, rows = read_forecasts(REFERENCE / SCALE), []
-    for experiment, part in cell_verdicts(claims).groupby("experiment", sort=False):
+    cells = cell_verdicts(claims)
+    for experiment, part in cells[cells["forecast"] != ""].groupby("experiment", sort=False):
         holds, fails = reach(part)
         shown = f"{holds:g}" if holds > 1 else "", f"{fails:g}" if fails < float("inf") else ""
         rows.append((experiment, f"{made[experiment].safe_kappa:.3g}", *shown))
@@ -180,6 +181,7 @@ def numbers(claims) -> dict[str, str]:
     """Return the numbers that the pages quote, by name."""
     facts, made = pd.read_csv(REFERENCE / SCALE / "runs.csv"), read_forecasts(REFERENCE / SCALE)
     cells = cell_verdicts(claims)
+    cells = cells[cells["forecast"] != ""]
     decided = cells[cells["verdict"] != "undecided"]
     well = decided["verdict"] == "reproduced"
     instant = [made[c.experiment].instant_lag(c.level) <= lag.TOLERATED for c in decided.itertuples()]
