@@ -88,9 +88,7 @@ def pretrained(job):
 
 def states(job):
     """The states from which a job's runs branch, and from which those go on that others branch from."""
-    own = [PLAN.states_of(spec.run)[-1:] for spec in specs(job)]
-    parents = [[spec.parent.state] for spec in specs(job) if spec.origin == "branch"]
-    names = dict.fromkeys(sum(own + parents, []))
+    names = dict.fromkeys(state for spec in specs(job) for state in PLAN.starts(spec))
     return expand("<results>/states/{state}.state", state=names)
 
 

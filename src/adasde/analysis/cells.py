@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from adasde.analysis import tables
-from adasde.analysis.claims.base import VERDICTS
+from adasde.analysis.claims.base import VERDICTS, together
 from adasde.analysis.claims.evaluation import evaluate_claims
 from adasde.analysis.claims.experiment import BASELINE, Experiment
 from adasde.analysis.claims.forecasts import reach
@@ -68,15 +68,10 @@ def cells_of(claims: pd.DataFrame) -> pd.DataFrame:
         low=("low", "max"),
         high=("high", "max"),
         n=("n", "min"),
-        verdict=("verdict", _together),
+        verdict=("verdict", together),
         forecast=("forecast", "first"),
     )
     return found.reset_index()
-
-
-def _together(verdicts):
-    found = set(verdicts)
-    return next((one for one in (OUTSIDE, UNDECIDED) if one in found), WITHIN)
 
 
 def limit(claims: pd.DataFrame, claim: str, unit: float = 1.0, name: str = "batch") -> str:

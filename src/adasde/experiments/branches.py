@@ -10,6 +10,7 @@ from torch import Tensor
 from adasde.common import InputError
 from adasde.experiments.specs import Trained, spec_of
 from adasde.scaling.branch import BranchReport, branch
+from adasde.scaling.optimizers import as_torch
 from adasde.training.checkpoint import read_checkpoint
 from adasde.training.run import Run
 from adasde.training.sampling import Sampler
@@ -55,7 +56,7 @@ def branch_checkpoint(
     name = next(name for name in LOSSES if name in workload.measure(run.model))
     return branch(
         run.model,
-        run.optimizer.as_torch() if hasattr(run.optimizer, "as_torch") else run.optimizer,
+        as_torch(run.optimizer),
         workload.loss,
         _Unseen(workload, spec, state["step"] * spec.batch_size, examples),
         lambda model: workload.measure(model)[name],

@@ -285,9 +285,7 @@ def _in_order(plan: Plan, wanted: set[str]) -> Iterator[tuple[list[str], set[str
         for spec in (spec for spec in job.specs if spec.run in wanted):
             own = plan.states_of(spec.run)
             parts.append((spec, 1 - _seen(plan, own) / spec.samples if own else 1.0))
-            needs |= (
-                {*own, spec.parent.state if spec.origin == "branch" else spec.parent.run} if spec.parent else {*own}
-            )
+            needs |= {*plan.starts(spec), *([plan.parents[spec.run]] if spec.run in plan.parents else [])}
         if parts:
             yield [spec.run for spec, _ in parts], needs, parts
 

@@ -97,6 +97,10 @@ class Plan:
         """Names of a run's states, in order, up to and without that after ``before`` samples."""
         return [state for state, (spec, samples) in self.states.items() if spec.run == run and samples < before]
 
+    def starts(self, spec: AnySpec) -> list[str]:
+        """Names of the states from which a run starts: the last of its own, and a branch that of its parent."""
+        return self.states_of(spec.run)[-1:] + ([spec.parent.state] if isinstance(spec, Branch) else [])
+
 
 def _parts(specs: Sequence[AnySpec]) -> list[list[AnySpec]]:
     """Cut the runs of a job where its command would become too long."""

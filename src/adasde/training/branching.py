@@ -62,13 +62,13 @@ def _carry_over(run: Run, parent: RunSpec, saved: Mapping[str, Any]) -> None:
     spec = run.spec
     before = optimizers.build(run.trained, parent.optimizer.hyperparameters, parent.optimizer.variant)
     before.load_state_dict(copy.deepcopy(saved))  # torch would take its tensors, which are changed in place below
-    before = _as_torch(before)
+    before = optimizers.as_torch(before)
     size = round(spec.batch_size / spec.kappa)  # of the branch's baseline
     rescale_alone(before, size / parent.batch_size)
     if spec.micro_batches is None:  # Adam on micro-batches has the state of the baseline
         change = (spec.kappa, spec.rule) if spec.ell == 1 else (spec.ell**-2.0, "sqrt")
         rescale_alone(before, *change, second_moment=spec.second_moment)
-    after = _as_torch(run.optimizer)
+    after = optimizers.as_torch(run.optimizer)
     for parameter in run.trained:
         for name, value in before.state[parameter].items():
             own = after.state[parameter].get(name)
@@ -76,7 +76,3 @@ def _carry_over(run: Run, parent: RunSpec, saved: Mapping[str, Any]) -> None:
                 own.copy_(value)
             else:
                 after.state[parameter][name] = value
-
-
-def _as_torch(optimizer: Any) -> torch.optim.Optimizer:
-    return optimizer.as_torch() if hasattr(optimizer, "as_torch") else optimizer

@@ -105,6 +105,12 @@ def verdict(low: float, high: float, tolerance: float, below: bool = True) -> st
     return "reproduced" if high < tolerance else "not reproduced" if low > tolerance else "undecided"
 
 
+def together(verdicts: Iterable[str]) -> str:
+    """Verdict of a cell on all its test functions: *not reproduced* if one is not, *reproduced* if every one is."""
+    found = set(verdicts)
+    return next((one for one in ("not reproduced", "undecided") if one in found), "reproduced")
+
+
 def natural(metric: str, value: float) -> str:
     """A gap of a test function in its own unit: points, nats, percent of the time, or none for the squared norm."""
     if metric == "lag":

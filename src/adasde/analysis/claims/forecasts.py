@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from adasde.analysis.claims.base import row
+from adasde.analysis.claims.base import row, together
 from adasde.analysis.forecast import Forecast
 from adasde.scaling.rules import ROUNDING
 
@@ -21,13 +21,8 @@ def cell_verdicts(table: pd.DataFrame) -> pd.DataFrame:
     test function is, *not reproduced* if some is not, or else *undecided*.
     """
     cells = table[table["claim"] == "rule"].groupby(["experiment", "level"], sort=False)
-    found = cells.agg(forecast=("forecast", "first"), n=("n", "min"), verdict=("verdict", _together))
+    found = cells.agg(forecast=("forecast", "first"), n=("n", "min"), verdict=("verdict", together))
     return found.reset_index()
-
-
-def _together(verdicts):
-    found = set(verdicts)
-    return next((one for one in ("not reproduced", "undecided") if one in found), "reproduced")
 
 
 def reach(cells: pd.DataFrame) -> tuple[float, float]:

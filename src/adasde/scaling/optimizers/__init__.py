@@ -24,7 +24,7 @@ from adasde.scaling.optimizers.fused import FusedAdam
 from adasde.scaling.optimizers.invariant import InvariantAdam
 from adasde.scaling.optimizers.rmsprop import RMSprop
 
-__all__ = ["InvariantAdam", "RMSprop", "build", "build_invariant"]
+__all__ = ["InvariantAdam", "RMSprop", "as_torch", "build", "build_invariant"]
 
 
 def build(
@@ -55,3 +55,8 @@ def build_invariant(
     betas = (h.beta1, h.beta2) if isinstance(h, AdamHyperparameters) else (0.0, h.beta)
     decoupled = isinstance(h, AdamHyperparameters) and h.decoupled
     return InvariantAdam(params, h.lr, betas, h.eps, h.weight_decay, decoupled, micro_batches)
+
+
+def as_torch(optimizer: Optimizer | FusedAdam) -> Optimizer:
+    """Return torch's own optimizer with the same parameters and state, for what knows torch's classes only."""
+    return optimizer.as_torch() if isinstance(optimizer, FusedAdam) else optimizer
