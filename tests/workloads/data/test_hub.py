@@ -3,6 +3,8 @@
 import hashlib
 import json
 
+import datasets
+import huggingface_hub
 import pytest
 from tokenizers import Tokenizer
 
@@ -13,7 +15,9 @@ from adasde.workloads.data.registry import DATASETS, dataset_named, prepare
 from workloads.texts import WIKITEXT, byte_level, parquet, prose
 
 
-def test_only_the_hub_is_left_where_no_file_was_put_by_hand(tmp_path):
+def test_only_the_hub_is_left_where_no_file_was_put_by_hand(tmp_path, monkeypatch):
+    for module in (huggingface_hub.constants, datasets.config):  # which would ask an unreachable hub five times
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
     byte_level(["<|endoftext|>"], tmp_path / "wikitext-103/sources/tokenizer.json")
     corpus = dataset_named("wikitext-103")
     source = corpus.sources["train"][0]
