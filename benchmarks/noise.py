@@ -70,7 +70,7 @@ def bias(name, workload, steps, rounds):
     wanted = truth.speeds(KAPPAS, sigma, 1e-8)
     squared = truth.norm**2  # of the whole training set, so without error
     print(f"{name}: batch {batch_size}, signal over noise {squared * batch_size / truth.trace:.3f}, {rounds} rounds")
-    found = {"tr Sigma, %": [], "|g|^2, %": [], **{f"speed at {kappa}": [] for kappa in KAPPAS}}
+    found = {"tr Sigma, %": [], "|g|^2, %": [], **{f"speed at {kappa:g}": [] for kappa in KAPPAS}}
     for _ in range(rounds):
         noise = loop.measure(every=1)
         loop.run(steps)
@@ -80,7 +80,7 @@ def bias(name, workload, steps, rounds):
         found["tr Sigma, %"].append(100 * (variances / truth.trace - 1))
         found["|g|^2, %"].append(100 * (squares / squared - 1))
         for kappa, speed in noise.speeds(KAPPAS).items():
-            found[f"speed at {kappa}"].append(speed - wanted[kappa])
+            found[f"speed at {kappa:g}"].append(speed - wanted[kappa])
     for quantity, errors in found.items():
         error = statistics.stdev(errors) / rounds**0.5
         true = f" (true {wanted[float(quantity.split()[-1])]:.3f})" if quantity.startswith("speed") else ""

@@ -23,7 +23,7 @@ from adasde.analysis.cells import map_table
 from adasde.analysis.claims.base import VERDICTS
 from adasde.analysis.claims.forecasts import cell_verdicts, reach
 from adasde.analysis.claims.null import null_test
-from adasde.analysis.claims.report import read_claims
+from adasde.analysis.claims.report import FIELDS, fields, read_claims
 from adasde.analysis.figures import captions
 from adasde.analysis.figures.registry import figure_runs
 from adasde.analysis.forecast import read_forecasts
@@ -125,18 +125,8 @@ def null() -> str:
 
 def judged(claims) -> str:
     """Return claims one by one."""
-    rows = [
-        (
-            f"`{c.id}`<br>{c.note}",
-            f"{c.value:.3g}",
-            f"{c.low:.3g} to {c.high:.3g}",
-            c.n,
-            f"{c.tolerance:.3g}",
-            c.verdict,
-        )
-        for c in claims.itertuples()
-    ]
-    return table(("claim", "value", "interval", "n", "tolerance", "verdict"), rows)
+    rows = [(f"`{claim.id}`<br>{claim.note}", *fields(claim)) for claim in claims.itertuples()]
+    return table(("claim", *FIELDS), rows)
 
 
 def figures_page(claims) -> str:

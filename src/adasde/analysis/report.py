@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import math
 import shlex
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment
 
 from adasde.analysis.claims.base import VERDICTS
-from adasde.analysis.claims.report import read_claims, seeds_needed
+from adasde.analysis.claims.report import FIELDS, fields, read_claims
 from adasde.analysis.figures import captions
 from adasde.analysis.summary import five_lines
 from adasde.common import InputError, atomic
@@ -56,8 +55,8 @@ def write_report(
         figures=drawn,
         shown=plan.figures,
         verdicts=VERDICTS,
-        number=_number,
-        seeds_needed=seeds_needed,
+        names=FIELDS,
+        fields=fields,
     )
     with atomic(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -107,8 +106,3 @@ def _facts(runs, config_files):
     for name, title in FACTS.items():
         facts[title] = ", ".join(dict.fromkeys(run[name] for run in runs if run.get(name)))
     return facts
-
-
-def _number(value):
-    """A number of the claims as people read it; NaN is unknown."""
-    return "unknown" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.3g}"

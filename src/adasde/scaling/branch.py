@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adasde.common import InputError, positive, text_table, whole
 from adasde.scaling.monitor import NoiseMonitor
-from adasde.scaling.rescale import rescale
+from adasde.scaling.rescale import rescale_alone
 from adasde.scaling.rules import scaled_batch_size
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def branch(
     positive("tolerance", tolerance)
     measure = held if callable(held) else _held_loss(loss, held)
     for kappa in sizes:  # refuses before anything is trained
-        rescale(_copies(model, optimizer)[1], kappa, rule, betas=betas)
+        rescale_alone(_copies(model, optimizer)[1], kappa, rule, betas=betas)
     start, places = measure(model), _order(len(data), seed=0)[:SAMPLE]
     chunks = [data[part] for part in places.split(max(1, len(places) // 20))]
     with torch.random.fork_rng():
@@ -224,7 +224,7 @@ def branch(
         order = _order(len(data), seed=repeat)
         for kappa, size in sizes.items():
             own, own_optimizer = _copies(model, optimizer)
-            rescale(own_optimizer, kappa, rule, betas=betas)
+            rescale_alone(own_optimizer, kappa, rule, betas=betas)
             found = []
             with torch.random.fork_rng():
                 torch.manual_seed(repeat)

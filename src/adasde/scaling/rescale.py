@@ -72,10 +72,9 @@ def rescale(
     optimizer, kappa, powers = _optimizer_in(optimizer), positive("kappa", kappa), rule_named(rule, betas)
     if second_moment not in ("transport", "keep"):
         raise InputError(f"second_moment = {second_moment!r}: must be transport or keep")
-    if powers.micro_batches or isinstance(optimizer, optimizers.InvariantAdam):
-        _more_micro_batches(optimizer, kappa, rule)
-    else:
-        rescale_alone(optimizer, kappa, rule, betas, second_moment, schedulers_of(optimizer, scheduler))
+    rates = not (powers.micro_batches or isinstance(optimizer, optimizers.InvariantAdam))  # that a scheduler may hold
+    schedulers = schedulers_of(optimizer, scheduler) if rates else ()
+    rescale_alone(optimizer, kappa, rule, betas, second_moment, schedulers)
 
 
 def rescale_alone(
@@ -86,11 +85,15 @@ def rescale_alone(
     second_moment: str = "transport",
     schedulers: Sequence[Any] = (),
 ) -> None:
-    """Do what `rescale` does to an optimizer of torch whose schedulers are known: by default it has none.
+    """Do what `rescale` does, to an optimizer whose schedulers are known: by default it has none.
 
     `rescale` looks for them among all objects of the process, which takes half a second.
     """
-    powers, groups = rule_named(rule, betas), optimizer.param_groups
+    optimizer, powers = _optimizer_in(optimizer), rule_named(rule, betas)
+    if powers.micro_batches or isinstance(optimizer, optimizers.InvariantAdam):
+        _more_micro_batches(optimizer, kappa, rule)
+        return
+    groups = optimizer.param_groups
     changes = [scaled_group(optimizer, group, kappa, rule, betas) for group in groups]
     defaults = _scaled_defaults(optimizer, kappa, rule, betas)
 

@@ -12,6 +12,7 @@ from adasde.analysis.statistics import MOST_SEEDS
 from adasde.analysis.summary import five_lines
 from adasde.common import InputError, atomic, text_table
 
+FIELDS = ("value", "interval", "n", "tolerance", "power", "seeds needed", "forecast", "verdict")
 TEXTS = ("forecast", "note", "figure", "experiment", "kind", "rule", "metric")  # columns that can be empty
 
 
@@ -31,22 +32,25 @@ def read_claims(path: str | Path) -> pd.DataFrame:
 
 def claims_summary(table: pd.DataFrame) -> str:
     """Return the claims as a table for a terminal, the count of each verdict, and the five lines that sum them up."""
-    rows = [("claim", "value", "interval", "n", "tolerance", "power", "seeds needed", "forecast", "verdict")]
-    for claim in table.itertuples():
-        numbers = f"{claim.value:.3g}", f"{claim.low:.3g} to {claim.high:.3g}", str(claim.n), f"{claim.tolerance:.3g}"
-        power = "" if np.isnan(claim.power) else f"{claim.power:.2f}"
-        rows.append((claim.id, *numbers, power, seeds_needed(claim), claim.forecast, claim.verdict))
+    rows = [("claim", *FIELDS), *((claim.id, *fields(claim)) for claim in table.itertuples())]
     counts = table["verdict"].value_counts()
     total = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
     lines = (line.replace("**", "") for line in five_lines(table))
     return "\n".join([text_table(rows), f"{len(table)} claims: {total}", "", *lines])
 
 
-def seeds_needed(claim: Any) -> str:
-    """Number of seeds that would decide a row of the table, as people read it; empty where none are needed."""
-    if np.isfinite(claim.seeds_needed):
-        return f"{claim.seeds_needed:.0f}"
-    return f">{MOST_SEEDS}" if claim.verdict == "undecided" and np.isfinite(claim.power) else ""
+def fields(claim: Any) -> tuple[str, ...]:
+    """Return what FIELDS names, of one row of the table, as people read it."""
+    value, low, high, tolerance = map(_number, (claim.value, claim.low, claim.high, claim.tolerance))
+    power = f"{claim.power:.2f}" if np.isfinite(claim.power) else ""
+    most = f">{MOST_SEEDS}" if claim.verdict == "undecided" and power else ""
+    needed = f"{claim.seeds_needed:.0f}" if np.isfinite(claim.seeds_needed) else most
+    return value, f"{low} to {high}", str(claim.n), tolerance, power, needed, claim.forecast, claim.verdict
+
+
+def _number(value):
+    """A number as people read it; NaN is unknown."""
+    return "unknown" if np.isnan(value) else "∞" if np.isinf(value) else f"{value:.3g}"
 
 
 def readme(table: pd.DataFrame) -> str:
