@@ -127,6 +127,7 @@ def test_the_glossary_has_every_metric(site):
 TUTORIALS = sorted(path.stem for path in (ROOT / "docs/tutorials").glob("*.py"))
 
 
+@pytest.mark.slow  # the site runs the tutorials
 @pytest.mark.parametrize("name", TUTORIALS)
 def test_a_tutorial_is_in_the_menu_with_its_figures(site, name):
     page = Links(site / f"generated/tutorials/{name}.html")
