@@ -178,7 +178,7 @@ def map_table(claims: pd.DataFrame) -> str:
     lines = [header, ["---"] * len(header)]
     lines += [[f"{_SHORT[row.group]}{row.name}", *(_cell(row.fields, place) for place in places)] for row in rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    more = f" {len(left_out)} more rows are in the figure." if left_out else ""
+    more = f" The figure has {len(left_out)} more row{'s' if len(left_out) > 1 else ''}." if left_out else ""
     return (
         f"{text}\nA number is the largest gap to the baseline over all test functions and times, in tolerances. "
         "✓: shown to be within every tolerance; ✗: shown to be outside one; ?: undecided. *Italic*: the forecast says "
