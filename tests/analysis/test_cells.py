@@ -156,4 +156,4 @@ def test_the_table_ends_at_thirty_rows_and_says_so():
     many = pd.concat([made.assign(experiment=made["experiment"] + str(number)) for number in range(20)])
     text = map_table(many)
     assert text.count("\n| ") - 1 == MOST_ROWS
-    assert "11 more rows are in the figure." in text
+    assert "The figure has 11 more rows." in text
