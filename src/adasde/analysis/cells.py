@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from adasde.analysis import tables
 from adasde.analysis.claims.base import VERDICTS, together
 from adasde.analysis.claims.evaluation import evaluate_claims
 from adasde.analysis.claims.experiment import BASELINE, Experiment
@@ -36,13 +35,12 @@ def judged(trajectories: pd.DataFrame) -> pd.DataFrame:
 
 def _forecast(found: Experiment) -> Forecast | None:
     """The forecast that the baseline's rows make; the same as that in the file of the scale."""
-    measured = set(found.trajectories["metric"]) - {"diverged"}
     if found.kind == "finetune" or found.diverged(*BASELINE):
         return None
-    curves = {}
-    for metric in measured:
-        groups = tables.groups(found.trajectories, found.name, "sqrt", metric)
-        curves[metric] = np.array([groups.time, groups.values[1].mean(axis=0)])
+    runs = found.trajectories
+    baseline = runs[(runs["rule"] == "sqrt") & (runs["kappa"] == 1) & (runs["ell"] == 1)]
+    means = baseline.groupby(["metric", "time"])["value"].mean().reset_index("time")
+    curves = {metric: means.loc[[metric], ["time", "value"]].to_numpy().T for metric in set(means.index)}
     try:
         return forecast_from(found.name, found.kind, found.seeds(*BASELINE), curves)
     except InputError:  # no speeds along the run
