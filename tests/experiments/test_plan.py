@@ -428,3 +428,16 @@ def test_a_branch_must_not_replay_examples(config):
 
 def given(value):
     return {"value": value, "source": "ours"}
+
+
+def test_noise_is_not_measured_where_no_one_forecasts(config):
+    evaluate = config["experiments"]["svag-fashion-cnn-adam"]["evaluate"]
+    evaluate["noise"] = 0
+    assert {spec.noise for spec in plan.plan(config).runs.values() if spec.run.startswith("svag")} == {()}
+    evaluate["noise"] = 1
+    with pytest.raises(InputError, match=r"evaluate.noise: must be at least 2, the start and the end, or 0"):
+        plan.plan(config)
+    evaluate["noise"] = 2
+    config["experiments"]["fashion-cnn-adam"]["evaluate"]["noise"] = 0
+    with pytest.raises(InputError, match=r"evaluate.noise = 0: kappa .1.*4.* need a forecast; must be at least 2"):
+        plan.plan(config)

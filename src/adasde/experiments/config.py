@@ -34,6 +34,12 @@ def _distinct(values: list) -> list:
     return values
 
 
+def _both_ends(count: int) -> int:
+    if count == 1:
+        raise PydanticCustomError("one_end", "must be at least 2, the start and the end, or 0")
+    return count
+
+
 def _with_sqrt(rules: dict[str, list]) -> dict[str, list]:
     if "sqrt" not in rules:
         raise PydanticCustomError("missing_rule", "'sqrt' is a required property")
@@ -133,8 +139,10 @@ class Evaluate(Model):
 
     count: int = Field(ge=1, description="evaluations of a run")
     every: int = Field(ge=1, description="they fall on multiples of this many samples; every batch size must divide it")
-    noise: int = Field(
-        3, ge=2, description="at how many of them, start and end included, the baseline's noise is measured"
+    noise: Annotated[int, Field(ge=0), AfterValidator(_both_ends)] = Field(
+        3,
+        description="at how many of them, start and end included, the baseline's noise is measured; "
+        "0 is for experiments that run no larger kappa, whose end no one has to forecast",
     )
     tested: int | None = Field(None, ge=1, description="test examples, the first ones; by default all")
 

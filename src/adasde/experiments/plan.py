@@ -118,6 +118,8 @@ def _compared(
     """
     if 1 not in content.rules["sqrt"]:
         raise InputError(f"rules.sqrt = {content.rules['sqrt']}: must contain 1, the baseline")
+    if content.evaluate.noise == 0 and len(content.rules["sqrt"]) > 1:
+        raise InputError(f"evaluate.noise = 0: kappa {content.rules['sqrt']} need a forecast; must be at least 2")
     for rule, kappa, ell in _levels(content):
         hyperparameters = asdict(base.scaled(kappa, rule) if ell == 1 else base.svag(ell))
         size = scaled_batch_size(batch_size, kappa)
@@ -129,7 +131,7 @@ def _compared(
         if ell == 1 and rule_named(rule).micro_batches:  # a pass over each base batch, unless they are smaller already
             own["micro_batch"] = micro_batch or batch_size // shared.get("processes", 1)
         if rule == "sqrt" and kappa == 1:
-            own["noise"] = _spread([0, *shared["evaluate"]], content.evaluate.noise)
+            own["noise"] = _spread([0, *shared["evaluate"]], content.evaluate.noise) if content.evaluate.noise else []
         level = f"k{kappa:g}" if ell == 1 else f"l{ell:g}"
         for seed in range(content.seeds):
             yield {

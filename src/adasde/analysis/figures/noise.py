@@ -14,7 +14,8 @@ KINDS = {"scratch": "from scratch", "branch": "branches"}
 
 def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
     """B |grad f|^2 / tr Sigma of every baseline, from scratch and in branches; it is kappa times that at kappa."""
-    if "noise_trace" not in set(trajectories["metric"]):
+    measured = set(trajectories.loc[trajectories["metric"] == "noise_trace", "experiment"])
+    if not measured:
         raise InputError("figure = 'noise': the runs hold no noise_trace; they were made by an older recipe")
     sqrt = trajectories[(trajectories["rule"] == "sqrt") & (trajectories["kappa"] > 1)]
     kinds = [kind for kind in KINDS if kind in set(trajectories["kind"])]
@@ -24,7 +25,7 @@ def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
     colours = dict(zip(looks, style.PALETTE * 2, strict=False))
     seeds, last, key, shown = set(), [], {}, []
     for panel, kind in zip(axes, kinds, strict=True):
-        own = first.index[first["kind"] == kind]
+        own = [name for name in first.index[first["kind"] == kind] if name in measured]
         for place, experiment in enumerate(own):
             ratios = _ratios(trajectories, experiment)
             if ratios is None:
