@@ -16,6 +16,7 @@ from adasde.common import InputError, atomic
 log = logging.getLogger(__name__)
 
 CHECKPOINT = b"adasde checkpoint 4\n"
+_SHA256 = hashlib.sha256().digest_size
 
 
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], spec_hash: str) -> None:
@@ -44,11 +45,16 @@ def read_weights(path: Path, spec_hash: str) -> dict[str, torch.Tensor]:
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write the states of a run: the kind and version of the file, a digest, and ``state`` as torch saves it."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        file.write(CHECKPOINT + hashlib.sha256(buffer.getbuffer()).digest())
-        file.write(buffer.getbuffer())
+    with atomic(path) as temporary, temporary.open("w+b") as file:  # not by way of memory: a state can be gigabytes
+        file.write(CHECKPOINT + bytes(_SHA256))
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's writer, when it ends, hides that the disk is full
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        file.seek(len(CHECKPOINT) + _SHA256)
+        whole = hashlib.file_digest(file, "sha256").digest()
+        file.seek(len(CHECKPOINT))
+        file.write(whole)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -56,17 +62,16 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
 
     Raises InputError if the file is not a checkpoint.
     """
-    content = memoryview(Path(path).read_bytes())
-    start = len(CHECKPOINT) + hashlib.sha256().digest_size
-    kind = bytes(content[: len(CHECKPOINT)])
-    if not kind.startswith(CHECKPOINT.rstrip(b"0123456789\n")):
-        raise InputError(f"checkpoint = {path}: holds something else; name another file")
-    whole = hashlib.sha256(content[start:]).digest() == bytes(content[len(CHECKPOINT) : start])
-    if kind != CHECKPOINT or not whole:
+    with Path(path).open("rb") as file:
+        kind = file.read(len(CHECKPOINT))
+        if not kind.startswith(CHECKPOINT.rstrip(b"0123456789\n")):
+            raise InputError(f"checkpoint = {path}: holds something else; name another file")
+        digest, content = file.read(_SHA256), file.read()
+    if kind != CHECKPOINT or hashlib.sha256(content).digest() != digest:
         why = "damaged checkpoint" if kind == CHECKPOINT else "checkpoint of another version"
         log.warning("%s: %s, starting from the beginning", path, why)
         return None
-    return torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
