@@ -41,7 +41,10 @@ def speeds_along(
     recorded = {float(metric.removeprefix(prefix)): metric for metric in curves if metric.startswith(prefix)}
     instant = next((metric for metric in curves if metric.startswith(SPEED)), None)
     if not recorded or instant is None or len(curves[instant][0]) < 2:
-        raise InputError(f"{name}: holds no {prefix}2, ... along the run, which a prediction reads; run it again")
+        raise InputError(
+            f"{name}: holds no {prefix}2, ... along the run, which a prediction reads; baselines have them, unless "
+            "evaluate.noise = 0"
+        )
     speeds = {kappa: curves[metric][1] for kappa, metric in recorded.items()}
     if prefix == PERSISTENT:
         speeds = {kappa: at_ends(speed) for kappa, speed in speeds.items()}

@@ -126,8 +126,7 @@ class Groups:
     """Runs of one experiment, rule and metric: an array (repeats, points) per level, ascending, at the same times.
 
     The level is kappa, or ell for the rule ``svag``. ``repeats`` are the seeds by level, ascending, or those of the
-    pre-trained models. Points after a divergence are NaN; ``diverged`` names such runs,
-    by level.
+    pre-trained models. Points after a divergence are NaN; ``diverged`` names such runs, by level.
     """
 
     time: np.ndarray
@@ -178,11 +177,11 @@ def groups(
     grid = (runs if measured.empty else measured).drop_duplicates("samples").sort_values("samples")
     baseline = (runs["rule"] == "sqrt") & (runs["kappa"] == 1) & (runs["ell"] == 1)
     runs = runs[((runs["rule"] == rule) & (runs["second_moment"] == second_moment)) | baseline]
-    level, repeat = "ell" if rule == "svag" else "kappa", "seed"
+    level = "ell" if rule == "svag" else "kappa"
     if rule == "finetune":  # run ids end in their seed
         runs = runs.assign(seed=runs["parent"].str.rpartition(".s")[2].astype(int))
-    rows = runs[[level, repeat]].drop_duplicates().sort_values([level, repeat])  # some may have diverged at once
-    found = runs[runs["metric"] == metric].groupby([level, repeat, "samples"])["value"].mean().unstack("samples")
+    rows = runs[[level, "seed"]].drop_duplicates().sort_values([level, "seed"])  # some may have diverged at once
+    found = runs[runs["metric"] == metric].groupby([level, "seed", "samples"])["value"].mean().unstack("samples")
     found = found.reindex(index=pd.MultiIndex.from_frame(rows), columns=grid["samples"])
     array, levels = found.to_numpy(float), rows[level].to_numpy()
     return Groups(
@@ -190,6 +189,6 @@ def groups(
         epoch=grid["epoch"].to_numpy(),
         batch_size=runs.groupby(level)["batch_size"].first().to_dict(),
         values={value: array[levels == value] for value in dict.fromkeys(levels.tolist())},
-        repeats={value: part.tolist() for value, part in rows.groupby(level)[repeat]},
+        repeats={value: part.tolist() for value, part in rows.groupby(level)["seed"]},
         diverged=runs[runs["metric"] == "diverged"].groupby(level)["run"].apply(list).to_dict(),
     )

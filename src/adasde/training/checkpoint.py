@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = b"adasde checkpoint 4\n"
 _SHA256 = hashlib.sha256().digest_size
+_START = len(CHECKPOINT) + _SHA256  # of what torch has saved
 
 
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], spec_hash: str) -> None:
@@ -51,7 +52,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
             torch.save(state, file)
         except RuntimeError as error:  # torch's writer, when it ends, hides that the disk is full
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
-        file.seek(len(CHECKPOINT) + _SHA256)
+        file.seek(_START)
         whole = hashlib.file_digest(file, "sha256").digest()
         file.seek(len(CHECKPOINT))
         file.write(whole)
@@ -62,16 +63,26 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
 
     Raises InputError if the file is not a checkpoint.
     """
-    with Path(path).open("rb") as file:
-        kind = file.read(len(CHECKPOINT))
+    with _Saved(path) as file:
+        kind, digest = file.read(len(CHECKPOINT)), file.read(_SHA256)
         if not kind.startswith(CHECKPOINT.rstrip(b"0123456789\n")):
             raise InputError(f"checkpoint = {path}: holds something else; name another file")
-        digest, content = file.read(_SHA256), file.read()
-    if kind != CHECKPOINT or hashlib.sha256(content).digest() != digest:
-        why = "damaged checkpoint" if kind == CHECKPOINT else "checkpoint of another version"
-        log.warning("%s: %s, starting from the beginning", path, why)
-        return None
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if kind != CHECKPOINT or hashlib.file_digest(file, "sha256").digest() != digest:
+            why = "damaged checkpoint" if kind == CHECKPOINT else "checkpoint of another version"
+            log.warning("%s: %s, starting from the beginning", path, why)
+            return None
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+class _Saved(io.FileIO):
+    """The part of a checkpoint that torch has saved, as a file: torch counts from its start."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return super().seek(offset + _START if whence == 0 else offset, whence) - _START
+
+    def tell(self) -> int:
+        return super().tell() - _START
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -16,7 +16,7 @@ def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
     """B |grad f|^2 / tr Sigma of every baseline, from scratch and in branches; it is kappa times that at kappa."""
     measured = set(trajectories.loc[trajectories["metric"] == "noise_trace", "experiment"])
     if not measured:
-        raise InputError("figure = 'noise': the runs hold no noise_trace; they were made by an older recipe")
+        raise InputError("figure = 'noise': the runs hold no noise_trace; set evaluate.noise to 2 or more")
     sqrt = trajectories[(trajectories["rule"] == "sqrt") & (trajectories["kappa"] > 1)]
     kinds = [kind for kind in KINDS if kind in set(trajectories["kind"])]
     figure, (axes,) = style.panels(1, len(kinds), (3.0 + 3.2 * len(kinds), 3.9), sharey=True)
