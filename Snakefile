@@ -26,10 +26,6 @@ include: "workflow/rules/analyse.smk"
 include: "workflow/rules/figures.smk"
 
 
-onstart:
-    begin()
-
-
 rule figures:
     input:
         expand(

@@ -9,11 +9,15 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 import yaml
 
-from adasde.experiments.artifacts import rows_digest
+from adasde.experiments.artifacts import Result, provenance, rows_digest, write_results
 from adasde.experiments.plan import plan
+from adasde.experiments.specs import RECIPE
+from adasde.training import checkpoint as checkpoints
+from adasde.training.source import source_digest
 from conftest import ROOT, changed, load_run, save_run
 
 SMOKE = ROOT / "workflow/config/smoke.yaml"
@@ -295,7 +299,7 @@ def test_the_same_spec_twice_is_the_same_table_and_another_checkpoint_is_refused
     process = start(changed(short, seed=7), tmp_path / "c", data_root)
     _, errors = process.communicate()
     assert process.returncode == 2
-    assert "checkpoint of another spec (seed differ; seed is 0 there and 7 here)" in errors
+    assert "checkpoint of another spec (seed = 0 there and 7 here)" in errors
     assert not (tmp_path / "c/run.parquet").exists()
 
 
@@ -371,7 +375,7 @@ def test_a_state_that_cannot_be_is_refused(family, config, synthetic, adasde, tm
         (parent, ("--samples", 400), "samples = 400: a state of .*-adam.sqrt.k1.s0 is after whole steps of 32"),
         (parent, ("--samples", 13_856), "samples = 13856: .*, up to its end at 13824"),
         (parent, ("--samples", 0), "argument --samples: '0' is no whole number"),
-        (parent, ("--samples", 64, "--before", "other"), "checkpoint of another spec .seed differ; seed is 3 there"),
+        (parent, ("--samples", 64, "--before", "other"), "checkpoint of another spec .seed = 3 there"),
         (parent, ("--samples", 32, "--before", "other"), "before = other: a state after 32 samples; one before 32"),
         (parent, ("--samples", 64, "--before", "nowhere"), "nowhere: no such file"),
         (branch, ("--samples", 64), f"spec: {branch.run} is no training run from new weights"),
@@ -411,7 +415,8 @@ def test_check_tells_missing_damaged_and_foreign_runs(adasde, config, spec, tmp_
     names = list(planned.jobs)
     rows = [(spec.run, 1, 0.1, "test_loss", 1.0)]
     save_run(runs / f"{names[0]}.parquet", rows, spec)  # the first of two seeds
-    save_run(runs / f"{names[1]}.parquet", rows, changed(planned.jobs[names[1]].specs[0], seed=9))
+    other = changed(planned.jobs[names[1]].specs[0], seed=9)
+    save_run(runs / f"{names[1]}.parquet", [(other.run, *rows[0][1:])], other)
     (runs / f"{names[2]}.parquet").write_bytes(b"PAR1")
     done = adasde("check", tmp_path / "c.yaml", "--results", tmp_path)
     assert done.returncode == 1
@@ -421,6 +426,38 @@ def test_check_tells_missing_damaged_and_foreign_runs(adasde, config, spec, tmp_
     assert "made from another spec" in lines[1]
     assert "a damaged one" in lines[3]
     assert "no such file" in lines[4]
+
+
+def test_c8_check_names_what_other_code_has_made_and_deletes_it_when_asked(adasde, config, tmp_path):
+    """Tables, states and weights. What is missing only is no fault of a file's, and nothing is deleted for it."""
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    planned = plan(config)
+    first, second, *_ = planned.jobs.values()
+    state, (parent, _) = next(iter(planned.states.items()))
+    for job, facts in ((first, {}), (second, provenance())):
+        rows = [[(spec.run, 1, 0.1, "test_loss", 1.0)] for spec in job.specs]
+        results = [Result(spec, part, facts) for spec, part in zip(job.specs, rows, strict=True)]
+        write_results(tmp_path / f"runs/{job.name}.parquet", results)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "source_digest", lambda: "other")
+        checkpoints.write_checkpoint(tmp_path / f"states/{state}.state", parent.canonical, {})
+    table, saved = tmp_path / f"runs/{first.name}.parquet", tmp_path / f"states/{state}.state"
+    done = adasde("check", tmp_path / "c.yaml", "--results", tmp_path)
+    lines = done.stdout.splitlines()
+    assert f"{table}, {saved}: made by other code than this" in lines
+    assert lines[-2].startswith("to make these again: the same command with --delete")
+    assert lines[-1].startswith(f"{len(first.specs) + len(second.specs)} of {len(planned.runs)} runs are there")
+    done = adasde("collect", table, tmp_path / f"runs/{second.name}.parquet", "--out", tmp_path)
+    assert f"adasde: warning: {table}: made by other code than this" in done.stderr
+    found = pd.read_csv(tmp_path / "runs.csv")
+    assert found["source"].fillna("").tolist() == [""] * len(first.specs) + [source_digest()] * len(second.specs)
+    assert set(found["recipe"]) == {RECIPE}
+    done = adasde("check", tmp_path / "c.yaml", "--results", tmp_path, "--delete")
+    assert f"{table}: deleted" in done.stdout
+    assert (table.exists(), saved.exists()) == (False, False)
+    assert (tmp_path / f"runs/{second.name}.parquet").exists()
+    assert f"{len(second.specs)} of {len(planned.runs)} runs are there" in done.stdout
+    assert "made by other code" not in done.stdout
 
 
 def test_a_terminal_sees_a_progress_bar(short, data_root, tmp_path):

@@ -13,13 +13,14 @@ from typing import Any
 
 from adasde import __version__
 from adasde.analysis.figures.registry import draw, figure_runs, plot_named
-from adasde.common import InputError, text_table
+from adasde.common import InputError, read_text, text_table
 from adasde.experiments import cost
 from adasde.experiments import plan as planning
 from adasde.experiments.documents import merged
 from adasde.experiments.jobs import Plan
 from adasde.experiments.specs import Simulation, Trained, Training, spec_of
 from adasde.scaling.command import Parser, count, run_command, scale, scale_arguments
+from adasde.scaling.documents import LARGEST_JSON, parsed_json
 from adasde.scaling.rules import ScalingWarning
 from adasde.workloads.data.registry import dataset_named, prepare
 
@@ -109,8 +110,13 @@ def state(options: argparse.Namespace) -> None:
 def collect(options: argparse.Namespace) -> None:
     """Stack the files of runs into the tidy tables of a scale."""
     from adasde.analysis import tables
+    from adasde.experiments.artifacts import other_code, other_code_line
 
     tables.write(options.out, *tables.collect(options.runs))
+    if files := other_code(options.runs):
+        print(
+            f"adasde: warning: {other_code_line(files)}; `adasde check CONFIG --delete` deletes them", file=sys.stderr
+        )
 
 
 def throughput(options: argparse.Namespace) -> None:
@@ -199,25 +205,21 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Say for every run of a config whether it is there, whole and of the planned spec; exit 1 if not."""
-    from adasde.experiments.artifacts import read_results
+    """Say for every run of a config whether it is there, whole and of the planned spec; exit 1 if not.
+
+    Files that other code than this has made are named, and count as there: most changes of code change no result.
+    """
+    from adasde.experiments.inspection import inspect
 
     planned, _ = _planned(options.config)
-    results, there = options.results or Path("results", planned.scale), 0
-    for job in planned.jobs.values():
-        path = results / "runs" / f"{job.name}.parquet"
-        try:
-            found = {result.spec.run: result.spec for result in read_results(path)}
-        except InputError as error:
-            print(error)
-            continue
-        for spec in job.specs:
-            if found.get(spec.run) == spec:
-                there += 1
-            else:
-                print(f"{path}: {spec.run} made from another spec" if spec.run in found else f"{path}: no {spec.run}")
-    print(f"{there} of {len(planned.runs)} runs are there, whole and as planned")
-    return 0 if there == len(planned.runs) else 1
+    found = inspect(planned, options.results or Path("results", planned.scale))
+    if options.delete:
+        for path in found.wrong:
+            path.unlink()
+            print(f"{path}: deleted")
+        found = inspect(planned, options.results or Path("results", planned.scale))
+    print("\n".join(found.lines))
+    return 0 if found.there == found.planned else 1
 
 
 def _planned(paths: list[Path]) -> tuple[Plan, dict[str, list[str]]]:
@@ -234,10 +236,10 @@ def _planned(paths: list[Path]) -> tuple[Plan, dict[str, list[str]]]:
 
 def _json(name: str, value: str) -> Any:
     if value.startswith("@"):
-        value = Path(value[1:]).read_text(errors="replace")
+        value = read_text(value[1:], LARGEST_JSON)
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
+        return parsed_json(value, name)
+    except json.JSONDecodeError as error:
         raise InputError(f"{name}: not JSON ({error})") from error
 
 
@@ -388,6 +390,7 @@ def _add_reading(command: _Command) -> None:
     sub = command(check, "check", "whether every run of a config is there, whole and as planned")
     _config_argument(sub)
     sub.add_argument("--results", type=Path, metavar="FOLDER", help="default results/SCALE")
+    sub.add_argument("--delete", action="store_true", help="delete what is damaged, not as planned or of other code")
 
 
 def _config_argument(sub: argparse.ArgumentParser) -> None:

@@ -5,9 +5,10 @@ import json
 import math
 import os
 import secrets
+import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ EXTRAS = {
         *("scipy", "seaborn", "snakemake", "snakemake_interface_logger_plugins"),
     ],
 }
+
+
+# What reading a file raises whose content is not what was written there.
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 class InputError(ValueError):
@@ -90,6 +95,32 @@ def atomic(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def check_regular(path: str | Path) -> None:
+    """Raise an InputError if ``path`` is a pipe, a socket or a device, from which reading might never end.
+
+    A path at which there is nothing is left to whoever reads it.
+    """
+    with suppress(FileNotFoundError):
+        mode = Path(path).stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(f"{path}: is a pipe, a socket or a device; name a file")
+
+
+def read_text(path: str | Path, most: int, newline: str | None = None) -> str:
+    """Return a file's text, in UTF-8 and at most ``most`` bytes long; ``newline`` is that of `open`.
+
+    InputError if it is no file, larger, or in another encoding.
+    """
+    check_regular(path)
+    with Path(path).open(encoding="utf-8", newline=newline) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise InputError(f"{path}: {size:,} bytes; such a file has at most {most:,}")
+        try:
+            return file.read()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: no text in UTF-8 (byte {error.start})") from error
+
+
 def check_writable(name: str, path: str | Path) -> None:
     """Raise an InputError, before any work, if ``path`` cannot be written. ``name`` is the user's word for it."""
     path = Path(path)
@@ -134,6 +165,20 @@ def canonical(value: Any) -> str:
 def digest(text: str) -> str:
     """Return the SHA-256 of ``text`` in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def short(value: object) -> str:
+    """Return a value as text of at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    """Return the first field in which two documents differ, and both values, as words; None if they are equal."""
+    for field in sorted(there.keys() | here.keys()):
+        if there.get(field) != here.get(field):
+            return f"{field} = {short(there.get(field))} there and {short(here.get(field))} here"
+    return None
 
 
 def text_table(rows: Iterable[Sequence[str]]) -> str:

@@ -1,13 +1,19 @@
 """artifacts.py: whole files or none, and tables of runs that notice damage."""
 
+import json
 import math
+import os
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from adasde.common import InputError
+from adasde.common import InputError, canonical, digest
 from adasde.experiments.artifacts import (
     COLUMNS,
+    KEY,
     Result,
+    other_code,
     provenance,
     read_results,
     refuse_other_runs,
@@ -17,7 +23,8 @@ from adasde.experiments.artifacts import (
 from adasde.experiments.specs import spec_of
 from conftest import changed, load_run, save_run
 
-ROWS = [("a.k1.s0", 4, 1e-6, "test_loss", 0.1), ("a.k1.s0", 8, 2e-6, "test_loss", math.nan)]
+RUN = "fashion-cnn-adam.sqrt.k1.s0"  # that of the fixture `spec`
+ROWS = [(RUN, 4, 1e-6, "test_loss", 0.1), (RUN, 8, 2e-6, "test_loss", math.nan)]
 
 
 def test_a_table_comes_back_with_its_spec(spec, tmp_path):
@@ -94,7 +101,7 @@ def test_equal_specs_have_equal_hashes(spec):
 
 def test_provenance_names_versions_and_device_only():
     facts = provenance()
-    assert {"adasde", "python", "torch", "numpy", "device", "threads"} == set(facts)
+    assert {"adasde", "source", "python", "torch", "numpy", "device", "threads"} == set(facts)
 
 
 def test_a_folder_with_runs_of_another_config_is_refused(tmp_path, spec):
@@ -110,3 +117,49 @@ def test_a_folder_with_runs_of_another_config_is_refused(tmp_path, spec):
         f"{tmp_path / 'a.parquet'}: holds runs of another config ({spec.run}: seed = 0 there and 7 here); "
         "delete it, or choose another name for the scale"
     )
+
+
+def test_c8_files_of_other_code_are_named(tmp_path, spec, monkeypatch):
+    """Also those that do not say by which code they were made; a damaged file is left to its job."""
+    rows = [(spec.run, 0, 0.0, "train_loss", 1.0)]
+    save_run(tmp_path / "own.parquet", rows, spec, **provenance())
+    save_run(tmp_path / "older.parquet", rows, spec)
+    save_run(tmp_path / "other.parquet", rows, spec, **{**provenance(), "source": "0" * 16})
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
+    assert [path.name for path in other_code(sorted(tmp_path.iterdir()))] == ["older.parquet", "other.parquet"]
+
+
+def test_c15_odd_metadata_is_no_run_s_table(tmp_path, spec):
+    """Nested deeply, null, of another shape, or of another table than its spec says, under valid digests."""
+    path = tmp_path / "run.parquet"
+    rows = [(spec.run, 0, 0.0, "train_loss", 1.0)]
+    save_run(path, rows, spec)
+    whole = pq.read_table(path)
+    good = json.loads(whole.schema.metadata[KEY])
+    odd = ["[" * 100_000, "null", "{}", "[]", "[null]", "[[]]", '[{"rows": 1}]', '[{"rows": null}]', "1", '"x"', ""]
+    odd += [json.dumps([{**good[0], "rows": rows}]) for rows in (2, -1, "1", 1e400, True, None)]
+    odd += [json.dumps([{**good[0], "spec": other}]) for other in (None, 1, [], {}, {"run": "x"})]
+    odd += [json.dumps(good * 2)]
+    for metadata in odd:
+        pq.write_table(whole.replace_schema_metadata({KEY: metadata.encode()}), path)
+        with pytest.raises(InputError, match="run.parquet: ") as caught:
+            read_results(path)
+        assert "\n" not in str(caught.value)
+    pq.write_table(whole.replace_schema_metadata(None), path)
+    with pytest.raises(InputError, match="no run's table"):
+        read_results(path)
+    for other in (rows[:0], [(spec.run, 0, 0.0, "train_loss", "text")], [("other", *rows[0][1:])]):
+        own = {"spec": spec.document, "spec_hash": spec.hash, "rows_sha256": rows_digest(other), "rows": len(other)}
+        sealed = {**own, "sha256": digest(canonical(own))}
+        table = pa.table([pa.array([row[n] for row in other]) for n in range(5)], COLUMNS)
+        pq.write_table(table.replace_schema_metadata({KEY: json.dumps([sealed]).encode()}), path)
+        with pytest.raises(InputError, match=f"run.parquet: no table of {spec.run}"):
+            read_results(path)
+
+
+def test_c14_a_pipe_is_no_run_s_table(tmp_path):
+    os.mkfifo(tmp_path / "run.parquet")
+    with pytest.raises(InputError, match="run.parquet: is a pipe, a socket or a device; name a file"):
+        read_results(tmp_path / "run.parquet")
+    refuse_other_runs({}, tmp_path)
+    assert other_code([tmp_path / "run.parquet"]) == []

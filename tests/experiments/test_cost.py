@@ -12,9 +12,10 @@ import yaml
 from adasde.analysis.figures.registry import figure_runs
 from adasde.common import InputError
 from adasde.experiments import cost, plan
-from adasde.experiments.documents import merged, read
+from adasde.experiments.documents import merged
 from adasde.experiments.specs import spec_of
 from adasde.experiments.throughput import COLUMNS
+from adasde.scaling.documents import read_document
 from adasde.workloads.registry import WORKLOADS, CostProfile, Entry
 from conftest import ROOT, changed, save_run
 
@@ -32,7 +33,7 @@ def smoke(config):
 
 
 def planned(path):
-    return plan.plan(read(path))
+    return plan.plan(read_document(path))
 
 
 def rows(text):

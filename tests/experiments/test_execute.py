@@ -62,9 +62,9 @@ def test_an_interrupted_cell_goes_on_with_the_run_that_was_stopped(job, seeds, w
     """The second run is stopped in its middle: the first is not run again, the second goes on from its checkpoint."""
     train, begun = execute.train, []
 
-    def stopped(spec, workload, checkpoint, every, report, weights, stop, *rest):
+    def stopped(spec, *arguments, **options):
         begun.append(spec.run)
-        return train(spec, workload, checkpoint, every, report, weights, lambda: spec.seed == 1, *rest)
+        return train(spec, *arguments, **{**options, "stopping": lambda: spec.seed == 1})
 
     monkeypatch.setattr("adasde.training.loop.CHUNK", 320)
     monkeypatch.setattr(execute, "train", stopped)
@@ -244,7 +244,7 @@ def test_an_interrupted_branch_goes_on_with_the_examples_that_are_left(
     for damaged in (False, True):
         (tmp_path / "cell.parquet").unlink()
         monkeypatch.setattr("adasde.training.loop.CHUNK", 64)
-        monkeypatch.setattr(execute, "train", lambda *a: train(*a[:6], lambda: True, *a[7:]))
+        monkeypatch.setattr(execute, "train", lambda *a, **b: train(*a, **{**b, "stopping": lambda: True}))
         with pytest.raises(Stopped, match="asked to stop at step 4"):
             job([spec], **options).run()
         monkeypatch.setattr(execute, "train", train)
@@ -282,7 +282,7 @@ def test_a_state_that_a_run_cannot_have_is_refused(samples, saved, tmp_path):
 
 def test_a_state_is_made_from_an_earlier_one_of_the_same_run(planned, saved, tmp_path):
     early = saved()
-    with pytest.raises(InputError, match="checkpoint of another spec .seed differ; seed is 0 there and 5 here."):
+    with pytest.raises(InputError, match="checkpoint of another spec .seed = 0 there and 5 here."):
         save_state(changed(planned[PARENT], seed=5), 640, tmp_path / "x", tmp_path, before=early)
     late = saved(640)
     with pytest.raises(InputError, match="640.state: a state after 640 samples; one before 384 is wanted"):

@@ -10,8 +10,9 @@ import yaml
 from adasde.analysis.figures.registry import figure_runs, plot_named
 from adasde.common import InputError
 from adasde.experiments import plan
-from adasde.experiments.documents import merged, read
+from adasde.experiments.documents import merged
 from adasde.experiments.specs import Simulation, Trained, spec_of
+from adasde.scaling.documents import read_document
 from adasde.scaling.hyperparameters import AdamHyperparameters
 from adasde.scaling.rules import RULES
 from adasde.workloads.registry import WORKLOADS
@@ -23,7 +24,7 @@ CONFIGS = sorted(path for path in (ROOT / "workflow/config").glob("*.yaml") if p
 @pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")
 def test_fashion_mnist_can_be_laid_over_the_gpu_scale():
     laid = plan.plan(merged([ROOT / f"workflow/config/{name}.yaml" for name in ("gpu", "fashion")]))
-    plain = plan.plan(read(ROOT / "workflow/config/gpu.yaml"))
+    plain = plan.plan(read_document(ROOT / "workflow/config/gpu.yaml"))
     assert (laid.scale, laid.figures) == ("gpu-fashion", plain.figures)
     assert list(laid.runs) == list(plain.runs)
     assert all(spec.workload.startswith("fashion32-") for spec in laid.runs.values())

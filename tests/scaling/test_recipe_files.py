@@ -652,13 +652,14 @@ def test_files_that_are_no_recipe(tmp_path):
     refused("? [a, b]\n: 1\n", r"recipe.txt: a key is no text \(line 1\)", tmp_path)
     refused("", "recipe: must be a mapping", tmp_path)
     (tmp_path / "recipe.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="not YAML"):
+    with pytest.raises(InputError, match=r"recipe.txt: no text in UTF-8 \(byte 0\)"):
         read_recipe(tmp_path / "recipe.txt")
+    refused(OWN + "loss: {a: &a [1, *a]}", "an alias stands for what it is part of", tmp_path)
     refused(OWN, "format = 'keras': must be one of adasde, transformers, deepspeed", tmp_path, format="keras")
     refused(timm_arguments(world_size=4), "devices = 2: the recipe has world_size = 4", tmp_path, devices=2)
     refused(OWN, "batch_size = 256: is it that of one pass", tmp_path, devices=2)
-    deep = "{" + '"a": {' * 100_000
-    refused(deep, "not YAML", tmp_path)
+    deep = "{" + '"a": {' * 10_000
+    refused(deep, "nests too deeply", tmp_path)
 
 
 def test_the_format_can_be_named(tmp_path):
@@ -758,10 +759,6 @@ min_lr: &floor 1e-5
         (
             "optimizer: adam\nbetas:\n# two\n- 0.9\n- 0.99\nlr: 1e-3\neps: 0\nbatch_size: 8",
             {"optimizer": "adam", "betas": [0.6, 0.96], "lr": 2e-3, "eps": 0, "batch_size": 32},
-        ),
-        (
-            "optimizer: {_component_: torch.optim.Adam, betas: ~}\nbatch_size: 8\nloss: {a: &a [1, *a]}",
-            None,  # a document that holds itself cannot be compared
         ),
         (
             "base: &base {lr: 0.001, betas: [0.9, 0.99], eps: 0}\noptimizer:\n  <<: *base\n"

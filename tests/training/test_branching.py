@@ -199,5 +199,5 @@ def test_damaged_and_missing_states_are_refused(parent, state, tmp_path):
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(bytes(content))
-    with pytest.raises(InputError, match="damaged, or of another version; delete it, and make it again"):
+    with pytest.raises(InputError, match="damaged checkpoint; delete it, and make it again"):
         read_state(path)

@@ -1,9 +1,13 @@
-"""Checkpoints that are damaged, or of another spec."""
+"""Checkpoints that are damaged, of another spec, or made by other code."""
+
+import os
 
 import pytest
 
 from adasde.common import InputError
 from adasde.experiments.artifacts import rows_digest
+from adasde.training import checkpoint
+from adasde.training.checkpoint import read_checkpoint, write_checkpoint
 from adasde.training.loop import train
 from conftest import changed
 
@@ -14,7 +18,7 @@ def test_a_checkpoint_of_another_spec_is_refused_by_name(small_spec, task, tmp_p
     with pytest.raises(InputError, match="checkpoint of another spec") as refused:
         train(changed(small_spec, seed=7), task, path)
     assert str(refused.value) == (
-        f"{path}: checkpoint of another spec (seed differ; seed is 0 there and 7 here); delete it, or name another file"
+        f"{path}: checkpoint of another spec (seed = 0 there and 7 here); delete it, or name another file"
     )
 
 
@@ -27,3 +31,64 @@ def test_a_damaged_checkpoint_costs_the_work_and_nothing_else(small_spec, task, 
     again, _ = train(small_spec, task, path, every=0)
     assert "damaged checkpoint" in caplog.text
     assert rows_digest(again) == rows_digest(whole)
+
+
+def altered(state, place, value):
+    """A copy of nested states with another value at a place; None takes what is there away."""
+    key, *rest = place
+    copy = list(state) if isinstance(state, list | tuple) else dict(state)
+    if rest:
+        copy[key] = altered(state[key], rest, value)
+    elif value is None:
+        del copy[key]
+    else:
+        copy[key] = value
+    return copy
+
+
+def test_c8_a_checkpoint_of_other_code_begins_anew(small_spec, task, tmp_path, caplog, monkeypatch):
+    """It is stopped in its middle, and the code is changed: the result is that of the new code alone."""
+    path = tmp_path / "checkpoint"
+    whole, _ = train(small_spec, task)
+    monkeypatch.setattr(checkpoint, "source_digest", lambda: "0123456789abcdef")
+    train(small_spec, task, path, until=(640, tmp_path / "state"), every=0)
+    monkeypatch.undo()
+    again, _ = train(small_spec, task, path)
+    assert f"{path}: made by other code than this, starting from the beginning" in caplog.text
+    assert rows_digest(again) == rows_digest(whole)
+    caplog.clear()
+    again, _ = train(small_spec, task, earlier=tmp_path / "state")
+    assert f"{tmp_path / 'state'}: made by other code than this, starting from the beginning" in caplog.text
+    assert rows_digest(again) == rows_digest(whole)
+
+
+def test_c16_a_valid_digest_over_other_states_begins_anew(small_spec, task, tmp_path, caplog):
+    path = tmp_path / "checkpoint"
+    whole, _ = train(small_spec, task, path, every=0)
+    state = read_checkpoint(path)
+    weight = next(iter(state["model"]))
+    changes = [((name,), None) for name in state.keys() - {"spec", "source"}]
+    changes += [((name,), {}) for name in state.keys() - {"spec", "source"}]
+    changes += [
+        (("step",), -1), (("step",), 10**9), (("step",), 0.5), (("seconds",), "x"), (("rows",), [(1, 2)]),
+        (("rows",), [("a", "b", "c", "d", "e")]), (("noise",), []), (("noise",), [[state["noise"][0][0][:7]]]),
+        (("model", weight), None), (("model", weight), state["model"][weight][:1]), (("draws", "sampler"), 3),
+        (("optimizer",), {"state": {}, "param_groups": []}), (("meter",), {"x": 1}),
+    ]  # fmt: skip
+    for place, value in changes:
+        caplog.clear()
+        write_checkpoint(path, state["spec"], altered(state, place, value))
+        again, _ = train(small_spec, task, path)
+        assert f"{path}: holds other states than this run has, starting from the beginning" in caplog.text, place
+        assert rows_digest(again) == rows_digest(whole), place
+    for other in ("null", "[]", "{", "1"):
+        write_checkpoint(path, other, state)
+        again, _ = train(small_spec, task, path)
+        assert f"{path}: holds no states of a run, starting from the beginning" in caplog.text
+        assert rows_digest(again) == rows_digest(whole)
+
+
+def test_c14_a_pipe_is_no_checkpoint(small_spec, task, tmp_path):
+    os.mkfifo(tmp_path / "checkpoint")
+    with pytest.raises(InputError, match="checkpoint: is a pipe, a socket or a device; name a file"):
+        train(small_spec, task, tmp_path / "checkpoint")

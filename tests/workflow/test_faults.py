@@ -278,7 +278,7 @@ def test_a_full_disk_while_a_table_is_written(mounted, small_spec, task, spare, 
         "run.parquet": lambda path: save_run(path, rows, small_spec),
         "claims.csv": lambda path: write_claims(table, path),
         "weights.safetensors": lambda path: write_weights(path, task.model().state_dict(), small_spec.hash),
-        "checkpoint": lambda path: write_checkpoint(path, {"x": "y" * 50_000}),
+        "checkpoint": lambda path: write_checkpoint(path, "{}", {"x": "y" * 50_000}),
     }
     fill(folder, spare)
     for name, write in writers.items():

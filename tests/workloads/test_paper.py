@@ -9,10 +9,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from adasde.common import Stopped
 from adasde.experiments.artifacts import rows_digest
-from adasde.experiments.documents import read
 from adasde.experiments.plan import plan
 from adasde.experiments.specs import Finetune, spec_of
 from adasde.scaling import gradient_noise
+from adasde.scaling.documents import read_document
 from adasde.training.checkpoint import read_weights
 from adasde.training.loop import train
 from adasde.workloads import glue, imagenet, language, vision
@@ -36,7 +36,7 @@ def step_by_step(monkeypatch):
 
 @pytest.fixture(scope="module")
 def specs():
-    return plan(read(ROOT / "workflow/config/paper.yaml")).runs
+    return plan(read_document(ROOT / "workflow/config/paper.yaml")).runs
 
 
 def steps(spec, size, count, **changes):

@@ -10,17 +10,17 @@ from adasde import InputError, ScalingWarning
 from adasde.analysis.figures.registry import figure_runs
 from adasde.common import hold
 from adasde.experiments import cost
-from adasde.experiments.documents import read
+from adasde.experiments.artifacts import other_code, other_code_line, refuse_other_runs
 from adasde.experiments.plan import plan
+from adasde.scaling.documents import read_document
 from snakemake.logging import logger
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ScalingWarning)  # `adasde plan` prints them
     try:
+        # It refuses what Snakemake's own reader lets pass, such as a key given twice.
         for file in workflow.configfiles:
-            read(
-                Path(file)
-            )  # refuses what Snakemake's own reader lets pass: a key given twice
+            read_document(Path(file))
         PLAN = plan(config)
         SHOWN = figure_runs(PLAN)  # the runs that each figure is drawn from
     except InputError as error:
@@ -43,9 +43,6 @@ for place, values in (
 
 def begin():
     """Hold the scale while the graph runs. Snakemake's own locks outlive a graph that is killed, this one does not."""
-    # Here, since it loads pyarrow, which the jobs do without.
-    from adasde.experiments.artifacts import refuse_other_runs
-
     try:
         refuse_other_runs(PLAN.runs, Path(f"results/{PLAN.scale}/runs"))
         hold(f".snakemake/adasde.{PLAN.scale}", f"results/{PLAN.scale}")
@@ -58,6 +55,29 @@ def begin():
         if not Path(f"results/{PLAN.scale}/runs/{job}.parquet").exists()
     }
     logger.info(None, extra={"planned_seconds": planned})
+
+
+def name_other_code():
+    """Say which runs other code than this has made."""
+    files = [Path(f"results/{PLAN.scale}/runs/{job}.parquet") for job in PLAN.jobs]
+    if named := other_code(files):
+        check = shlex.join(
+            ["adasde", "check", *map(str, workflow.configfiles), "--delete"]
+        )
+        logger.warning(
+            f"{other_code_line(named)}. To make them again: `{check}`, and then this again."
+        )
+
+
+name_other_code()  # here, since Snakemake ends before `onstart` where there is nothing to do
+
+
+onstart:
+    begin()
+
+
+onsuccess:
+    name_other_code()
 
 
 def specs(job):

@@ -19,7 +19,7 @@ from adasde.analysis.claims.evaluation import evaluate_claims, evaluate_scale
 from adasde.analysis.figures.registry import draw
 from adasde.common import InputError, text_table
 
-FACTS = ("device", "threads", "adasde", "python", "torch", "numpy")
+FACTS = ("device", "threads", "adasde", "source", "python", "torch", "numpy")
 # What runs.csv says of a run's spec: its hash, and what most often differs.
 SPEC = (
     *("spec_hash", "workload", "rule", "kappa", "ell", "batch_size", "kind", "second_moment", "optimizer"),

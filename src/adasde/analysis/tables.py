@@ -46,13 +46,13 @@ def collect(paths: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataF
         if isinstance(spec, Simulation):
             own = {"simulation": spec.simulation, "study": spec.study, "oracle": spec.oracle}
             simulations.append(frame.assign(**own, optimizer=spec.optimizer.name))
-            row = {"run": spec.run, "optimizer": spec.optimizer.name}
+            row = {"run": spec.run, "recipe": spec.recipe, "optimizer": spec.optimizer.name}
         else:
             where = _coordinates(spec)
             samples = (frame["step"] * spec.batch_size / spec.ell**2).round().astype("int64")
             epoch = samples / workload_named(spec.workload).train_size
             trajectories.append(frame.assign(**where, samples=samples, epoch=epoch))
-            row = {"run": spec.run, **where, **_ends(result, frame, where)}
+            row = {"run": spec.run, "recipe": spec.recipe, **where, **_ends(result, frame, where)}
         runs.append(row | {k: v for k, v in result.facts.items() if k != "rows_sha256"})
     return _stack(trajectories, "trajectories"), _stack(simulations, "simulations"), pd.DataFrame(runs)
 

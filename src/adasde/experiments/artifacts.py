@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import adasde
-from adasde.common import InputError, atomic, canonical, digest
-from adasde.experiments.fields import short
+from adasde.common import MALFORMED, InputError, atomic, canonical, check_regular, difference, digest
 from adasde.experiments.specs import AnySpec, Simulation, spec_of
+from adasde.training.source import source_digest
 
 KEY = b"adasde"  # of the metadata inside the parquet file
 _TYPES = {
@@ -29,6 +29,7 @@ _TYPES = {
     "level": pa.float64(), "time": pa.float64(), "value": pa.float64(),
 }  # fmt: skip
 COLUMNS = ("run", "step", "time", "metric", "value")  # of training runs
+NAMED = 3  # files of other code that a line names
 SIMULATED = ("run", "process", "level", "batch", "time", "metric", "value")  # of simulations
 
 
@@ -60,6 +61,7 @@ def provenance(device: Any = None) -> dict[str, Any]:
 
     return {
         "adasde": adasde.__version__,
+        "source": source_digest(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -105,21 +107,56 @@ def read_results(path: Path) -> list[Result]:
         raise InputError(f"{path}: no such file")
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a run's .parquet file in it")
+    check_regular(path)
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            described = _facts(file.schema_arrow)
+            if sum(facts["rows"] for facts in described) != file.metadata.num_rows:
+                raise InputError(f"{path}: damaged (its rows are not what was written); delete it and run again")
+            table = file.read()
         rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
         results, whole, start = [], True, 0
-        for facts in json.loads(table.schema.metadata[KEY]):
+        for facts in described:
             whole = whole and facts.pop("sha256") == _seal(facts)
             part = rows[start : start + facts.pop("rows")]
             start += len(part)
             whole = whole and rows_digest(part) == facts["rows_sha256"]
             results.append((facts.pop("spec"), part, facts))
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, *MALFORMED) as error:
         raise InputError(f"{path}: no run's table, or a damaged one ({type(error).__name__})") from error
-    if not whole or start != len(rows):
+    if not whole:
         raise InputError(f"{path}: damaged (its rows or spec are not what was written); delete it and run again")
-    return [Result(_spec(path, document), part, facts) for document, part, facts in results]
+    return [_result(path, table.schema, *parts) for parts in results]
+
+
+def _facts(schema: pa.Schema) -> list[dict[str, Any]]:
+    """What a file says of each of its runs; errors of many kinds if it is no file of ours."""
+    described = json.loads(schema.metadata[KEY])
+    if not isinstance(described, list) or not described or not all(type(facts["rows"]) is int for facts in described):
+        raise ValueError("no facts of runs")
+    return described
+
+
+def _described(path: Path) -> list[dict[str, Any]]:
+    """The same of a file at ``path``, without its rows; nothing if it is damaged, which whoever reads it will say."""
+    with suppress(pa.ArrowException, OSError, *MALFORMED):
+        check_regular(path)
+        return _facts(pq.read_schema(path))
+    return []
+
+
+def other_code(paths: Iterable[Path]) -> list[Path]:
+    """Return those files that hold a run made by other code than this, of which a change of results can come."""
+    own = source_digest()
+    return [path for path in paths if any(facts.get("source") != own for facts in _described(path))]
+
+
+def other_code_line(files: Sequence[Path]) -> str:
+    """Name files that other code has made, in one line."""
+    rest = f" and {len(files) - NAMED} more files" if len(files) > NAMED else ""
+    return f"{', '.join(map(str, files[:NAMED]))}{rest}: made by other code than this"
 
 
 def refuse_other_runs(wanted: Mapping[str, AnySpec], folder: Path) -> None:
@@ -129,24 +166,24 @@ def refuse_other_runs(wanted: Mapping[str, AnySpec], folder: Path) -> None:
     names are no conflict.
     """
     for path in sorted(Path(folder).glob("*.parquet")):
-        specs: list[dict[str, Any]] = []
-        with suppress(pa.ArrowException, OSError, ValueError, KeyError, TypeError):  # damaged: its job will say so
-            specs = [facts["spec"] for facts in json.loads(pq.read_schema(path).metadata[KEY])]
-        for there in specs:
+        for there in (facts["spec"] for facts in _described(path)):
             here = wanted[there["run"]].document if there["run"] in wanted else there
-            for field in sorted(there.keys() | here.keys()):
-                if there.get(field) != here.get(field):
-                    raise InputError(
-                        f"{path}: holds runs of another config ({there['run']}: {field} = {short(there.get(field))} "
-                        f"there and {short(here.get(field))} here); delete it, or choose another name for the scale"
-                    )
+            if differs := difference(there, here):
+                raise InputError(
+                    f"{path}: holds runs of another config ({there['run']}: {differs}); delete it, or choose another "
+                    "name for the scale"
+                )
 
 
-def _spec(path: Path, document: Any) -> AnySpec:
+def _result(path: Path, schema: pa.Schema, document: Any, rows: list[tuple], facts: dict[str, Any]) -> Result:
     try:
-        return spec_of(document)
+        result = Result(spec_of(document), rows, facts)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    types = {name: _TYPES[name] for name in result.columns}
+    if dict(zip(schema.names, schema.types, strict=True)) != types or any(row[0] != result.spec.run for row in rows):
+        raise InputError(f"{path}: no table of {result.spec.run}; delete it and run again")
+    return result
 
 
 def _seal(facts: dict[str, Any]) -> str:

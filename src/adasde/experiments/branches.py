@@ -45,14 +45,12 @@ def branch_checkpoint(
             training examples are unseen.
     """
     state = read_checkpoint(path)
-    if state is None:
-        raise InputError(f"{path}: damaged, or of another version; take another checkpoint")
     spec = spec_of(json.loads(state["spec"]))
     if not isinstance(spec, Trained) or spec.ell != 1 or spec.processes != 1 or spec.parent is not None:
         raise InputError(f"{path}: holds {spec.run}; branches start from a plain training run of one process")
     workload = load_workload(spec.workload, root)
     run = Run(spec, workload)
-    run.restore(path)
+    run.take(state)
     name = next(name for name in LOSSES if name in workload.measure(run.model))
     return branch(
         run.model,

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, Field, PlainSerializer, TypeAdapter
 from pydantic_core import PydanticCustomError
 
-from adasde.common import InputError
-from adasde.experiments.fields import Model, Name, Number, Whole, short, validated
+from adasde.common import InputError, short
+from adasde.experiments.fields import Model, Name, Number, Whole, validated
 from adasde.scaling.hyperparameters import VARIANTS, AdamHyperparameters, RMSpropHyperparameters
 
 T = TypeVar("T")

@@ -3,22 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from adasde.common import InputError
-from adasde.experiments.fields import short
-from adasde.scaling.documents import parsed
-
-
-def read(path: Path) -> Any:
-    """Return the document in a YAML file; InputError if it is not YAML or gives a key twice, naming the line."""
-    try:
-        return parsed(path.read_text(), path)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not YAML") from error
+from adasde.common import InputError, short
+from adasde.scaling.documents import read_document
 
 
 def merged(paths: list[Path]) -> Any:
     """Return the document of several YAML files as Snakemake merges those of --configfile: the last value wins."""
-    document, *others = [read(path) for path in paths]
+    document, *others = [read_document(path) for path in paths]
     for path, other in zip(paths[1:], others, strict=True):
         if not isinstance(other, dict):
             raise InputError(f"{path}: {short(other)} is no mapping that could be merged")

@@ -155,9 +155,10 @@ class Job:
                         self.every,
                         report,
                         weights,
-                        stop,
-                        self._start_metrics.get(shared),
-                        self._beginning(spec),
+                        stopping=stop,
+                        start=self._start_metrics.get(shared),
+                        begin=self._branching_off(spec),
+                        earlier=self._own_state(spec),
                     )
                 if shared:
                     self._start_metrics[shared] = {metric: value for _, step, _, metric, value in rows if step == 0}
@@ -180,13 +181,17 @@ class Job:
             self._state_read = path, read_state(path)
         return self._state_read[1]
 
-    def _beginning(self, spec: Trained) -> Callable[[Run], None] | None:
-        """What puts a new run into the state in which it begins; None for the usual one."""
-        if isinstance(spec, Branch):
-            path, parent = self._states[spec.parent.spec_hash, spec.parent.samples]
-            return lambda run: branch_off(run, parent, self._state(path))
+    def _branching_off(self, spec: Trained) -> Callable[[Run], None] | None:
+        """What puts a branch into the state in which it begins; None for other runs."""
+        if not isinstance(spec, Branch):
+            return None
+        path, parent = self._states[spec.parent.spec_hash, spec.parent.samples]
+        return lambda run: branch_off(run, parent, self._state(path))
+
+    def _own_state(self, spec: Trained) -> Path | None:
+        """The file with the last state of a run from which others branch; None for other runs."""
         own = [samples for spec_hash, samples in self._states if spec_hash == spec.hash]
-        return (lambda run: run.restore(self._states[spec.hash, max(own)][0])) if own else None
+        return self._states[spec.hash, max(own)][0] if own else None
 
     def _workload(self, spec: Trained, device: torch.device) -> Workload:
         """The workload of a spec; runs that do not start from pre-trained weights share one."""
@@ -265,7 +270,6 @@ def save_state(
         workload = load_workload(spec.workload, root, device=device)
         first = distributed.rank() == 0
         with progress(spec.run) if first else nullcontext() as report, signals.stopping() as stop:
-            begin = None if before is None else lambda run: run.restore(before)
-            train(spec, workload, checkpoint, every, report, stopping=stop, begin=begin, until=(samples, out))
+            train(spec, workload, checkpoint, every, report, stopping=stop, earlier=before, until=(samples, out))
         if first and checkpoint is not None:
             checkpoint.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from adasde.common import InputError
+from adasde.common import InputError, short
 
 LARGEST = 10**9  # of a count in a config
 MOST = 10**15  # of a count in a spec, which kappa has multiplied
@@ -35,12 +35,6 @@ class Model(BaseModel):
                     words = {"key": short(key), "known": ", ".join(known)}
                     raise PydanticCustomError("unknown_key", "unknown key {key}; must be one of {known}", words)
         return values
-
-
-def short(value: object) -> str:
-    """Return a value as text of at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _number(value: object) -> int | float:

@@ -1,6 +1,5 @@
 """One simulation: from a spec to its rows, batch by batch of paths, so that it can be interrupted between batches."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 
-from adasde.common import InputError, atomic, peak_memory
+from adasde.common import MALFORMED, peak_memory
 from adasde.experiments.specs import Breakdown, Convergence, OnSamples, Simulation, WeakOrder
 from adasde.scaling.clock import steps_until
 from adasde.scaling.hyperparameters import AdamHyperparameters
@@ -17,6 +16,7 @@ from adasde.sde.finite_sums import FiniteSum, HiddenLayer, Minibatch, SoftmaxReg
 from adasde.sde.integrators import Algorithm, BrownianIncrements, EulerMaruyama, State, initial_state
 from adasde.sde.oracles import DoubleWell, Linear, NoisyGradientOracle, Quadratic, SVAGOracle
 from adasde.sde.simulate import simulate_algorithm, simulate_sde
+from adasde.training.checkpoint import UnusableCheckpoint, read_own_checkpoint, write_checkpoint
 from adasde.training.seeding import derive_seed
 from adasde.workloads.data.registry import load_arrays
 
@@ -54,11 +54,9 @@ def run_simulation(
     for batch in range(done, spec.batches):
         for process, level, moment, values in study(spec, oracle, batch):
             for metric, value in values.items():
-                rows.append((spec.run, process, float(level), batch, float(moment), metric, float(value)))
+                rows.append(_row(spec.run, process, level, batch, moment, metric, value))
         if checkpoint is not None:
-            state = {"spec": spec.canonical, "rows": rows, "seconds": before + time.monotonic() - begun}
-            with atomic(checkpoint) as temporary:
-                temporary.write_text(json.dumps(state))
+            write_checkpoint(checkpoint, spec.canonical, {"rows": rows, "seconds": before + time.monotonic() - begun})
         if report is not None:
             report(batch + 1, spec.batches)
     return rows, {"seconds": before + time.monotonic() - begun, "peak_bytes": peak_memory()}
@@ -209,15 +207,22 @@ def _summary(values):
 
 
 def _restore(checkpoint, spec):
-    """Rows, number of finished batches and seconds of a checkpoint; InputError if it belongs to another spec."""
+    """Rows, number of finished batches and seconds of a checkpoint; InputError if it is of another spec."""
     if checkpoint is None or not Path(checkpoint).exists():
         return [], 0, 0.0
     try:
-        state = json.loads(Path(checkpoint).read_text())
-        rows, seconds = [tuple(row) for row in state["rows"]], state["seconds"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"checkpoint = {checkpoint}: holds something else; name another file") from None
-    if state["spec"] != spec.canonical:
-        raise InputError(f"{checkpoint}: checkpoint of another spec; delete it, or name another file")
-    log.info("%s: resumed after %d batches", spec.run, rows[-1][3] + 1)
-    return rows, rows[-1][3] + 1, seconds
+        state = read_own_checkpoint(checkpoint, spec.canonical)
+        try:
+            rows, seconds = [_row(*row) for row in state["rows"]], float(state["seconds"])
+            batches = rows[-1][3] + 1
+        except MALFORMED as error:
+            raise UnusableCheckpoint(f"{checkpoint}: holds other states than this run has") from error
+    except UnusableCheckpoint as error:
+        log.warning("%s, starting from the beginning", error)
+        return [], 0, 0.0
+    log.info("%s: resumed after %d batches", spec.run, batches)
+    return rows, batches, seconds
+
+
+def _row(run, process, level, batch, moment, metric, value):
+    return str(run), str(process), float(level), int(batch), float(moment), str(metric), float(value)

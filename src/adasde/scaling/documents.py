@@ -7,28 +7,55 @@ every item of a list.
 import json
 import math
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from adasde.common import InputError
+from adasde.common import InputError, read_text
 
 Place = tuple[str | int, ...]  # the keys, one below the other, that lead to a value
+
+
+LARGEST = 2**18  # bytes of a file in YAML: reading it takes 3 s at most
+LARGEST_JSON = 2**26
+DEEPEST = 100
+MOST_VALUES = 100_000  # of a document in YAML, with every alias written out
+
+
+def read_document(path: Path) -> Any:
+    """Return the document in a file of YAML or JSON; InputError, which names it, if it is neither, or as `parsed`."""
+    return parsed(read_text(path, LARGEST), path)
 
 
 def parsed(text: str, name: str | Path) -> Any:
     """Return the document in a text of JSON or YAML.
 
-    InputError, which begins with ``name``, if it is neither, or if it gives a key twice.
+    InputError, which begins with ``name``, if it is neither, gives a key twice, or has aliases without end.
     """
     if text.lstrip().startswith("{"):
         try:
-            return json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, name))
-        except InputError:
-            raise
-        except (ValueError, RecursionError):
+            return parsed_json(text, name)
+        except json.JSONDecodeError:
             pass  # YAML in braces
     return _yaml(text, name)[1]
+
+
+def parsed_json(text: str, name: str | Path) -> Any:
+    """Return the document in a text of JSON.
+
+    InputError, which begins with ``name``, if it gives a key twice or nests too deeply; JSONDecodeError if it is none.
+    """
+    try:
+        document = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, name))
+    except json.JSONDecodeError:
+        raise
+    except RecursionError as error:
+        raise InputError(f"{name}: nests too deeply") from error
+    except ValueError as error:  # a whole number of thousands of digits
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name}: holds a number of more digits than can be read") from error
+    return _text_in(document, name)
 
 
 def _yaml(text: str, name: str | Path) -> tuple[Any, Any]:
@@ -36,15 +63,43 @@ def _yaml(text: str, name: str | Path) -> tuple[Any, Any]:
     import yaml  # reading JSON does without
 
     try:
-        loader = yaml.SafeLoader(text)
+        loader = yaml.SafeLoader(text)  # CSafeLoader, ten times as fast, kills the process where lists nest deeply
+        loader.compose_node = _bounded(loader.compose_node, name)
         node = loader.get_single_node()
-        _check_keys(node, name, set())
-        return node, None if node is None else loader.construct_document(node)
+        if node is None:
+            return None, None
+        _check_node(node, name, {})
+        return node, _text_in(loader.construct_document(node), name)
     except InputError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 31st of February
-        place = getattr(error, "problem_mark", None)
-        raise InputError(f"{name}: not YAML" + (f" (line {place.line + 1})" if place else "")) from error
+        place, last = getattr(error, "problem_mark", None), text.rstrip().count("\n")
+        raise InputError(f"{name}: not YAML" + (f" (line {min(place.line, last) + 1})" if place else "")) from error
+
+
+def _bounded(compose: Callable[..., Any], name: str | Path) -> Callable[..., Any]:
+    """Return ``compose``, which calls itself, so that it gives up where nodes nest too deeply."""
+    depth = 0
+
+    def composed(*arguments: Any) -> Any:
+        nonlocal depth
+        depth += 1
+        if depth > DEEPEST:
+            raise InputError(f"{name}: nests too deeply")
+        node = compose(*arguments)
+        depth -= 1
+        return node
+
+    return composed
+
+
+def _text_in(document: Any, name: str | Path) -> Any:
+    """Return the document; InputError if a text in it is none that could be written, such as half of a character."""
+    try:
+        json.dumps(document, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name}: {error.object[error.start : error.end]!a} is half of a character") from error
+    return document
 
 
 def _once(pairs: list[tuple[str, Any]], name: str | Path) -> dict[str, Any]:
@@ -55,12 +110,20 @@ def _once(pairs: list[tuple[str, Any]], name: str | Path) -> dict[str, Any]:
     return found
 
 
-def _check_keys(node: Any, name: str | Path, seen: set[int]) -> None:
-    """Raise an InputError if a mapping below a node of YAML has a key that is no text, or has one twice."""
-    if node is None or isinstance(node.value, str) or id(node) in seen:
-        return
-    seen.add(id(node))
-    found = set()
+def _check_node(node: Any, name: str | Path, sizes: dict[int, int]) -> int:
+    """Return how many values are at and below a node of YAML, every alias written out.
+
+    InputError if a mapping has a key that is no text, or has one twice, if an alias stands for what it is in, or if
+    there are more than `MOST_VALUES`. ``sizes`` are those of the nodes by id; 0 marks one that is being looked at.
+    """
+    if isinstance(node.value, str):
+        return 1
+    line = f"(line {node.start_mark.line + 1})"
+    if id(node) in sizes:
+        if not sizes[id(node)]:
+            raise InputError(f"{name}: an alias stands for what it is part of {line}")
+        return sizes[id(node)]
+    sizes[id(node)], size, found = 0, 1, set()
     for item in node.value:
         if isinstance(item, tuple):
             key, item = item
@@ -70,7 +133,11 @@ def _check_keys(node: Any, name: str | Path, seen: set[int]) -> None:
             if key.value in found:
                 raise InputError(f"{name}: {key.value} is given twice {line}")
             found.add(key.value)
-        _check_keys(item, name, seen)
+        size += _check_node(item, name, sizes)
+    if size > MOST_VALUES:
+        raise InputError(f"{name}: more than {MOST_VALUES:,} values, with every alias written out {line}")
+    sizes[id(node)] = size
+    return size
 
 
 def walk(node: Any, keys: list[str], path: Place = ()) -> Iterator[tuple[Place, Any]]:

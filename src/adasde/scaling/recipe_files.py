@@ -14,8 +14,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from adasde.common import InputError
-from adasde.scaling.documents import Place, dotted, edited, number_of, parsed, path_of, put, value_at, walk
+from adasde.common import InputError, read_text
+from adasde.scaling.documents import LARGEST, Place, dotted, edited, number_of, parsed, path_of, put, value_at, walk
 from adasde.scaling.recipe import Recipe, named_parts, recipe_of
 from adasde.scaling.recipe_formats import FORMATS, Draft, Format
 
@@ -132,7 +132,7 @@ class RecipeFile:
         text = edited(self.text, self.changes(new, by))
         try:
             same = parsed(text, "the new file") == {**self.document, **self.replaced(new, by)}
-        except (InputError, RecursionError):
+        except InputError:
             same = False
         if not same:
             raise InputError("recipe: its text cannot be changed in place (anchors in YAML, say); edit it by hand")
@@ -152,11 +152,7 @@ def read_recipe(path: str | Path, format: str | None = None, devices: int | None
 
     Source: ours.
     """
-    try:
-        with Path(path).open(newline="", encoding="utf-8") as file:  # line ends are written back as they are
-            text = file.read()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not YAML") from error
+    text = read_text(path, LARGEST, newline="")  # line ends are written back as they are
     return recognised(parsed(text, path), format, devices, text)
 
 

@@ -11,19 +11,19 @@ import torch
 from adasde.common import InputError
 from adasde.scaling import optimizers
 from adasde.scaling.rescale import rescale_alone
-from adasde.training.checkpoint import read_checkpoint
+from adasde.training.checkpoint import UnusableCheckpoint, read_checkpoint
 from adasde.training.run import Run, RunSpec
 from adasde.training.sampling import Sampler
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return the state in a file. InputError unless it is whole and of this version."""
+    """Return the state in a file, as `read_checkpoint` does. InputError unless it is whole and of this version."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file")
-    state = read_checkpoint(path)
-    if state is None:
-        raise InputError(f"{path}: damaged, or of another version; delete it, and make it again")
-    return state
+    try:
+        return read_checkpoint(path)
+    except UnusableCheckpoint as error:
+        raise InputError(f"{error}; delete it, and make it again") from error
 
 
 def branch_off(run: Run, parent: RunSpec, state: Mapping[str, Any]) -> None:

@@ -1,8 +1,12 @@
-"""Files of a run's states: checkpoints, and its final weights. Damage is noticed, and no pickled code is loaded."""
+"""Files of a run's states: checkpoints, and its final weights. Damage is noticed, and no pickled code is loaded.
+
+Each says which spec it is of, and which code has made it.
+"""
 
 import hashlib
 import io
-import logging
+import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +15,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from adasde.common import InputError, atomic
+from adasde.common import MALFORMED, InputError, atomic, check_regular, difference
+from adasde.training.source import source_digest
 
-log = logging.getLogger(__name__)
-
-CHECKPOINT = b"adasde checkpoint 4\n"
+CHECKPOINT = b"adasde checkpoint 5\n"
 _SHA256 = hashlib.sha256().digest_size
 _START = len(CHECKPOINT) + _SHA256  # of what torch has saved
+
+
+class UnusableCheckpoint(InputError):
+    """A checkpoint from which its run cannot go on: damaged, of another version, or made by other code."""
 
 
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], spec_hash: str) -> None:
@@ -25,13 +32,16 @@ def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], spec_hash: st
     with atomic(path) as temporary:
         # Copies: the format refuses tensors that share their memory, as tied embeddings do, and channels-last ones.
         copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-        temporary.write_bytes(save(copies, {"spec_hash": spec_hash, "sha256": _digest(copies)}))
+        temporary.write_bytes(
+            save(copies, {"spec_hash": spec_hash, "source": source_digest(), "sha256": _digest(copies)})
+        )
 
 
 def read_weights(path: Path, spec_hash: str) -> dict[str, torch.Tensor]:
     """Return the weights, by name, of the run whose spec has this hash; InputError if the file holds anything else."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file")
+    check_regular(path)
     try:
         with safe_open(path, "pt") as file:
             facts, tensors = file.metadata() or {}, {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
@@ -44,12 +54,21 @@ def read_weights(path: Path, spec_hash: str) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write the states of a run: the kind and version of the file, a digest, and ``state`` as torch saves it."""
+def source_of_weights(path: Path) -> str:
+    """Return the digest of the code that has made a file of weights; empty if it does not say."""
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("source", "")
+
+
+def write_checkpoint(path: Path, spec: str, state: Mapping[str, Any]) -> None:
+    """Write the states of the run whose spec has the canonical JSON ``spec``.
+
+    The file holds its kind and version, a digest of the rest, and the rest as torch saves it: spec, source and state.
+    """
     with atomic(path) as temporary, temporary.open("w+b") as file:  # not by way of memory: a state can be gigabytes
         file.write(CHECKPOINT + bytes(_SHA256))
         try:
-            torch.save(state, file)
+            torch.save({**state, "spec": spec, "source": source_digest()}, file)
         except RuntimeError as error:  # torch's writer, when it ends, hides that the disk is full
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
         file.seek(_START)
@@ -58,21 +77,45 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         file.write(whole)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Return the states in a checkpoint, or None with a warning if it is damaged or of another version.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the states in a checkpoint, and with them its ``spec`` and ``source``, whichever these are.
 
-    Raises InputError if the file is not a checkpoint.
+    Raises:
+        UnusableCheckpoint: If it is damaged or of another version.
+        InputError: If the file is no checkpoint.
     """
+    check_regular(path)
     with _Saved(path) as file:
         kind, digest = file.read(len(CHECKPOINT)), file.read(_SHA256)
         if not kind.startswith(CHECKPOINT.rstrip(b"0123456789\n")):
             raise InputError(f"checkpoint = {path}: holds something else; name another file")
-        if kind != CHECKPOINT or hashlib.file_digest(file, "sha256").digest() != digest:
-            why = "damaged checkpoint" if kind == CHECKPOINT else "checkpoint of another version"
-            log.warning("%s: %s, starting from the beginning", path, why)
-            return None
+        if kind != CHECKPOINT:
+            raise UnusableCheckpoint(f"{path}: checkpoint of another version")
+        if hashlib.file_digest(file, "sha256").digest() != digest:
+            raise UnusableCheckpoint(f"{path}: damaged checkpoint")
         file.seek(0)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            if isinstance(json.loads(state["spec"]), dict) and isinstance(state["source"], str):
+                return state
+        except (*MALFORMED, RuntimeError, EOFError, pickle.UnpicklingError):
+            pass
+    raise UnusableCheckpoint(f"{path}: holds no states of a run")
+
+
+def read_own_checkpoint(path: Path, spec: str) -> dict[str, Any]:
+    """Return the states from which the run with this spec goes on, as `read_checkpoint` does.
+
+    Raises:
+        UnusableCheckpoint: If there is no going on, also because other code has made the checkpoint.
+        InputError: If it is of another spec.
+    """
+    state = read_checkpoint(path)
+    if differs := difference(json.loads(state["spec"]), json.loads(spec)):
+        raise InputError(f"{path}: checkpoint of another spec ({differs}); delete it, or name another file")
+    if state["source"] != source_digest():
+        raise UnusableCheckpoint(f"{path}: made by other code than this")
+    return state
 
 
 class _Saved(io.FileIO):

@@ -1,8 +1,9 @@
 """The training loop: steps, evaluation, checkpoints, progress and stopping."""
 
 import ctypes
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import torch
 from adasde.common import InputError, Stopped, peak_memory
 from adasde.scaling.clock import step_count
 from adasde.training import distributed
-from adasde.training.checkpoint import write_weights
+from adasde.training.checkpoint import UnusableCheckpoint, write_weights
 from adasde.training.run import CHUNK, Row, Run, RunSpec
 from adasde.workloads.base import Workload
+
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -26,6 +29,7 @@ def train(
     stopping: Callable[[], bool] = bool,
     start: dict[str, float] | None = None,
     begin: Callable[[Run], None] | None = None,
+    earlier: Path | None = None,
     until: tuple[int, Path] | None = None,
 ) -> tuple[list[Row], dict[str, float | None]]:
     """Train one run; return its rows and facts about the job: seconds, and peak memory in bytes or None.
@@ -43,7 +47,9 @@ def train(
         weights: File for the final weights.
         stopping: Once it returns True, the run is saved and ends with Stopped.
         start: Metrics at the start, if a run that shares it has measured them.
-        begin: Called with the new run, to put it into another state than the usual one, before the checkpoint is read.
+        begin: Called with the new run, to put it into another state than the usual one.
+        earlier: File of a state of this run, from which it continues if it has no checkpoint. One from which it cannot
+            continue is left aside, with a warning, as such a checkpoint is.
         until: The run ends after so many samples, and its state goes to the file; by default it comes to its end.
     """
     if spec.batch_size > workload.size:
@@ -51,11 +57,8 @@ def train(
     end, state = until or (spec.samples, None)
     moments = sorted({*spec.evaluate, end})
     stops = [step_count(samples, spec.batch_size, spec.ell) for samples in moments if samples <= end]
-    with torch.random.fork_rng(), closing(Run(spec, workload)) as run:
-        if begin is not None:
-            begin(run)
-        if checkpoint is not None and Path(checkpoint).exists():
-            run.restore(checkpoint)
+    saves = [path for path in (checkpoint, earlier) if path is not None and Path(path).exists()]
+    with torch.random.fork_rng(), closing(_begun(spec, workload, begin, saves)) as run:
         saved = time.monotonic()
         begun = saved - run.seconds
         if not run.rows:
@@ -81,6 +84,22 @@ def train(
             write_weights(weights, run.model.state_dict(), spec.hash)
     peak = torch.cuda.max_memory_allocated(workload.device) if workload.device.type == "cuda" else peak_memory()
     return run.rows, {"seconds": run.seconds, "peak_bytes": peak}
+
+
+def _begun(spec: RunSpec, workload: Workload, begin: Callable[[Run], None] | None, saves: Sequence[Path]) -> Run:
+    """Return the run as the first of ``saves`` holds it, from which it can go on, or else as it begins."""
+    run = Run(spec, workload)
+    if begin is not None:
+        begin(run)
+    if not saves:
+        return run
+    try:
+        run.restore(saves[0])
+        return run
+    except UnusableCheckpoint as error:
+        log.warning("%s, starting from the beginning", error)
+        run.close()
+        return _begun(spec, workload, begin, saves[1:])
 
 
 def _save_healthy(run: Run, path: Path) -> None:

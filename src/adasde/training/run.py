@@ -1,8 +1,8 @@
 """The state of one run: it advances by steps, is measured, saved and restored."""
 
-import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 import torch
 
-from adasde.common import InputError
+from adasde.common import MALFORMED, InputError
 from adasde.scaling import optimizers
 from adasde.scaling.gradient_noise import SpeedMeter
 from adasde.scaling.svag import SVAGLoss, coefficients
 from adasde.training import distributed
-from adasde.training.checkpoint import read_checkpoint, write_checkpoint
+from adasde.training.checkpoint import UnusableCheckpoint, read_own_checkpoint, write_checkpoint
 from adasde.training.sampling import Prefetcher, Sampler
 from adasde.training.schedule import Schedule
 from adasde.training.seeding import derive_seed, generator_states, set_generator_states
@@ -148,7 +148,6 @@ class Run:
         """Write a checkpoint with every state of all processes."""
         generators = distributed.all_gather(generator_states(self.workload.device))
         state = {
-            "spec": self.spec.canonical,
             "step": self.step,
             "rows": self.rows,
             "diverged": self.diverged,
@@ -160,23 +159,38 @@ class Run:
             "meter": self.meter.state_dict(),
         }
         if distributed.rank() == 0:
-            write_checkpoint(path, state)
+            write_checkpoint(path, self.spec.canonical, state)
         distributed.barrier()
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint; one that is damaged is left aside. InputError if it is of another spec."""
-        state = read_checkpoint(path)
-        if state is None:
-            return
-        _refuse_other_spec(path, json.loads(state["spec"]), json.loads(self.spec.canonical))
-        self.step, self.rows = state["step"], state["rows"]
-        self.diverged, self.seconds = state["diverged"], state["seconds"]
+        """Continue from a checkpoint.
+
+        UnusableCheckpoint if there is no going on from it, and InputError if it is of another spec. A run that could
+        not be restored is of no use.
+        """
+        state = read_own_checkpoint(path, self.spec.canonical)
+        try:
+            self.take(state)
+        except (*MALFORMED, RuntimeError) as error:
+            raise UnusableCheckpoint(f"{path}: holds other states than this run has") from error
+        log.info("%s: resumed at step %d", self.spec.run, self.step)
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Put the run into a state that `save` has written; errors of many kinds if it is another's."""
+        self.step, self.rows = operator.index(state["step"]), [_row(*row) for row in state["rows"]]
+        self.diverged, self.seconds = operator.index(state["diverged"]) == 1, float(state["seconds"])
+        if not 0 <= self._progress(self.step) < 1 + 1e-9 or {row[0] for row in self.rows} != {self.spec.run}:
+            raise ValueError("no step of this run")
         self.sampler.restore(state["draws"])
         set_generator_states(state["noise"][distributed.rank()])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.meter.load_state_dict(state["meter"])
-        log.info("%s: resumed at step %d", self.spec.run, self.step)
+        if (self.meter.before is not None) != any(metric == "noise_trace" for *_, metric, _ in self.rows):
+            raise ValueError("another measurement of the noise")
+        for parameter, own in getattr(self.optimizer, "state", {}).items():  # torch takes averages of any shape
+            if any(part.shape not in ((), parameter.shape) for part in own.values() if isinstance(part, torch.Tensor)):
+                raise ValueError("averages of another shape")
 
     def _gathered(self, steps: int) -> Iterator[Iterable[Batch]]:
         """Yield the batches of each step's passes; the examples of all steps are gathered at once."""
@@ -253,11 +267,5 @@ def _last_linear(model: torch.nn.Module) -> torch.nn.Linear:
     return [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
 
 
-def _refuse_other_spec(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    differing = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
-    if differing:
-        field = differing[0]
-        raise InputError(
-            f"{path}: checkpoint of another spec ({', '.join(differing)} differ; {field} is {found.get(field)} there "
-            f"and {wanted.get(field)} here); delete it, or name another file"
-        )
+def _row(run: str, step: int, time: float, metric: str, value: float) -> Row:
+    return str(run), int(step), float(time), str(metric), float(value)

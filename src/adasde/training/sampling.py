@@ -91,6 +91,8 @@ class _Stream:
         """Go back to where ``state`` was taken."""
         self.generator.set_state(state["generator"])
         self._next()
+        if not 0 <= state["position"] <= self.length:
+            raise ValueError("position outside the block")
         self.position = state["position"]
 
     def _next(self) -> None:

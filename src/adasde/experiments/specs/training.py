@@ -6,13 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_serializer, model_validator
 
-from adasde.common import InputError
+from adasde.common import InputError, short
 from adasde.experiments.fields import (
     Count,
     Model,
     Number,
     Positive,
-    short,
 )  # fmt: skip
 from adasde.experiments.specs.base import Counts, Ell, Seed, Spec
 from adasde.scaling.clock import step_count
