@@ -25,6 +25,8 @@ rule forecast:
         "<results>/forecasts/{experiment}.json",
     log:
         "<results>/logs/forecasts/{experiment}.log",
+    benchmark:
+        "<results>/benchmarks/forecasts/{experiment}.tsv"
     conda:
         "../../envs/environment.yaml"
     shell:
@@ -65,6 +67,8 @@ rule report:
         "<results>/report.html",
     log:
         "<results>/logs/report.log",
+    benchmark:
+        "<results>/benchmarks/report.tsv"
     conda:
         "../../envs/environment.yaml"
     params:

@@ -13,6 +13,8 @@ rule data:
         "<data>/{data}/manifest.json",
     log:
         "<results>/logs/data/{data}.log",
+    benchmark:
+        "<results>/benchmarks/data/{data}.tsv"
     conda:
         "../../envs/environment.yaml"
     params:
