@@ -103,7 +103,7 @@ def forecast_limit(claims: pd.DataFrame, unit: float) -> str:
 
 
 @dataclass
-class Cell:
+class MapField:
     """What one field of the map says: the gap in tolerances, a verdict, a forecast, and how many cells are in it."""
 
     gap: float
@@ -127,7 +127,7 @@ class MapRow:
 
     group: str
     name: str
-    fields: dict[tuple[str, float], Cell] = field(default_factory=dict)
+    fields: dict[tuple[str, float], MapField] = field(default_factory=dict)
 
 
 GROUPS = {"scratch": "from scratch", "branch": "branches", "rules": "other rules: median over experiments"}
@@ -139,14 +139,16 @@ def map_rows(claims: pd.DataFrame) -> list[MapRow]:
     for cell in cells[cells["claim"].isin(["rule", "svag"])].itertuples():
         name = cell.experiment.removeprefix("svag-")
         row = rows.setdefault((cell.kind, name), MapRow(GROUPS[cell.kind], name.removeprefix("branch-")))
-        row.fields["ell" if cell.claim == "svag" else "kappa", cell.level] = Cell(cell.gap, cell.verdict, cell.forecast)
+        row.fields["ell" if cell.claim == "svag" else "kappa", cell.level] = MapField(
+            cell.gap, cell.verdict, cell.forecast
+        )
     found = [row for kind in GROUPS for (own, _), row in rows.items() if own == kind]
     others = cells[cells["claim"].isin(["rival", "relative"])]
     for rule in (rule for rule in ORDER if rule in set(others["rule"])):
         row = MapRow(GROUPS["rules"], NAMES.get(rule, rule))
         for level, part in others[others["rule"] == rule].groupby("level"):
             outside = int((part["verdict"] == OUTSIDE).sum())
-            row.fields["kappa", level] = Cell(part["gap"].median(), _most(part), "", outside, len(part))
+            row.fields["kappa", level] = MapField(part["gap"].median(), _most(part), "", outside, len(part))
         found.append(row)
     return found
 
@@ -174,7 +176,7 @@ def map_table(claims: pd.DataFrame) -> str:
     places = [(axis, level) for axis, levels in columns_of(rows).items() for level in levels]
     header = ["", *(f"{axis} {level:g}" for axis, level in places)]
     lines = [header, ["---"] * len(header)]
-    lines += [[f"{_SHORT[row.group]}{row.name}", *(_cell(row.fields, place) for place in places)] for row in rows]
+    lines += [[f"{_SHORT[row.group]}{row.name}", *(_field(row.fields, place) for place in places)] for row in rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     more = f" The figure has {len(left_out)} more row{'s' if len(left_out) > 1 else ''}." if left_out else ""
     return (
@@ -188,7 +190,7 @@ def map_table(claims: pd.DataFrame) -> str:
 _SHORT = {GROUPS["scratch"]: "from scratch: ", GROUPS["branch"]: "branch: ", GROUPS["rules"]: "other rule: "}
 
 
-def _cell(fields: Mapping[tuple[str, float], Cell], place: tuple[str, float]) -> str:
+def _field(fields: Mapping[tuple[str, float], MapField], place: tuple[str, float]) -> str:
     found = fields.get(place)
     if found is None:
         return ""

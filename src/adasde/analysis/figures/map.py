@@ -63,18 +63,18 @@ def colour_of(gap: float) -> str:
     return next((colour for end, colour in CLASSES.items() if gap <= end), LARGEST)
 
 
-def _field(panel, column, top, cell):
-    if cell is None:
+def _field(panel, column, top, found):
+    if found is None:
         return
-    colour = colour_of(cell.gap)
+    colour = colour_of(found.gap)
     look = {"facecolor": colour, "edgecolor": "white", "linewidth": 1.0}
     panel.add_patch(Rectangle((column - 0.5, top), 1, 1, **look))
-    if cell.forecast == "breaks":
+    if found.forecast == "breaks":
         hatched = {"facecolor": "none", "edgecolor": "0.45", "hatch": "////", "linewidth": 0}
         panel.add_patch(Rectangle((column - 0.5, top), 1, 1, **hatched))
     ink = "white" if colour == LARGEST else "0.1"
     box = {"boxstyle": "round,pad=0.25", "facecolor": colour, "edgecolor": "none"}
-    panel.text(column, top + 0.5, cell.text, ha="center", va="center", fontsize=7.5, color=ink, bbox=box)
+    panel.text(column, top + 0.5, found.text, ha="center", va="center", fontsize=7.5, color=ink, bbox=box)
 
 
 def _key():
