@@ -121,8 +121,7 @@ def synchronise_batch_norm(model: nn.Module, micro_batch: int | None) -> nn.Modu
         )
     if next(model.parameters()).is_cuda:
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    # SyncBatchNorm needs GPUs. Torch deprecates its public all-reduce with a gradient, but offers no public successor.
-    warnings.filterwarnings("ignore", "torch.distributed.nn.functional.all_reduce is deprecated", FutureWarning)
+    # SyncBatchNorm needs GPUs.
     for norm in norms:
         norm.forward = partial(_whole_batch_norm, norm, norm.forward)
     return model
@@ -137,8 +136,8 @@ def _whole_batch_norm(
     over = [0, *range(2, input.dim())]
     shape = (1, -1, *[1] * (input.dim() - 2))
     # The mean first: a mean of squares minus the squared mean would cancel.
-    mean = all_reduce(input.float().mean(over)) / world_size()
-    variance = all_reduce((input.float() - mean.view(shape)).square().mean(over)) / world_size()
+    mean = _mean_over_processes(input.float().mean(over))
+    variance = _mean_over_processes((input.float() - mean.view(shape)).square().mean(over))
     if norm.track_running_stats:
         examples = world_size() * input.numel() / input.shape[1]
         with torch.no_grad():
@@ -147,3 +146,11 @@ def _whole_batch_norm(
             norm.running_var.lerp_(variance * examples / (examples - 1), norm.momentum)
     scale = norm.weight * (variance + norm.eps).rsqrt()
     return (input * scale.view(shape) + (norm.bias - mean * scale).view(shape)).to(input.dtype)
+
+
+def _mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the processes' tensors, through which gradients flow."""
+    with warnings.catch_warnings():
+        # Torch deprecates its public all-reduce with a gradient, but offers no public successor.
+        warnings.filterwarnings("ignore", "torch.distributed.nn.functional.all_reduce is deprecated", FutureWarning)
+        return all_reduce(tensor) / world_size()
