@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adasde.analysis.claims.base import COLUMNS, natural, row, verdict
+from adasde.analysis.claims.base import natural, row, verdict
 
 
 @pytest.mark.parametrize(
@@ -29,16 +29,15 @@ WORDS = {name: name for name in ("claim", "about", "place", "statement", "statis
 @pytest.mark.parametrize(("below", "wanted"), [(True, (np.inf, "not reproduced")), (False, (1.0, "undecided"))])
 def test_a_diverged_run_fails_a_claim_about_smallness(below, wanted):
     found = row(**WORDS, value=1.0, bounds=(0.0, 2.0), n=3, tolerance=1.0, below=below, diverged=["a.s0", "a.s1"])
-    assert (found["value"], found["verdict"]) == wanted
-    assert found["note"] == "a.s0, a.s1 diverged"
-    assert set(found) == set(COLUMNS)
+    assert (found.value, found.verdict) == wanted
+    assert found.note == "a.s0, a.s1 diverged"
 
 
 def test_only_undecided_rows_need_seeds():
     shared = {**WORDS, "value": 1.0, "n": 3, "tolerance": 1.5, "seeds_needed": 9.0}
-    assert row(**shared, bounds=(0.0, 2.0))["seeds_needed"] == 9.0
-    assert np.isnan(row(**shared, bounds=(0.0, 1.2))["seeds_needed"])
-    assert row(**shared, bounds=(0.0, 1.2))["id"] == "claim.about"
+    assert row(**shared, bounds=(0.0, 2.0)).seeds_needed == 9.0
+    assert np.isnan(row(**shared, bounds=(0.0, 1.2)).seeds_needed)
+    assert row(**shared, bounds=(0.0, 1.2)).id == "claim.about"
 
 
 def test_gaps_are_said_in_their_own_unit():

@@ -25,6 +25,6 @@ def breakdown(true):
 @pytest.mark.parametrize(("true", "verdict"), [(0.7, "reproduced"), (0.95, "not reproduced")])
 def test_lags_are_as_predicted_or_not(true, verdict):
     (row,) = simulated_prediction(breakdown(true))
-    assert (row["id"], row["verdict"], row["n"]) == ("prediction-error.x", verdict, 4)
-    assert row["note"].startswith(f"at the end, predicted and observed: k4 0.30 {1 - true:.2f}")
+    assert (row.id, row.verdict, row.n) == ("prediction-error.x", verdict, 4)
+    assert row.note.startswith(f"at the end, predicted and observed: k4 0.30 {1 - true:.2f}")
     assert simulated_prediction(breakdown(0.7).assign(study="weak-order")) == []

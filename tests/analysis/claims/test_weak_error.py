@@ -53,25 +53,25 @@ def only(rows):
 @pytest.mark.parametrize(("power", "verdict"), [(1.0, "reproduced"), (0.5, "not reproduced"), (1.5, "not reproduced")])
 def test_order_one_is_told_from_its_neighbours(power, verdict):
     row = only(order(weak(power)))
-    assert (row["id"], row["verdict"], row["n"]) == ("order.adam", verdict, 8)
-    assert f"slope {power:.1f}" in row["note"]
+    assert (row.id, row.verdict, row.n) == ("order.adam", verdict, 8)
+    assert f"slope {power:.1f}" in row.note
 
 
 def test_an_order_drowned_in_noise_is_undecided():
-    assert only(order(weak(1.0, noise=0.05)))["verdict"] == "undecided"
+    assert only(order(weak(1.0, noise=0.05))).verdict == "undecided"
 
 
 def test_variants_are_claims_of_their_own():
     rows = order(pd.concat([weak(1.0, "torch", "rmsprop")]))
-    assert [row["id"] for row in rows] == ["order.rmsprop-torch"]
+    assert [row.id for row in rows] == ["order.rmsprop-torch"]
 
 
 @pytest.mark.parametrize(("power", "verdict"), [(2.0, "reproduced"), (0.0, "not reproduced"), (0.5, "undecided")])
 def test_svag_comes_closer_or_does_not(power, verdict):
     row = only(approach(svag(power, noise=0.02)))
-    assert (row["id"], row["verdict"]) == ("svag-to-sde.x.softmax.adam", verdict)
+    assert (row.id, row.verdict) == ("svag-to-sde.x.softmax.adam", verdict)
     if power:
-        assert float(re.search(r"order ([\d.]+)", row["note"])[1]) == pytest.approx(power, abs=0.1)
+        assert float(re.search(r"order ([\d.]+)", row.note)[1]) == pytest.approx(power, abs=0.1)
 
 
 def test_all_claims_of_a_scale_are_one_table():

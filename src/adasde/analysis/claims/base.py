@@ -8,14 +8,11 @@ on the other side, and *undecided* if the tolerance is within it or if a single 
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import pandas as pd
 
-COLUMNS = (
-    *("id", "place", "statement", "statistic", "value", "low", "high", "n", "tolerance", "reason"),
-    *("power", "seeds_needed", "from_tenth", "deviations", "forecast", "verdict", "note", "figure"),
-    *("claim", "experiment", "kind", "rule", "level", "metric"),
-)
 VERDICTS = ("reproduced", "not reproduced", "undecided")
 
 # Every experiment is judged by what its workload measures of these.
@@ -30,8 +27,41 @@ WORDS = {
     "lag": "lag",
 }
 
-Claim = Callable[[pd.DataFrame, str], list[dict]]
-SimulationClaim = Callable[[pd.DataFrame], list[dict]]
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimRow:
+    """A row of the table of claims. Its fields are the columns, in their order."""
+
+    id: str
+    place: str  #: where the paper says it
+    statement: str  #: the claim, as a sentence without a full stop
+    statistic: str  #: what the value is
+    value: float
+    low: float  #: lower end of the value's interval
+    high: float  #: its upper end
+    n: int  #: number of seeds, or of batches of paths
+    tolerance: float
+    reason: str  #: why the tolerance is that
+    power: float = math.nan  #: probability that a true gap of 0 with the measured spread is shown to be within it
+    seeds_needed: float = math.nan  #: that would decide it; NaN if it is decided
+    from_tenth: float = math.nan  #: the value if the window began at a tenth of the run
+    deviations: float = math.nan  #: the largest gap in standard deviations of a run
+    forecast: str = ""  #: "holds" or "breaks"
+    verdict: str
+    note: str = ""  #: details behind the value
+    figure: str = ""  #: that shows it
+    claim: str  #: kind of claim
+    experiment: str = ""
+    kind: str = ""  #: of the experiment: scratch, branch or finetune
+    rule: str = ""
+    level: float = math.nan  #: kappa, or ell of SVAG
+    metric: str = ""
+
+
+COLUMNS = tuple(field.name for field in fields(ClaimRow))
+
+Claim = Callable[[pd.DataFrame, str], list[ClaimRow]]
+SimulationClaim = Callable[[pd.DataFrame], list[ClaimRow]]
 CLAIMS: list[Claim] = []
 SIMULATION_CLAIMS: list[SimulationClaim] = []
 
@@ -54,34 +84,32 @@ def simulation_claim(function: SimulationClaim) -> SimulationClaim:
 
 def row(
     *,
-    claim: str,  # kind of claim
-    about: str,  # what tells it apart from others of its kind, joined by dots
-    place: str,  # where the paper says it
-    statement: str,  # the claim, as a sentence without a full stop
-    statistic: str,  # what the value is
+    claim: str,
+    about: str,
     value: float,
-    bounds: tuple[float, float],  # the value's interval
-    n: int,  # number of seeds, or of batches of paths
+    bounds: tuple[float, float],
     tolerance: float,
-    reason: str,  # why the tolerance is that
-    below: bool = True,  # whether the statement holds below the tolerance, or else above it
-    power: float = math.nan,  # probability that a true gap of 0 with the measured spread is shown to be within it
-    seeds_needed: float = math.nan,  # that would decide; a row that is decided has none
-    from_tenth: float = math.nan,  # the value if the window began at a tenth of the run
-    deviations: float = math.nan,  # the largest gap in standard deviations of a run
-    forecast: str = "",  # "holds" or "breaks"
-    note: str = "",  # details behind the value
-    diverged: Iterable[str] = (),  # names of runs that diverged
-    figure: str = "",  # that shows it
-    experiment: str = "",
-    kind: str = "",  # of the experiment: scratch, branch or finetune
-    rule: str = "",
-    level: float = math.nan,  # kappa, or ell of SVAG
-    metric: str = "",
-) -> dict:
-    """Judge one claim: return its row of the table, values by the names of COLUMNS.
+    below: bool = True,
+    seeds_needed: float = math.nan,
+    note: str = "",
+    diverged: Iterable[str] = (),
+    **columns: Any,
+) -> ClaimRow:
+    """Judge one claim: return its row of the table.
 
     If a run diverged, the statistic of a claim about smallness is infinite, and the note names the run.
+
+    Args:
+        claim: Kind of claim.
+        about: What tells it apart from others of its kind, joined by dots.
+        value: The statistic.
+        bounds: Its interval.
+        tolerance: With what it is compared.
+        below: Whether the statement holds below the tolerance (default), or else above it.
+        seeds_needed: Number of seeds that would decide; a row that is decided has none.
+        note: Details behind the value.
+        diverged: Names of the runs that diverged.
+        columns: The other columns of `ClaimRow`, by name.
     """
     if diverged:
         note = f"{', '.join(diverged)} diverged"
@@ -89,11 +117,18 @@ def row(
             value, bounds = math.inf, (math.inf, math.inf)
     low, high = bounds
     judged = verdict(low, high, tolerance, below)
-    needed = seeds_needed if judged == "undecided" else math.nan
-    values = (f"{claim}.{about}", place, statement, statistic, value, low, high, n, tolerance, reason)
-    values += (power, needed, from_tenth, deviations, forecast, judged, note, figure)
-    values += (claim, experiment, kind, rule, level, metric)
-    return dict(zip(COLUMNS, values, strict=True))
+    return ClaimRow(
+        id=f"{claim}.{about}",
+        claim=claim,
+        value=value,
+        low=low,
+        high=high,
+        tolerance=tolerance,
+        seeds_needed=seeds_needed if judged == "undecided" else math.nan,
+        verdict=judged,
+        note=note,
+        **columns,
+    )
 
 
 def verdict(low: float, high: float, tolerance: float, below: bool = True) -> str:

@@ -1,6 +1,7 @@
 """Judge every claim that the tables of a scale can speak to."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -40,8 +41,8 @@ def evaluate_claims(
     rows = []
     for experiment, part in trajectories.groupby("experiment", sort=False):
         for found in [found for ask in CLAIMS for found in ask(part, experiment)]:
-            if found["claim"] == "rule" and experiment in forecasts:
-                found["forecast"] = "holds" if forecasts[experiment].holds(found["level"]) else "breaks"
+            if found.claim == "rule" and experiment in forecasts:
+                found = replace(found, forecast="holds" if forecasts[experiment].holds(found.level) else "breaks")
             rows.append(found)
     rows += forecast_claims(pd.DataFrame(rows, columns=COLUMNS), forecasts)
     rows += [found for ask in SIMULATION_CLAIMS for found in ask(simulations)]

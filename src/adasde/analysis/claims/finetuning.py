@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from adasde.analysis import tables
-from adasde.analysis.claims.base import claim, row
+from adasde.analysis.claims.base import ClaimRow, claim, row
 from adasde.analysis.claims.tolerances import ACCURACY
 from adasde.analysis.statistics import Sample
 
@@ -18,7 +18,7 @@ def score_of(trajectories: pd.DataFrame) -> str:
 
 
 @claim
-def finetuning(trajectories: pd.DataFrame, experiment: str) -> list[dict]:
+def finetuning(trajectories: pd.DataFrame, experiment: str) -> list[ClaimRow]:
     """The score after fine-tuning is a test function too, and is preserved like the others."""
     if "finetune" not in set(trajectories["rule"]):
         return []

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from adasde.analysis.claims.base import row, together
+from adasde.analysis.claims.base import ClaimRow, row, together
 from adasde.analysis.forecast import Forecast
 from adasde.scaling.rules import ROUNDING
 
@@ -36,7 +36,7 @@ def reach(cells: pd.DataFrame) -> tuple[float, float]:
     return max(well, default=1.0), min(fails, default=np.inf)
 
 
-def forecast_claims(table: pd.DataFrame, forecasts: Mapping[str, Forecast]) -> list[dict]:
+def forecast_claims(table: pd.DataFrame, forecasts: Mapping[str, Forecast]) -> list[ClaimRow]:
     """A row per experiment that was forecast and that runs at larger kappa follow, and one over all their cells."""
     cells = cell_verdicts(table)
     cells = cells[(cells["forecast"] != "") & (cells["level"] > 1)]

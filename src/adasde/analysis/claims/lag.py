@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 
 from adasde.analysis import statistics
-from adasde.analysis.claims.base import row, simulation_claim
+from adasde.analysis.claims.base import ClaimRow, row, simulation_claim
 from adasde.analysis.lags import simulated_lags
 from adasde.scaling.lag import TOLERATED
 
 
 @simulation_claim
-def simulated_prediction(simulations: pd.DataFrame) -> list[dict]:
+def simulated_prediction(simulations: pd.DataFrame) -> list[ClaimRow]:
     """Lags predicted before any larger batch is simulated have the observed size."""
     runs = simulations.loc[simulations["study"] == "breakdown", "run"].unique()
     return [_row(simulated_lags(simulations, run), run) for run in runs]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from adasde.analysis.claims.base import WORDS, natural, row
+from adasde.analysis.claims.base import WORDS, ClaimRow, natural, row
 from adasde.analysis.claims.experiment import BASELINE, Experiment, Followed
 from adasde.analysis.statistics import Sample
 from adasde.scaling.rules import ABLATIONS
@@ -14,7 +14,7 @@ RIVALS = (
 SUBJECTS = {"keep": "the second moment kept as it is", "fresh": "a new optimizer"}
 
 
-def rivals(found: Experiment) -> list[dict]:
+def rivals(found: Experiment) -> list[ClaimRow]:
     """A row per rival and kappa: it leaves the baseline by more than the tolerance of some test function.
 
     All test functions are judged together, each in units of its tolerance. The lag is that of the train loss, so it is

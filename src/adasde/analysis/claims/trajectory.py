@@ -7,7 +7,7 @@ meant to do the same, ``svag`` of SVAG's ell. A run from scratch counts from a q
 import numpy as np
 import pandas as pd
 
-from adasde.analysis.claims.base import WORDS, claim, natural, row
+from adasde.analysis.claims.base import WORDS, ClaimRow, claim, natural, row
 from adasde.analysis.claims.experiment import BASELINE, Experiment, Followed
 from adasde.analysis.claims.rivals import rivals
 
@@ -17,7 +17,7 @@ WINDOWS = {"scratch": "from a quarter of the run on", "branch": "throughout the 
 
 
 @claim
-def trajectory(trajectories: pd.DataFrame, experiment: str) -> list[dict]:
+def trajectory(trajectories: pd.DataFrame, experiment: str) -> list[ClaimRow]:
     """Every test function stays as near to the baseline's as is allowed, in natural units; rivals do not."""
     found = Experiment(trajectories, experiment)
     if found.kind == "finetune":

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from adasde.analysis import statistics, weak_error
-from adasde.analysis.claims.base import row, simulation_claim
+from adasde.analysis.claims.base import ClaimRow, row, simulation_claim
 from adasde.experiments.oracles import ORACLES
 
 ORDER_TOLERANCE = 0.25
@@ -12,7 +12,7 @@ APPROACH = 0.5
 
 
 @simulation_claim
-def order(simulations: pd.DataFrame) -> list[dict]:
+def order(simulations: pd.DataFrame) -> list[ClaimRow]:
     """The SDE is a weak approximation of order 1 in eta^2, of the paper's algorithms and of practice's variants."""
     rows = []
     weak = simulations[simulations["study"] == "weak-order"]
@@ -52,7 +52,7 @@ def _order(subject, statement, errors, note):
 
 
 @simulation_claim
-def approach(simulations: pd.DataFrame) -> list[dict]:
+def approach(simulations: pd.DataFrame) -> list[ClaimRow]:
     """SVAG on real data comes closer to the integrated SDE as ell grows."""
     runs = simulations.loc[simulations["study"] == "convergence", "run"].unique()
     return [_approach(weak_error.convergence(simulations, run), run) for run in runs]
