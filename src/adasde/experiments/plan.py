@@ -69,7 +69,7 @@ def _branched(name: str, branching: Branching, config: Config, runs: dict[str, A
     kappa = size / parent.batch_size
     base = parent.optimizer.hyperparameters.scaled(kappa)
     base = replace(base, lr=base.lr * factor)
-    samples, moments = _evaluations(branching.epochs * workload.train_size, branching.evaluate)
+    samples, evaluations = _evaluations(branching.epochs * workload.train_size, branching.evaluate)
     own = {
         **{key: value for key, value in parent.document.items() if key in ("workload", "optimizer", *OPTIONS)},
         **({} if branching.micro_batch is None else {"micro_batch": branching.micro_batch}),
@@ -81,7 +81,7 @@ def _branched(name: str, branching: Branching, config: Config, runs: dict[str, A
         "samples": samples,
         "horizon": base.lr**2 * samples / size,
         "schedule": {},
-        "evaluate": moments,
+        "evaluate": evaluations,
         "parent": {"run": parent.run, "spec_hash": parent.hash, "samples": seen},
     }
     clip = None if experiment.clip is None else experiment.clip * kappa**SQRT.clip
@@ -216,7 +216,7 @@ def _shared(name: str, content: Experiment | Finetuning, config: Config) -> tupl
     workload = workload_named(content.workload)
     if content.sampling not in ("replacement", "epoch"):
         raise InputError(f"sampling = {content.sampling!r}: must be replacement or epoch")
-    samples, moments = _evaluations(content.epochs * workload.train_size, content.evaluate)
+    samples, evaluations = _evaluations(content.epochs * workload.train_size, content.evaluate)
     base, options = (
         content.optimizer,
         {"device": config.device, **content.model_dump(), "tested": content.evaluate.tested},
@@ -232,7 +232,7 @@ def _shared(name: str, content: Experiment | Finetuning, config: Config) -> tupl
         "samples": samples,
         "horizon": base.hyperparameters.lr**2 * samples / content.batch_size,
         "schedule": content.schedule.model_dump(exclude_unset=True),
-        "evaluate": moments,
+        "evaluate": evaluations,
         **{key: options[key] for key in OPTIONS if key in options and options[key] != defaults[key]},
     }
 
@@ -256,5 +256,5 @@ def _evaluations(samples: float, evaluate: Evaluate) -> tuple[int, list[int]]:
             f"evaluate.count = {count}: the run has only {intervals} intervals of {every} samples; "
             "take fewer evaluations, a smaller evaluate.every or more epochs"
         )
-    moments = [every * max(i, round(intervals * (i / count) ** 2)) for i in range(1, count + 1)]
-    return every * intervals, moments
+    evaluations = [every * max(i, round(intervals * (i / count) ** 2)) for i in range(1, count + 1)]
+    return every * intervals, evaluations

@@ -52,9 +52,9 @@ def run_simulation(
     begun = time.monotonic()
     rows, done, before = _restore(checkpoint, spec)
     for batch in range(done, spec.batches):
-        for process, level, moment, values in study(spec, oracle, batch):
+        for process, level, reached, values in study(spec, oracle, batch):
             for metric, value in values.items():
-                rows.append(_row(spec.run, process, level, batch, moment, metric, value))
+                rows.append(_row(spec.run, process, level, batch, reached, metric, value))
         if checkpoint is not None:
             write_checkpoint(checkpoint, spec.canonical, {"rows": rows, "seconds": before + time.monotonic() - begun})
         if report is not None:

@@ -55,8 +55,8 @@ def train(
     if spec.batch_size > workload.size:
         raise InputError(f"batch_size = {spec.batch_size}: larger than the {workload.size} training examples")
     end, state = until or (spec.samples, None)
-    moments = sorted({*spec.evaluate, end})
-    stops = [step_count(samples, spec.batch_size, spec.ell) for samples in moments if samples <= end]
+    marks = sorted({*spec.evaluate, end})
+    stops = [step_count(samples, spec.batch_size, spec.ell) for samples in marks if samples <= end]
     saves = [path for path in (checkpoint, earlier) if path is not None and Path(path).exists()]
     with torch.random.fork_rng(), closing(_begun(spec, workload, begin, saves)) as run:
         saved = time.monotonic()

@@ -171,13 +171,17 @@ class Trained(Spec):
         workload_named(self.workload)
         self._check_rule()
         _ = self.optimizer.hyperparameters, self.schedule  # which check themselves
-        size, kappa, moments = self.batch_size, self.kappa, list(self.evaluate)
-        if moments != sorted(set(moments)) or moments[-1] != self.samples or any(n % size for n in moments):
+        size, kappa, evaluations = self.batch_size, self.kappa, list(self.evaluate)
+        if (
+            evaluations != sorted(set(evaluations))
+            or evaluations[-1] != self.samples
+            or any(n % size for n in evaluations)
+        ):
             raise InputError(
-                f"evaluate = {short(moments)}: must increase in multiples of the batch size {size} "
+                f"evaluate = {short(evaluations)}: must increase in multiples of the batch size {size} "
                 f"to samples = {self.samples}"
             )
-        for samples in moments:
+        for samples in evaluations:
             step_count(samples, size, self.ell)
         if size % self.processes:
             raise InputError(f"processes = {self.processes}: must divide the batch size {size} (kappa {kappa:g})")
@@ -189,7 +193,7 @@ class Trained(Spec):
             )
         if self.micro_batches is not None:
             self._check_micro_batches(share)
-        if strange := sorted(set(self.noise) - {0, *moments}):
+        if strange := sorted(set(self.noise) - {0, *evaluations}):
             raise InputError(f"noise = {short(strange)}: the noise is measured at the start and at evaluations only")
         if self.precision == "tf32" and self.device != "cuda":
             raise InputError("precision = 'tf32': only a GPU has it")
