@@ -56,7 +56,7 @@ html_theme_options = {
 
 
 def _formula(translator, node):
-    """Write a formula as MathML, which browsers draw themselves: no JavaScript, no network."""
+    """Write a formula as MathML, which browsers render themselves: no JavaScript, no network."""
     block = isinstance(node, nodes.math_block)
     translator.body.append(latex2mathml.tex2mathml(node.astext(), as_block=block))
     raise nodes.SkipNode

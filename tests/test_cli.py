@@ -136,8 +136,8 @@ def test_scale_warns_beyond_half(adasde):
         (["scale", "adamw", "--to", 8, "--batch-size", 4, "--decoupled"], "unrecognized arguments: --decoupled"),
         (["scale", "recipe", "nowhere.json", "--to", 8], "nowhere.json: No such file"),
         (["scale", "recipe", "a.json", "--to", 8, "--by", "devices"], "argument --by: invalid choice: 'devices'"),
-        ([*SCALE, "--to", 0], "argument --to: '0' is no whole number from 1 to 10^15"),
-        ([*SCALE, "--to", "many"], "argument --to: 'many' is no whole number"),
+        ([*SCALE, "--to", 0], "argument --to: '0' is not a whole number from 1 to 10^15"),
+        ([*SCALE, "--to", "many"], "argument --to: 'many' is not a whole number"),
         ([*SCALE[:2], "--lr", "-1e-3", *SCALE[4:], "--to", 512], "lr = -0.001: must be a finite number > 0"),
         ([*SCALE, "--to", "1" + 400 * "0"], "argument --to: "),
         ([*SCALE, "--to", 512, "--steps", 10, "--warmup-steps", 20], "warmup_steps = 20: must not exceed steps = 10"),
@@ -146,7 +146,7 @@ def test_scale_warns_beyond_half(adasde):
         (["plan", "nowhere.yaml"], "nowhere.yaml: No such file"),
         (["plan", SMOKE, "--figure", "nose"], f"figure = 'nose': must be one of {FIGURES}"),
         (["plan", SMOKE, "--device", "tpu"], "device = 'tpu': must be one of h100, h200, a100, cpu-core"),
-        (["plan", SMOKE, "--gpus", 0], "argument --gpus: '0' is no whole number"),
+        (["plan", SMOKE, "--gpus", 0], "argument --gpus: '0' is not a whole number"),
         (["plan", SMOKE, "--runs", "--json"], "not allowed with argument"),
         (["data", "mnist"], "data = 'mnist': must be one of"),
         (["run", "--spec", "{", "--out", "x.parquet"], "spec: not JSON"),
@@ -374,12 +374,12 @@ def test_a_state_that_cannot_be_is_refused(family, config, synthetic, adasde, tm
     for spec, options, message in (
         (parent, ("--samples", 400), "samples = 400: a state of .*-adam.sqrt.k1.s0 is after whole steps of 32"),
         (parent, ("--samples", 13_856), "samples = 13856: .*, up to its end at 13824"),
-        (parent, ("--samples", 0), "argument --samples: '0' is no whole number"),
+        (parent, ("--samples", 0), "argument --samples: '0' is not a whole number"),
         (parent, ("--samples", 64, "--before", "other"), "checkpoint of another spec .seed = 3 there"),
         (parent, ("--samples", 32, "--before", "other"), "before = other: a state after 32 samples; one before 32"),
         (parent, ("--samples", 64, "--before", "nowhere"), "nowhere: no such file"),
-        (branch, ("--samples", 64), f"spec: {branch.run} is no training run from new weights"),
-        (finetune, ("--samples", 64), f"spec: {finetune.run} is no training run from new weights"),
+        (branch, ("--samples", 64), f"spec: {branch.run} is not a training run from new weights"),
+        (finetune, ("--samples", 64), f"spec: {finetune.run} is not a training run from new weights"),
     ):  # fmt: skip
         assert_refused(adasde("state", "--spec", spec.canonical, *options, "--out", "x", cwd=tmp_path), message)
     lr = parent.document["optimizer"] | {"lr": 1e30}
@@ -461,7 +461,7 @@ def test_c8_check_names_what_other_code_has_made_and_deletes_it_when_asked(adasd
 
 
 def test_a_terminal_sees_a_progress_bar(short, data_root, tmp_path):
-    """Under a pseudo-terminal the run draws a bar with its id."""
+    """Under a pseudo-terminal the run shows a bar with its id."""
     import pty
 
     spec = changed(short, samples=1536, evaluate=[1536])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adasde import __version__
-from adasde.analysis.figures.registry import draw, figure_runs, plot_named
+from adasde.analysis.figures.registry import figure_runs, plot_named, save_figure
 from adasde.common import InputError, read_text, text_table
 from adasde.experiments import cost
 from adasde.experiments import plan as planning
@@ -97,7 +97,7 @@ def state(options: argparse.Namespace) -> None:
     spec = spec_of(_json("spec", options.spec))
     warnings.simplefilter("ignore", ScalingWarning)  # the plan has warned
     if type(spec) is not Training:
-        raise InputError(f"spec: {spec.run} is no training run from new weights, which others can branch from")
+        raise InputError(f"spec: {spec.run} is not a training run from new weights, which others can branch from")
 
     from adasde.experiments.execute import save_state
 
@@ -127,7 +127,7 @@ def throughput(options: argparse.Namespace) -> None:
 
 
 def figure(options: argparse.Namespace) -> None:
-    """Draw one figure, from the tables of a scale or from the files of the runs that it shows."""
+    """Plot one figure, from the tables of a scale or from the files of the runs that it shows."""
     plot_named(options.name)
     for path in options.out:
         if path.suffix not in (".png", ".pdf"):
@@ -136,7 +136,8 @@ def figure(options: argparse.Namespace) -> None:
     from adasde.analysis import tables
 
     found = tables.collect(options.runs)[:2] if options.runs else tables.both(options.tables)
-    draw(options.name, options.out, *found, reference=options.reference and tables.both(options.reference))
+    reference = options.reference and tables.both(options.reference)
+    save_figure(options.name, options.out, *found, reference=reference)
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -338,13 +339,13 @@ def _add_running(command: _Command) -> None:
 
 def _add_reading(command: _Command) -> None:
     """Add the commands that read what is finished."""
-    sub = command(figure, "figure", "draw one figure")
+    sub = command(figure, "figure", "plot one figure")
     sub.add_argument("name")
     source = sub.add_mutually_exclusive_group(required=True)
     source.add_argument("--tables", type=Path, metavar="FOLDER")
     source.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help="files of the runs that it shows")
     sub.add_argument("--out", type=Path, nargs="+", required=True, metavar="FILE", help="PNG or PDF files")
-    sub.add_argument("--reference", type=Path, metavar="FOLDER", help="tables of other runs, drawn behind in grey")
+    sub.add_argument("--reference", type=Path, metavar="FOLDER", help="tables of other runs, plotted behind in grey")
 
     sub = command(predict, "predict", "how far larger batches would fall behind finished runs")
     sub.add_argument(
@@ -362,9 +363,9 @@ def _add_reading(command: _Command) -> None:
     sub.add_argument("--repeats", type=count, default=3, metavar="N", help="orders of the examples (default 3)")
     sub.add_argument("--betas", default="linear", help="linear (default) or half-life")
     sub.add_argument(
-        "--examples", type=count, metavar="N", help="most per branch (default: as many as the run has seen)"
+        "--examples", type=count, metavar="N", help="most per branch (default: the number that the run has seen)"
     )
-    sub.add_argument("--plot", type=Path, metavar="FILE", help="also draw the gaps")
+    sub.add_argument("--plot", type=Path, metavar="FILE", help="also plot the gaps")
     _data_option(sub)
 
     sub = command(forecast, "forecast", "up to which batch size the rule will hold, from the baseline of an experiment")
@@ -385,7 +386,7 @@ def _add_reading(command: _Command) -> None:
     sub = command(compare, "compare", "did it reproduce here? Your tables against the repository's")
     sub.add_argument("tables", type=Path, nargs="?", default=Path("results/mini"), metavar="FOLDER", help="yours")
     sub.add_argument("--reference", type=Path, metavar="FOLDER", help="default results/reference/SCALE")
-    sub.add_argument("--figures", type=Path, metavar="FOLDER", help="draw every figure with the reference behind")
+    sub.add_argument("--figures", type=Path, metavar="FOLDER", help="plot every figure with the reference behind")
 
     sub = command(check, "check", "whether every run of a config is there, whole and as planned")
     _config_argument(sub)

@@ -113,13 +113,13 @@ def test_claims_that_only_one_side_makes_are_absent_on_the_other(place):
     assert np.isnan(found.loc["rival.fashion-cnn-adam.linear.k4", "difference"])
 
 
-def test_figures_are_compared_and_drawn(place, tmp_path, capsys):
+def test_figures_are_compared_and_plotted(place, tmp_path, capsys):
     here, there = place("here"), place("there", seeds=5)
     figures = comparison.compare(here, there).figures.set_index("figure")
     assert figures.loc["scaling-fashion-cnn-adam", "claims"] == 8
     assert figures.loc["rules", "claims"] == 2
     assert (figures["same"] <= figures["claims"]).all()
-    out = tmp_path / "drawn"
+    out = tmp_path / "plotted"
     cli.main(["compare", str(here), "--reference", str(there), "--figures", str(out)])
     assert {path.name for path in out.iterdir()} == {"scaling-fashion-cnn-adam.png", "rules.png"}
     text = capsys.readouterr().out

@@ -390,4 +390,4 @@ def test_throughput_is_work_over_seconds(adasde, spec, small_spec, tmp_path):
     ]
     run(done, gpu, device="AMD Instinct MI300X")
     done = adasde("throughput", *paths, "--out", out)
-    assert "made on AMD Instinct MI300X, which is no device that cost.py knows" in done.stderr
+    assert "made on AMD Instinct MI300X, which is not a device that cost.py knows" in done.stderr

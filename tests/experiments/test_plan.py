@@ -180,11 +180,11 @@ SVAG = "experiments/svag-fashion-cnn-adam"
         ),
         (
             edit("figures", ["scaling-fashion-cnn-adm"]),
-            "'fashion-cnn-adm' is no experiment that it can show; possible: scaling-fashion-cnn-adam",
+            "'fashion-cnn-adm' is not an experiment that it can show; possible: scaling-fashion-cnn-adam",
         ),
         (
             edit("figures", ["branch-fashion-cnn-adam"]),
-            "'fashion-cnn-adam' is no experiment that it can show; possible: branch-cnn-adam",
+            "'fashion-cnn-adam' is not an experiment that it can show; possible: branch-cnn-adam",
         ),
         (
             edit("figures", ["rules-fashion-cnn"]),
@@ -212,7 +212,7 @@ SVAG = "experiments/svag-fashion-cnn-adam"
         (edit(f"{SVAG}/rules/svag", {"value": [2], "source": "ours"}), "rule = 'svag': must be one of sqrt, linear"),
         (
             edit("figures", ["svag-fashion-resnet-rmsprop"]),
-            "'fashion-resnet-rmsprop' is no experiment that it can show; possible: svag-fashion-cnn-adam",
+            "'fashion-resnet-rmsprop' is not an experiment that it can show; possible: svag-fashion-cnn-adam",
         ),
         (
             both(edit(f"{SVAG}/ell/value", [1]), edit(f"{BRANCH}/ell/value", [1])),

@@ -16,7 +16,7 @@ import pandas as pd
 from adasde.analysis import statistics, tables
 from adasde.analysis.claims.base import TEST_FUNCTIONS, VERDICTS
 from adasde.analysis.claims.evaluation import evaluate_claims, evaluate_scale
-from adasde.analysis.figures.registry import draw
+from adasde.analysis.figures.registry import save_figure
 from adasde.common import InputError, text_table
 
 FACTS = ("device", "threads", "adasde", "source", "python", "torch", "numpy")
@@ -148,7 +148,7 @@ def plot(here: Path, reference: Path, folder: Path) -> Iterator[Path]:
         shown.append(set(evaluate_claims(trajectories, simulations)["figure"]) - {""} | noise)
     for name in sorted(set.intersection(*shown)):
         path = Path(folder, f"{name}.png")
-        draw(name, [path], *both[0], reference=both[1])
+        save_figure(name, [path], *both[0], reference=both[1])
         yield path
 
 

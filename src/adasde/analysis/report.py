@@ -39,7 +39,7 @@ def write_report(
     kinds: dict[str, list] = {}
     for claim in claims:
         kinds.setdefault(claim.claim, []).append(claim)
-    drawn = [
+    embedded = [
         _figure(plan, shown, figure, figures, claims, config_files)
         for figure in sorted(plan.figures, key=lambda figure: figure != "map")
     ]
@@ -52,7 +52,7 @@ def write_report(
         facts=_facts(runs, config_files),
         claims=claims,
         kinds=kinds,
-        figures=drawn,
+        figures=embedded,
         shown=plan.figures,
         verdicts=VERDICTS,
         names=FIELDS,

@@ -38,7 +38,7 @@ def branch_checkpoint(
         tolerance: Largest gap that counts as no difference, in nats.
         repeats: Orders of the examples, at least 2.
         betas: ``linear`` (default) or ``half-life``.
-        examples: Most examples of a branch; None (default) for as many as the run has seen.
+        examples: Most examples of a branch; None (default) for the number that the run has seen.
 
     Raises:
         InputError: If the file is damaged, or holds a run of SVAG or of several processes, or if too few of its

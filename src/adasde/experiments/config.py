@@ -142,7 +142,7 @@ class Evaluate(Model):
     noise: Annotated[int, Field(ge=0), AfterValidator(_both_ends)] = Field(
         3,
         description="at how many of them, start and end included, the baseline's noise is measured; "
-        "0 is for experiments that run no larger kappa, whose end no one has to forecast",
+        "0 is for experiments that run no larger kappa and need no forecast",
     )
     tested: int | None = Field(None, ge=1, description="test examples, the first ones; by default all")
 
@@ -340,14 +340,14 @@ Study = Annotated[WeakOrder | Convergence | Breakdown, Field(discriminator="stud
 
 
 class Config(Model):
-    """A scale: the experiments to run and the figures to draw."""
+    """A scale: the experiments to run and the figures to plot."""
 
     scale: Annotated[Name, AfterValidator(_free)] = Field(
         description="name of the scale; its results and figures go to folders of this name"
     )
     experiments: Annotated[dict[Name, Experiment], Field(min_length=1)]
     figures: Annotated[list[str], AfterValidator(_distinct)] = Field(
-        description="figures to draw, by name: the kind of figure, then what it shows"
+        description="figures to plot, by name: the kind of figure, then what it shows"
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="what trains the networks")
     job: Literal["run", "cell", "experiment"] = Field(

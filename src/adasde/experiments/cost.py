@@ -313,7 +313,7 @@ def report(
 ) -> str:
     """Return the costs of a plan's figures, or of one, and of the whole as text, with all that they presume.
 
-    ``shown`` are the runs that each figure is drawn from; ``device`` replaces that of the config; ``devices`` is how
+    ``shown`` are the runs that each figure shows; ``device`` replaces that of the config; ``devices`` is how
     many there are.
     """
     costs = {run: cost_of(spec, device) for run, spec in plan.runs.items()}

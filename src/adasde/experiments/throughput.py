@@ -82,5 +82,5 @@ def _gpu_named(model: str, path: Path) -> str:
     """Return the name in DEVICES of a GPU from that which the system gives it."""
     names = [name for name, device in DEVICES.items() if device.unit == "GPU" and device.model in model]
     if not names:
-        raise InputError(f"{path}: made on {model}, which is no device that cost.py knows")
+        raise InputError(f"{path}: made on {model}, which is not a device that cost.py knows")
     return names[0]

@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 def count(value: str) -> int:
     """Return a whole number from 1 to 10^15 that is given as an argument."""
     if not (value.isdigit() and 1 <= int(value) <= 10**15):
-        raise argparse.ArgumentTypeError(f"{value!r} is no whole number from 1 to 10^15")
+        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number from 1 to 10^15")
     return int(value)
 
 

@@ -293,7 +293,7 @@ class MicroBatchNoise(NoiseReport):
         if self._spoiled:
             if getattr(self.optimizer, "found_inf", None) is None:
                 raise self._error("gradient: not finite, and the scaler does not skip this step; use scaler.step")
-            self._skip()  # fused optimizers, which are told of it, take no step
+            self._skip()  # a fused optimizer sees found_inf and takes no step
             return
         if count < 2:
             raise self._error(f"{count} micro-batches before this step; there must be 2 or more, each accumulated")

@@ -36,7 +36,7 @@ class BatchRamp:
         steps: Length of the schedule in steps of ``batch_size`` examples; needed for a scheduler only.
         largest: Largest batch in examples; default no limit. Once it is reached, the rate falls as the schedule says.
         noise: A `MicroBatchNoise` or `NoiseMonitor` of the training; default none. Then the batch is doubled only up to
-            its ``critical_batch()``, and it is told of every doubling.
+            its ``critical_batch()``, and its ``rescaled`` is called at every doubling.
         betas: ``linear`` (default) or ``half-life``, as in `rescale`.
 
     Raises:

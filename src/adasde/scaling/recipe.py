@@ -84,8 +84,8 @@ class Recipe:
             betas: ``linear`` for 1 - kappa (1 - beta) (default), or ``half-life`` for beta^kappa.
 
         Raises:
-            InputError: If kappa is too large for a beta, if kappa * batch_size is not a whole number, or if kappa is no
-                whole number and the rule is ``invariant``.
+            InputError: If kappa is too large for a beta, if kappa * batch_size is not a whole number, or if kappa is
+                not a whole number and the rule is ``invariant``.
 
         Source: the paper's square-root scaling rule; decoupled decay, clip and average are ours, by the same argument.
         """

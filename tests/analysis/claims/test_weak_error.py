@@ -80,7 +80,7 @@ def test_all_claims_of_a_scale_are_one_table():
 
 
 @pytest.mark.parametrize("batches", [8, 2, 1])
-def test_figures_are_drawn_from_few_batches_too(batches):
+def test_figures_are_plotted_from_few_batches_too(batches):
     for name, simulations in (
         ("weak-order", weak(1.0, batches=batches)),
         ("sde-real-data", svag(2.0, batches=batches)),

@@ -16,18 +16,18 @@ def fields(panel):
 
 
 def test_the_map_has_a_field_per_cell_and_a_hatch_where_the_forecast_says_breaks():
-    drawn = pictured.plot(table(EFFECTS), claims(), "")
-    kappa, ell = drawn.axes
+    plotted = pictured.plot(table(EFFECTS), claims(), "")
+    kappa, ell = plotted.axes
     hatched = [patch.get_x() + 0.5 for patch in fields(kappa) if patch.get_hatch()]
     assert hatched == [1, 2]  # kappa 16 and 64
     assert len([patch for patch in fields(kappa) if not patch.get_hatch()]) == 3 + 1  # the rule and a rival
     assert len(fields(ell)) == 1
     assert [tick.get_text() for tick in kappa.get_xticklabels()] == ["4", "16", "64"]
     assert [tick.get_text() for tick in kappa.get_yticklabels()] == ["a", "none"]
-    title = " ".join(drawn.get_suptitle().split())
+    title = " ".join(plotted.get_suptitle().split())
     assert title.startswith("Square root within tolerance in 1 of 1 cells forecast to hold; rivals outside in 1 of 1")
     assert title.endswith("8 seeds")
-    plt.close(drawn)
+    plt.close(plotted)
 
 
 def test_the_colours_break_at_one():
@@ -41,7 +41,7 @@ def test_the_colours_break_at_one():
 
 @pytest.mark.parametrize("options", [{"seeds": 1}, {"diverged": [("sqrt", 1, 0)]}, {"diverged": [("sqrt", 4, 0)]}])
 def test_the_map_is_drawn_without_repeats_and_after_divergence(options):
-    drawn = plot_figure("map", table(EFFECTS, **options))
-    drawn.canvas.draw()
-    assert len(fields(drawn.axes[0])) == 4
-    plt.close(drawn)
+    plotted = plot_figure("map", table(EFFECTS, **options))
+    plotted.canvas.draw()
+    assert len(fields(plotted.axes[0])) == 4
+    plt.close(plotted)

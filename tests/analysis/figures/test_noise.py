@@ -27,9 +27,9 @@ def measured(kind="scratch", experiment="a", seeds=3, square=0.2, **options):
 
 @pytest.mark.parametrize("options", [{}, {"seeds": 1}, {"square": -0.1}, {"diverged": [("sqrt", 4, 0)]}])
 def test_noise_shows_signal_over_noise_where_it_was_measured(options):
-    drawn = plot_figure("noise", pd.concat([measured(**options), measured("branch", "b", **options)]))
-    assert [panel.get_title(loc="left") for panel in drawn.axes] == ["from scratch", "branches"]
-    for panel in drawn.axes:
+    plotted = plot_figure("noise", pd.concat([measured(**options), measured("branch", "b", **options)]))
+    assert [panel.get_title(loc="left") for panel in plotted.axes] == ["from scratch", "branches"]
+    for panel in plotted.axes:
         curve = next(line for line in panel.lines if len(line.get_xdata()) == 3)
         assert np.allclose(curve.get_xdata(), [0, 0.5, 1])
         wanted = 8 * (0.2 if "square" not in options else (0.25 + 0.1) / 10) / 100
@@ -39,7 +39,7 @@ def test_noise_shows_signal_over_noise_where_it_was_measured(options):
         low, high = panel.get_ylim()
         assert low < min(curve.get_ydata())
         assert high > 1
-    plt.close(drawn)
+    plt.close(plotted)
 
 
 def test_runs_without_noise_are_refused():

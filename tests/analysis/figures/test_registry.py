@@ -37,7 +37,7 @@ def test_figures_that_runs_can_show():
 def test_figures_without_their_runs_are_refused():
     with pytest.raises(InputError, match="figure = 'noise-x': must be one of map, scaling-EXPERIMENT, branch-EXP"):
         check_figure("noise-x", ROWS, set())
-    with pytest.raises(InputError, match="'parent' is no experiment that it can show; possible: scaling-cnn$"):
+    with pytest.raises(InputError, match="'parent' is not an experiment that it can show; possible: scaling-cnn$"):
         check_figure("scaling-parent", ROWS, set())
     with pytest.raises(InputError, match="possible: none, since no ell is above 1"):
         check_figure("svag-cnn", ROWS[:3], set())

@@ -18,8 +18,8 @@ EFFECTS = {
 
 def test_points_are_the_cells_of_the_kappas_at_which_rules_ran():
     made = pd.concat([table(EFFECTS), table(EFFECTS, "branch", experiment="b")])
-    drawn = plot_figure("rules", made)
-    scratch, branch = drawn.axes
+    plotted = plot_figure("rules", made)
+    scratch, branch = plotted.axes
     assert [panel.get_title(loc="left") for panel in (scratch, branch)] == ["from scratch", "in branches"]
     names = [tick.get_text() for tick in scratch.get_yticklabels()]
     assert names == [style.RULES[rule] for rule in ("linear", "none", "invariant", "sqrt")]
@@ -29,14 +29,14 @@ def test_points_are_the_cells_of_the_kappas_at_which_rules_ran():
     assert [place for place, _ in found] == [0, 1, 2, 3]  # kappa 64 of the rule, and what was kept, are elsewhere
     assert np.allclose([gap for _, gap in found[:2]], [3.0, 5.0], rtol=0.1)
     assert all(gap < 0.5 for _, gap in found[2:])
-    assert "rivals are shown to be outside in 4 of 4" in drawn.get_suptitle()
-    plt.close(drawn)
+    assert "rivals are shown to be outside in 4 of 4" in plotted.get_suptitle()
+    plt.close(plotted)
 
 
 @pytest.mark.parametrize("options", [{"seeds": 1}, {"diverged": [("linear", 4, 0)]}, {"diverged": [("sqrt", 1, 0)]}])
 def test_rules_are_drawn_without_repeats_and_after_divergence(options):
-    drawn = plot_figure("rules", table(EFFECTS, **options))
-    drawn.canvas.draw()
-    ends = [line.get_xdata()[0] for line in drawn.axes[0].lines if len(line.get_xdata()) == 1]
+    plotted = plot_figure("rules", table(EFFECTS, **options))
+    plotted.canvas.draw()
+    ends = [line.get_xdata()[0] for line in plotted.axes[0].lines if len(line.get_xdata()) == 1]
     assert (LARGEST in ends) == (options.get("diverged") == [("linear", 4, 0)])
-    plt.close(drawn)
+    plt.close(plotted)

@@ -16,8 +16,8 @@ EFFECTS = {
 MOMENTS = {("sqrt", 4, "keep"): 4.0, ("sqrt", 4, "fresh"): -4.0}
 
 
-def labels(drawn):
-    legends = [*drawn.legends, *(panel.get_legend() for panel in drawn.axes)]
+def labels(plotted):
+    legends = [*plotted.legends, *(panel.get_legend() for panel in plotted.axes)]
     return [text.get_text() for legend in legends if legend for text in legend.get_texts()]
 
 
@@ -29,8 +29,8 @@ def labels(drawn):
 )
 def test_figures_show_every_level_in_order_with_units(figure, kind, options):
     made = table(EFFECTS, kind=kind, **options)
-    drawn = plot_figure(figure, made)
-    named = labels(drawn)
+    plotted = plot_figure(figure, made)
+    named = labels(plotted)
     if figure == "scaling-a":
         assert [label.split("$")[1] for label in named[:3]] == ["B = 8", "B = 32", "B = 128"]
     elif figure == "svag-a":
@@ -41,10 +41,10 @@ def test_figures_show_every_level_in_order_with_units(figure, kind, options):
     assert "tolerance" in named
     assert ("before the window" in named) == (kind == "scratch")
     assert any("diverged" in label for label in named) == ("diverged" in options)
-    assert len(drawn.axes) == 6
-    assert all(panel.get_xlabel().startswith("epochs") for panel in drawn.axes[-3:])
-    assert "gap in test accuracy (points)" in [panel.get_ylabel() for panel in drawn.axes]
-    plt.close(drawn)
+    assert len(plotted.axes) == 6
+    assert all(panel.get_xlabel().startswith("epochs") for panel in plotted.axes[-3:])
+    assert "gap in test accuracy (points)" in [panel.get_ylabel() for panel in plotted.axes]
+    plt.close(plotted)
 
 
 def test_equal_tables_make_equal_files(tmp_path):
@@ -68,8 +68,8 @@ def test_titles_say_where_the_rule_ends():
 
 def test_gaps_are_paired_means_with_the_interval_of_the_test():
     made = table(EFFECTS, kind="branch", seeds=5)
-    drawn = plot_figure("branch-a", made)
-    panel = drawn.axes[0]
+    plotted = plot_figure("branch-a", made)
+    panel = plotted.axes[0]
     line = next(line for line in panel.lines if line.get_label() == r"$\kappa = 16$")
     loss = made[(made["metric"] == "train_loss") & (made["rule"] == "sqrt")]
     wide = loss.pivot(index=["rule", "kappa", "seed"], columns="time", values="value")
@@ -78,12 +78,12 @@ def test_gaps_are_paired_means_with_the_interval_of_the_test():
     half = 2.131847 * gaps.std(axis=0, ddof=1) / np.sqrt(5)  # Student's, 4 degrees of freedom, 95%
     bands = [band.get_paths()[0].vertices[:, 1].max() for band in panel.collections]
     assert any(np.isclose(top, (gaps.mean(axis=0) + half).max(), rtol=1e-5) for top in bands)
-    plt.close(drawn)
+    plt.close(plotted)
 
 
 def test_the_band_is_the_tolerance_of_the_claims():
-    drawn = plot_figure("scaling-a", table({("sqrt", 1): 0.0, ("sqrt", 4): 0.0}, noise=0.0))
-    loss, accuracy, norm = drawn.axes[3:]
+    plotted = plot_figure("scaling-a", table({("sqrt", 1): 0.0, ("sqrt", 4): 0.0}, noise=0.0))
+    loss, accuracy, norm = plotted.axes[3:]
     bands = [
         [band for band in panel.collections if band.get_label() == "tolerance"] for panel in (loss, accuracy, norm)
     ]
@@ -92,29 +92,29 @@ def test_the_band_is_the_tolerance_of_the_claims():
     assert bands[0][0].get_paths()[0].vertices[:, 0].min() == pytest.approx(1.0)  # a quarter of 4 epochs
     assert norm.get_ylabel() == "lag (% of the time)"  # from scratch the norm is not judged, and the lag is
     assert bands[2][0].get_paths()[0].vertices[:, 1].max() == pytest.approx(10.0)
-    plt.close(drawn)
+    plt.close(plotted)
 
 
 def test_where_the_rate_changes_there_is_no_lag_and_the_norm_is_not_judged():
     made = table({("sqrt", 1): 0.0, ("sqrt", 4): 0.0})
-    drawn = plot_figure("scaling-a", made.assign(time=made["time"] ** 2))
-    assert drawn.axes[5].get_ylabel() == r"gap in squared norm $\|\theta\|^2$"
-    assert [text.get_text() for text in drawn.axes[5].texts] == ["not judged"]
-    plt.close(drawn)
+    plotted = plot_figure("scaling-a", made.assign(time=made["time"] ** 2))
+    assert plotted.axes[5].get_ylabel() == r"gap in squared norm $\|\theta\|^2$"
+    assert [text.get_text() for text in plotted.axes[5].texts] == ["not judged"]
+    plt.close(plotted)
 
 
 def test_the_authors_curves_are_plotted_behind_ours():
     """Where they published an experiment: one broad line per batch size, in the colour of ours."""
     made = table({("sqrt", 1): 0.0, ("sqrt", 4): 0.0}, curves=LANGUAGE)
     made = made.assign(workload="wikitext103-gpt2", batch_size=64 * made["batch_size"])  # 512 and 2048
-    drawn = plot_figure("scaling-a", made)
-    broad = [line for line in drawn.axes[1].lines if line.get_linewidth() == 3.0 and len(line.get_xdata())]
+    plotted = plot_figure("scaling-a", made)
+    broad = [line for line in plotted.axes[1].lines if line.get_linewidth() == 3.0 and len(line.get_xdata())]
     assert len(broad) == 5
     assert sum(line.get_color() == style.kappa_colour(4) for line in broad) == 1
     assert all(line.get_xdata()[-1] <= made["epoch"].max() * 1.01 for line in broad)
     assert all(4.9 < line.get_ydata()[-1] < 5.3 for line in broad)
-    assert "the authors'" in labels(drawn)
-    plt.close(drawn)
+    assert "the authors'" in labels(plotted)
+    plt.close(plotted)
     assert reference.author_curves("wiki-gpt2-adam") == {}
     assert set(reference.author_curves("wikibooks-roberta-adam")) == {256, 1024, 2048, 4096, 8192}
 
@@ -123,23 +123,23 @@ def test_the_authors_curves_are_plotted_behind_ours():
 def test_figures_are_drawn_where_the_baseline_diverged(kind):
     made = table(EFFECTS | MOMENTS, kind=kind, diverged=[("sqrt", 1, 0)])
     for figure in ("scaling-a", "svag-a") if kind == "scratch" else ("branch-a", "svag-a", "rescale"):
-        drawn = plot_figure(figure, made)
-        drawn.canvas.draw()
-        assert "nan" not in drawn.get_suptitle()
-        assert all(np.isfinite(panel.get_ylim()).all() for panel in drawn.axes)
-        plt.close(drawn)
+        plotted = plot_figure(figure, made)
+        plotted.canvas.draw()
+        assert "nan" not in plotted.get_suptitle()
+        assert all(np.isfinite(panel.get_ylim()).all() for panel in plotted.axes)
+        plt.close(plotted)
 
 
 @pytest.mark.parametrize("options", [{}, {"seeds": 1}, {"diverged": [("sqrt", 4, 1)]}])
 def test_rescale_compares_what_becomes_of_the_second_moment(options):
     effects = {("sqrt", 1): 0.0, ("sqrt", 4): 0.2, ("sqrt", 16): 0.0} | MOMENTS
-    drawn = plot_figure("rescale", table(effects, kind="branch", **options))
-    loss, norm = drawn.axes
+    plotted = plot_figure("rescale", table(effects, kind="branch", **options))
+    loss, norm = plotted.axes
     assert "batch 8 to 32" in loss.get_title()
-    found = [label.split(",")[0] for label in labels(drawn)]
+    found = [label.split(",")[0] for label in labels(plotted)]
     assert found == ["carried over (the rule)", "kept as it is", "started afresh (new optimizer)", "tolerance"]
     if not options:
         kept = next(line for line in norm.lines if line.get_label() == "kept as it is")
         assert kept.get_ydata()[-1] == pytest.approx(4.0 * 5.0, rel=0.1)  # tolerances of a tenth of 50
         assert len(PARTS) == len(kept.get_xdata())
-    plt.close(drawn)
+    plt.close(plotted)

@@ -11,27 +11,27 @@ from analysis.claims.test_weak_error import NOTHING, svag, weak
 
 @pytest.mark.parametrize("batches", [8, 2, 1])
 def test_weak_order_keeps_its_lines_in_the_frame(batches):
-    drawn = plot_figure("weak-order", NOTHING, weak(1.0, batches=batches))
-    for panel in drawn.axes:
+    plotted = plot_figure("weak-order", NOTHING, weak(1.0, batches=batches))
+    for panel in plotted.axes:
         low, high = panel.get_ylim()
         for line in panel.lines:
             values = np.array(line.get_ydata(), float)
             values = values[np.isfinite(values)]
             assert ((low <= values) & (values <= high)).all()
     if batches == 8:
-        assert "slope 1.0" in drawn.axes[0].texts[0].get_text()
-    names = [text.get_text() for text in drawn.legends[0].get_texts()]
+        assert "slope 1.0" in plotted.axes[0].texts[0].get_text()
+    names = [text.get_text() for text in plotted.legends[0].get_texts()]
     assert any("$u$" in name and "average" in name for name in names)
-    plt.close(drawn)
+    plt.close(plotted)
 
 
 @pytest.mark.parametrize("batches", [8, 2, 1])
 def test_real_data_shows_paths_and_distances(batches):
-    drawn = plot_figure("sde-real-data", NOTHING, svag(2.0, batches=batches))
-    path, distance = drawn.axes
+    plotted = plot_figure("sde-real-data", NOTHING, svag(2.0, batches=batches))
+    path, distance = plotted.axes
     assert path.get_ylabel() == "train loss (nats)"
     assert distance.get_xlabel() == r"SVAG's $\ell$"
     assert not any("order" in text.get_text() for text in [distance.title, *distance.texts])
-    drawn.canvas.draw()
-    plt.close(drawn)
+    plotted.canvas.draw()
+    plt.close(plotted)
     assert tables.NO_SIMULATIONS.empty

@@ -119,11 +119,11 @@ def check_figure(figure: str, rows: Iterable[Row], studied: set[str]) -> str:
     if plot.subject is None:
         raise InputError(f"figure = {figure!r}: nothing to show, since {needed}")
     others = ", ".join(other for other in subjects if plot_named(other)[0] == name) or f"none, since {needed}"
-    raise InputError(f"figure = {figure!r}: {subject!r} is no {plot.subject} that it can show; possible: {others}")
+    raise InputError(f"figure = {figure!r}: {subject!r} is not an {plot.subject} that it can show; possible: {others}")
 
 
 def figure_runs(plan: Plan) -> dict[str, list[str]]:
-    """Return the ids of the runs that each figure of a plan is drawn from. InputError names a figure that has none."""
+    """Return the ids of the runs that each figure of a plan shows. InputError names a figure that has none."""
     trained = {run: spec for run, spec in plan.runs.items() if isinstance(spec, Trained)}
     simulations = {run: spec for run, spec in plan.runs.items() if isinstance(spec, Simulation)}
     rows = {run: _row(spec.experiment, spec.origin, *_followed(spec)) for run, spec in trained.items()}
@@ -160,13 +160,13 @@ def plot_figure(
     given = [own] * bool(plot.rules) + [simulations[simulations["study"] == plot.study]] * bool(plot.study)
     if plot.judged:
         given.append(import_module("adasde.analysis.cells").judged(own))
-    drawn = import_module(plot.module).plot(*given, subject)
+    plotted = import_module(plot.module).plot(*given, subject)
     if reference is not None:
-        import_module(f"{_HERE}.style").behind(drawn, plot_figure(figure, *reference))
-    return drawn
+        import_module(f"{_HERE}.style").behind(plotted, plot_figure(figure, *reference))
+    return plotted
 
 
-def draw(figure: str, paths: Iterable[Path], *tables: Any, **options: Any) -> None:
+def save_figure(figure: str, paths: Iterable[Path], *tables: Any, **options: Any) -> None:
     """Plot a figure as `plot_figure` does, and save it to ``paths``, PNG or PDF files."""
     import_module(f"{_HERE}.style").save(plot_figure(figure, *tables, **options), paths)
 

@@ -10,7 +10,7 @@ from adasde.analysis.figures import gaps, style
 from adasde.analysis.figures.registry import MOMENTS
 
 KINDS = {"scratch": "from scratch", "branch": "in branches"}
-SMALLEST, LARGEST = 0.03, 300.0  # gaps in tolerances, at which points beyond are drawn
+SMALLEST, LARGEST = 0.03, 300.0  # gaps in tolerances, at which points beyond are plotted
 
 
 def plot(trajectories: pd.DataFrame, claims: pd.DataFrame, subject: str) -> Figure:

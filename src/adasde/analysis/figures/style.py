@@ -205,7 +205,7 @@ def behind(figure: Figure, reference: Figure) -> None:
     both = list(zip(figure.axes, reference.axes, strict=False))
     if len(figure.axes) != len(reference.axes) or any(a.get_xlabel() != b.get_xlabel() for a, b in both):
         plt.close(reference)
-        raise InputError("reference: its figure has other panels; it was drawn from other experiments")
+        raise InputError("reference: its figure has other panels; it shows other experiments")
     for panel, other in both:
         for line in other.lines:
             if line.get_transform() == other.transData and len(line.get_xdata()):  # and not a line across the panel
