@@ -14,6 +14,7 @@ import warnings
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated, Union, get_args, get_origin
 
 import pandas as pd
 from tutorial_pages import write_pages
@@ -298,11 +299,17 @@ def options() -> str:
     for title, model in models.items():
         rows = []
         for name, field in model.model_fields.items():
-            sourced = isinstance(field.annotation, type) and issubclass(field.annotation, config.Sourced)
             default = "required" if field.is_required() else _short(field.default)
-            rows.append((f"`{name}`{'*' * sourced}", default, field.description or MEANINGS[name]))
+            rows.append((f"`{name}`{'*' * _sourced(field.annotation)}", default, field.description or MEANINGS[name]))
         parts.append(f"## {title}\n\n{inspect.getdoc(model)}\n\n{table(('key', 'default', 'meaning'), rows)}")
     return "\n".join(parts)
+
+
+def _sourced(annotation) -> bool:
+    """Whether a key takes a value with its source; one that may be left out is a union with None."""
+    if get_origin(annotation) in (Annotated, Union):
+        return any(map(_sourced, get_args(annotation)))
+    return isinstance(annotation, type) and issubclass(annotation, config.Sourced)
 
 
 def _short(default) -> str:

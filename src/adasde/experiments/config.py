@@ -6,8 +6,8 @@ values only.
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, PlainSerializer, TypeAdapter
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, TypeAdapter
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from adasde.common import InputError, short
 from adasde.experiments.fields import Model, Name, Number, Whole, validated
@@ -26,6 +26,12 @@ class Sourced(Model, Generic[T]):
 
 def _value(sourced: Any) -> Any:
     return sourced.value
+
+
+def _not_null(value: Any) -> Any:
+    if value is None:
+        raise PydanticKnownError("model_type", {"class_name": "object"})
+    return value
 
 
 def _distinct(values: list) -> list:
@@ -59,6 +65,7 @@ class Given:
         return Annotated[Sourced[kind], AfterValidator(_value), PlainSerializer(lambda value: value)]
 
 
+Omittable = Annotated[T | None, BeforeValidator(_not_null)]  # None only where the key is left out; null is refused
 Value = Annotated[Number, Field(ge=-1e9, le=1e9)]
 Factor = Annotated[Number, Field(gt=0, le=1e6)]
 Factors = Annotated[list[Factor], Field(min_length=1), AfterValidator(_distinct)]
@@ -160,7 +167,7 @@ class _Trains(Model):
         description="replacement: independent samples, the oracle of the theory; epoch: one permutation after another"
     )
     schedule: Schedule = Field(Schedule(), description="learning-rate factor over the run")
-    clip: Given[Annotated[Value, Field(gt=0)]] = Field(
+    clip: Omittable[Given[Annotated[Value, Field(gt=0)]]] = Field(
         None, description="largest gradient norm of the baseline; it scales like the noise"
     )
     precision: Given[Literal["float32", "bf16", "tf32"]] = Field(
@@ -169,7 +176,7 @@ class _Trains(Model):
     processes: Given[Annotated[Whole, Field(le=65536)]] = Field(
         1, description="GPUs that share a run, each with an equal shard of every batch"
     )
-    micro_batch: Given[Whole] = Field(
+    micro_batch: Omittable[Given[Whole]] = Field(
         None, description="examples per forward pass of a process, over which batch norm takes its statistics"
     )
 
@@ -211,7 +218,7 @@ class Branching(_Compares):
     epochs: Given[Annotated[Number, Field(gt=0, le=1e6)]] = Field(
         description="length of the branch; rounded down to whole evaluation intervals"
     )
-    micro_batch: Given[Whole] = Field(None, description="examples per forward pass, by default the parent's")
+    micro_batch: Omittable[Given[Whole]] = Field(None, description="examples per forward pass, by default the parent's")
     second_moments: Given[Moments] = Field(
         ["transport"],
         description="what becomes of v where sqrt changes the batch: transport, as rescale does; keep; fresh, a new "
@@ -254,9 +261,9 @@ class AdamConstants(Model):
 class StudiedConstants(Model):
     """Constants of each optimizer's SDE."""
 
-    sgd: SGDConstants = None
-    rmsprop: RMSpropConstants = None
-    adam: AdamConstants = None
+    sgd: Omittable[SGDConstants] = None
+    rmsprop: Omittable[RMSpropConstants] = None
+    adam: Omittable[AdamConstants] = None
 
 
 class StudiedAdam(Model):
@@ -279,8 +286,8 @@ class StudiedRMSprop(Model):
 class StudiedOptimizers(Model):
     """Each optimizer's hyperparameters."""
 
-    rmsprop: StudiedRMSprop = None
-    adam: StudiedAdam = None
+    rmsprop: Omittable[StudiedRMSprop] = None
+    adam: Omittable[StudiedAdam] = None
 
 
 class Simulation(Model):
@@ -309,7 +316,7 @@ class _OnSamples(Simulation):
     batch_size: Given[Whole] = Field(description="examples per step of the baseline")
     scale: Given[Value] = Field(description="standard deviation of the initial weights")
     evaluate: Given[Wholes] = Field(description="steps of the baseline at which test functions are measured")
-    examples: Given[Whole] = Field(None, description="training images in the finite sum, the first ones")
+    examples: Omittable[Given[Whole]] = Field(None, description="training images in the finite sum, the first ones")
 
 
 class Convergence(_OnSamples):
