@@ -1,9 +1,11 @@
 """Fine-tuning: a pre-trained RoBERTa classifies texts, the paragraphs of articles and the tasks of GLUE."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
-from scipy.stats import rankdata
+from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,14 +30,17 @@ def f1(predicted: Tensor, labels: Tensor) -> float:
 
 def pearson(predicted: Tensor, labels: Tensor) -> float:
     """Return the correlation, 0 where all predictions are equal; of classes 0 and 1 it is Matthews' correlation."""
-    x, y = (values.double() - values.double().mean() for values in (predicted, labels))
-    scale = (x.norm() * y.norm()).item()
-    return (x @ y).item() / scale if scale else 0.0
+    return _correlation(pearsonr, predicted, labels)
 
 
 def spearman(predicted: Tensor, labels: Tensor) -> float:
-    """Return the correlation of ranks."""
-    return pearson(*(torch.from_numpy(rankdata(values.cpu().numpy())) for values in (predicted, labels)))
+    """Return the correlation of ranks, 0 where all predictions are equal."""
+    return _correlation(spearmanr, predicted, labels)
+
+
+def _correlation(of: Callable[..., Any], predicted: Tensor, labels: Tensor) -> float:
+    x, y = (values.double().cpu().numpy() for values in (predicted, labels))
+    return float(of(x, y).statistic) if np.ptp(x) and np.ptp(y) else 0.0  # scipy has NaN, and a warning, in its place
 
 
 SCORES = {"test_accuracy": accuracy, "f1": f1, "matthews": pearson, "pearson": pearson, "spearman": spearman}
