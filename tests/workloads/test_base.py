@@ -1,4 +1,4 @@
-"""The abstract classes: what a workload and a data set must define, and what they get."""
+"""The base classes: what a workload and a data set must define, and what they get."""
 
 import pytest
 import torch

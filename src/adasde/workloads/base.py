@@ -1,4 +1,4 @@
-"""The two abstract classes of this package: `Workload`, what a run trains, and `Dataset`, what a workload learns."""
+"""The base classes of this package: `Workload`, abstract, what a run trains, and `Dataset`, what a workload learns."""
 
 from __future__ import annotations  # names torch's types without importing torch, which planning does without
 
