@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -193,6 +194,34 @@ def branch(
         branches is ours.
     """
     batch_size, repeats = whole("batch_size", batch_size, least=1), whole("repeats", repeats, least=2)
+    sizes = _sizes(batch_size, kappas)
+    if micro_batch is not None:
+        micro_batch = whole("micro_batch", micro_batch, least=1)
+    data = _Tensors(examples) if isinstance(examples, tuple | list) else examples
+    count = _interval(len(data), sizes)
+    positive("tolerance", tolerance)
+    measure = held if callable(held) else _held_loss(loss, held)
+    for kappa in sizes:  # refuses before anything is trained
+        rescale_alone(_copies(model, optimizer)[1], kappa, rule, betas=betas)
+    start = measure(model)
+    speeds = _speeds(*_copies(model, optimizer), loss, data, batch_size, [kappa for kappa in sizes if kappa != 1])
+    losses: dict[float, list[list[float]]] = {kappa: [] for kappa in sizes}
+    for repeat in range(repeats):
+        parts = _order(len(data), seed=repeat)[: EVALUATIONS * count].split(count)
+        for kappa, size in sizes.items():
+            own, own_optimizer = _copies(model, optimizer)
+            rescale_alone(own_optimizer, kappa, rule, betas=betas)
+            step = partial(_step, own, own_optimizer, loss, data, micro_batch=micro_batch or size)
+            losses[kappa].append(_train(step, [part.split(size) for part in parts], partial(measure, own), repeat))
+    arrays = {kappa: np.array(found) for kappa, found in losses.items()}
+    fallen = start - float(arrays[1.0][:, -1].mean())
+    forecasts = {kappa: abs((1.0 - speed) * fallen) for kappa, speed in speeds.items()}
+    marks = tuple(count * (number + 1) for number in range(EVALUATIONS))
+    return BranchReport(batch_size, marks, start, arrays, forecasts, tolerance)
+
+
+def _sizes(batch_size: int, kappas: Sequence[float]) -> dict[float, int]:
+    """Return the batch size of every branch by kappa, 1 first. InputError unless one kappa is above 1."""
     sizes = {1.0: batch_size} | {
         float(kappa): scaled_batch_size(batch_size, kappa)
         for kappa in sorted(positive("kappas", kappa) for kappa in kappas)
@@ -200,44 +229,48 @@ def branch(
     }
     if max(sizes) == 1:
         raise InputError(f"kappas = {tuple(kappas)}: must hold one above 1")
-    if micro_batch is not None:
-        micro_batch = whole("micro_batch", micro_batch, least=1)
-    data = _Tensors(examples) if isinstance(examples, tuple | list) else examples
+    return sizes
+
+
+def _interval(available: int, sizes: dict[float, int]) -> int:
+    """Return the examples between two evaluations, a multiple of every batch size. InputError if there are too few."""
     interval = math.lcm(*sizes.values())
-    count = len(data) // (EVALUATIONS * interval) * interval  # between two evaluations
+    count = available // (EVALUATIONS * interval) * interval
     if count < 1:
         raise InputError(
-            f"examples = {len(data)}: too few; {EVALUATIONS} evaluations of batches of {max(sizes.values())} need "
+            f"examples = {available}: too few; {EVALUATIONS} evaluations of batches of {max(sizes.values())} need "
             f"{EVALUATIONS * interval}"
         )
-    positive("tolerance", tolerance)
-    measure = held if callable(held) else _held_loss(loss, held)
-    for kappa in sizes:  # refuses before anything is trained
-        rescale_alone(_copies(model, optimizer)[1], kappa, rule, betas=betas)
-    start, places = measure(model), _order(len(data), seed=0)[:SAMPLE]
+    return count
+
+
+def _speeds(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[..., Tensor],
+    data: Examples,
+    batch_size: int,
+    kappas: Sequence[float],
+) -> dict[float, float]:
+    """Return the speed at each kappa that the noise of the gradient predicts."""
+    places = _order(len(data), seed=0)[:SAMPLE]
     chunks = [data[part] for part in places.split(max(1, len(places) // 20))]
     with torch.random.fork_rng():
-        monitor = NoiseMonitor(*_copies(model, optimizer), batch_size, loss, chunks, every=1)
-        speeds = monitor.speeds([kappa for kappa in sizes if kappa != 1])
-    losses: dict[float, list[list[float]]] = {kappa: [] for kappa in sizes}
-    for repeat in range(repeats):
-        order = _order(len(data), seed=repeat)
-        for kappa, size in sizes.items():
-            own, own_optimizer = _copies(model, optimizer)
-            rescale_alone(own_optimizer, kappa, rule, betas=betas)
-            found = []
-            with torch.random.fork_rng():
-                torch.manual_seed(repeat)
-                for part in order[: EVALUATIONS * count].split(count):
-                    for batch in part.split(size):
-                        _step(own, own_optimizer, loss, data, batch, micro_batch or size)
-                    found.append(measure(own))
-            losses[kappa].append(found)
-    arrays = {kappa: np.array(found) for kappa, found in losses.items()}
-    fallen = start - float(arrays[1.0][:, -1].mean())
-    forecasts = {kappa: abs((1.0 - speeds[kappa]) * fallen) for kappa in sizes if kappa != 1}
-    marks = tuple(count * (number + 1) for number in range(EVALUATIONS))
-    return BranchReport(batch_size, marks, start, arrays, forecasts, tolerance)
+        return NoiseMonitor(model, optimizer, batch_size, loss, chunks, every=1).speeds(kappas)
+
+
+def _train(
+    step: Callable[[Tensor], None], parts: Sequence[Sequence[Tensor]], measure: Callable[[], float], seed: int
+) -> list[float]:
+    """Take a step on every batch of every part, and return the loss after each part."""
+    found = []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for batches in parts:
+            for batch in batches:
+                step(batch)
+            found.append(measure())
+    return found
 
 
 def _order(count: int, seed: int) -> Tensor:
@@ -250,7 +283,8 @@ class _Tensors:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         if len({len(tensor) for tensor in tensors}) != 1:
             raise InputError(
-                f"examples: tensors of {[len(tensor) for tensor in tensors]} examples; must be as many in each"
+                f"examples: tensors of {[len(tensor) for tensor in tensors]} examples; every tensor must have the same "
+                "number of examples"
             )
         self.tensors = tensors
 
