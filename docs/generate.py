@@ -56,6 +56,14 @@ TOPICS = {
     ),
     "Errors and warnings": ("InputError", "ScalingWarning"),
 }  # fmt: skip
+# The public modules beside `adasde` itself.
+PUBLIC = {
+    "Theory": "adasde.sde",
+    "Workloads": "adasde.workloads",
+    "Metrics of a workload": "adasde.workloads.metrics",
+}
+# Public values, which have no docstring: type and meaning.
+VALUES = {"WORKLOADS": ("dict[str, Entry]", "The registry: every workload's entry by its name.")}
 # Options whose name and model say enough in the code.
 MEANINGS = {
     "experiments": "experiments by name", "branches": "branches by name",
@@ -331,11 +339,15 @@ def printed(*arguments: str) -> str:
 
 def directive(module, name: str) -> str:
     """Return the lines that have autodoc describe a public object."""
-    found = getattr(module, name)
+    found, place = getattr(module, name), f"{module.__name__}.{name}"
+    if not callable(found):
+        kind, meaning = VALUES[name]
+        return f".. py:data:: {name}\n   :type: {kind}\n\n   {meaning}"
     if inspect.isclass(found) and not issubclass(found, Exception):
-        inherits = found.__base__.__name__.startswith("_Hyper")  # their common methods are told with each
-        return f".. autoclass:: {module.__name__}.{name}\n   :members:" + "\n   :inherited-members:" * inherits
-    return f".. auto{'exception' if inspect.isclass(found) else 'function'}:: {module.__name__}.{name}"
+        # With what it inherits from bases of ours, not from torch's or Python's.
+        foreign = [base.__name__ for base in found.__mro__ if not base.__module__.startswith("adasde")]
+        return f".. autoclass:: {place}\n   :members:\n   :inherited-members: {', '.join(foreign)}"
+    return f".. auto{'exception' if inspect.isclass(found) else 'function'}:: {place}"
 
 
 def api() -> str:
@@ -348,9 +360,9 @@ def api() -> str:
     sections = {title: (adasde, names) for title, names in TOPICS.items()}
     callbacks = import_module("adasde.scaling.callbacks")
     sections["What the callbacks are: adasde.scaling.callbacks"] = (callbacks, ["NoiseCallback"])
-    for title, name in (("Theory: adasde.sde", "adasde.sde"), ("Workloads: adasde.workloads", "adasde.workloads")):
+    for title, name in PUBLIC.items():
         module = import_module(name)
-        sections[title] = (module, [name for name in module.__all__ if callable(getattr(module, name))])
+        sections[f"{title}: {name}"] = (module, module.__all__)
     parts = ["# API reference\n"]
     for title, (module, names) in sections.items():
         body = "\n\n".join(directive(module, name) for name in names)

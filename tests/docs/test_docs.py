@@ -1,5 +1,6 @@
 """README and docs: the site builds without a warning, every link leads somewhere, and examples do what they show."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 import adasde as package
-from adasde import sde
+from adasde import sde, workloads
 from adasde.analysis.claims.report import read_claims
 from adasde.analysis.summary import five_lines
 from adasde.experiments.documents import merged
@@ -23,6 +24,39 @@ from conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```([\w-]*)\n(.*?)^```$", re.M | re.S)
+PUBLIC = {
+    f"{module.__name__}.{name}": getattr(module, name)
+    for module in (package, sde, workloads, metrics)
+    for name in module.__all__
+}
+
+
+def members(kind):
+    """Names of the public methods and properties that a class has, itself or from a base of ours."""
+    for name in dir(kind):
+        owner = next((base for base in kind.__mro__ if name in vars(base)), object)
+        found = inspect.getattr_static(kind, name)
+        ours = owner.__module__.startswith("adasde") and (inspect.isroutine(found) or isinstance(found, property))
+        if ours and not name.startswith("_"):
+            yield name
+
+
+def functions():
+    """Yield the public functions, constructors and methods with their full names."""
+    for place, found in PUBLIC.items():
+        if inspect.isclass(found):
+            yield from ((f"{place}.{name}", getattr(found, name)) for name in members(found))
+        if not inspect.isclass(found) or inspect.isfunction(found.__init__):  # or it takes no arguments of its own
+            yield place, found
+
+
+FUNCTIONS = {name: function for name, function in functions() if callable(function)}  # properties take no arguments
+
+
+def described(text, source=""):
+    """Names of the arguments that a docstring describes, and of the fields with a comment of their own."""
+    part = re.search(r"^Args:\n((?: .*\n|\n)+)", f"{text}\n", re.M)
+    return {*re.findall(r"^    (\w+): ", part[1] if part else "", re.M), *re.findall(r"^    (\w+): .*#:", source, re.M)}
 
 
 def blocks(page, kind):
@@ -100,8 +134,18 @@ def test_every_file_and_target_that_a_page_names_exists():
 @pytest.mark.slow  # the site runs the tutorials
 def test_the_site_describes_every_public_name(site):
     anchors = Links(site / "generated/api.html").anchors
-    assert {f"adasde.{name}" for name in package.__all__} <= anchors
-    assert {f"adasde.sde.{name}" for name in sde.__all__} <= anchors
+    assert PUBLIC.keys() <= anchors
+    for place, found in PUBLIC.items():
+        if inspect.isclass(found):
+            assert {f"{place}.{name}" for name in members(found)} <= anchors
+    assert {"adasde.NoiseMonitor.largest_kappa", "adasde.MicroBatchNoise.history"} <= anchors
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_docstring_describes_every_argument(name):
+    function = FUNCTIONS[name]
+    source = inspect.getsource(function) if inspect.isclass(function) else ""
+    assert set(inspect.signature(function).parameters) - {"self"} <= described(inspect.getdoc(function), source)
 
 
 @pytest.mark.slow  # the site runs the tutorials

@@ -26,14 +26,16 @@ class NoiseReport(ABC):
     Weights count as they move: each with the learning rate and the eps of its parameter group. Those that the optimizer
     does not hold do not count, nor does a group whose rate is 0 while another moves.
 
-    Attributes:
-        batch_size: Examples per optimizer step.
-        history: One dictionary per measurement; ``pandas.DataFrame(noise.history)`` is a table. Its columns: ``step``,
-            optimizer steps; ``examples``, seen so far; ``time``, the SDE's, sum of lr^2; ``batch_size``;
-            ``noise_trace``, tr Sigma of one example; ``squared_gradient``, |g|^2 without bias, so that it can be below
-            0; ``gradient_noise_scale``, examples, NaN where |g|^2 is not above 0; ``critical_batch``, examples;
-            ``speed_k2`` and so on, the predicted speeds.
     """
+
+    #: Examples per optimizer step.
+    batch_size: int
+    #: One dictionary per measurement; ``pandas.DataFrame(noise.history)`` is a table. Its columns are ``step``,
+    #: optimizer steps; ``examples``, seen so far; ``time``, the SDE's, sum of lr^2; ``batch_size``; ``noise_trace``, tr
+    #: Sigma of one example; ``squared_gradient``, |g|^2 without bias, so that it can be below 0;
+    #: ``gradient_noise_scale``, examples, NaN where |g|^2 is not above 0; ``critical_batch``, examples; ``speed_k2``
+    #: and so on, the predicted speeds.
+    history: list[dict[str, float]]
 
     _takes: ClassVar[tuple[type, ...]] = ()  # optimizers beside those of the square-root rule
     _saved: ClassVar[tuple[str, ...]] = (
@@ -54,7 +56,7 @@ class NoiseReport(ABC):
                 scaled_group(self.optimizer, group, 1.0, "sqrt")  # refuses what the rule does not cover
         if not self._weights():
             raise self._error("optimizer: trains no parameters")
-        self.batch_size, self.history = batch_size, list[dict[str, float]]()
+        self.batch_size, self.history = batch_size, []
         self._step, self._examples, self._time = 0, 0, 0.0
         self._since, self._start = 0, 0.0  # first row, and time, at the present batch size
         self._first_batch = batch_size  # to which the critical batch refers
@@ -64,6 +66,9 @@ class NoiseReport(ABC):
         """Return the gradient noise scale tr Sigma / |g|^2 of the current state, in examples.
 
         Where groups have different learning rates, both are sums weighted by them.
+
+        Returns:
+            The batch size at which noise and gradient are equal, all weights together.
 
         Raises:
             InputError: If nothing was measured yet, or if the gradient cannot be told from its noise.
@@ -122,6 +127,8 @@ class NoiseReport(ABC):
 
         Raises:
             InputError: Before the first measurement after that, or if every learning rate was 0 so far.
+
+        Source: ours, see `adasde.scaling.lag`.
         """
         rows = self.history[self._since :]
         times = np.array([row["time"] - self._start for row in rows])
@@ -142,8 +149,13 @@ class NoiseReport(ABC):
 
         The estimate covers training up to this step and keeps every beta at or above 0.5. Round the batch down.
 
+        Returns:
+            Batch multiplier, relative to the present batch size, at most 256.
+
         Raises:
             InputError: Where `lags` does.
+
+        Source: ours.
         """
         betas = [float(beta) for group in self.optimizer.param_groups for beta in betas_of(group)]
         return lag.largest_kappa({kappa: [value] for kappa, value in self.lags().items()}, betas)
@@ -164,7 +176,10 @@ class NoiseReport(ABC):
         self._record()
 
     def plot(self) -> "Figure":
-        """Return a matplotlib Figure: critical batch, gradient noise scale and batch size over the examples seen.
+        """Plot critical batch, gradient noise scale and batch size over the examples seen.
+
+        Returns:
+            A matplotlib Figure.
 
         Raises:
             InputError: If nothing was measured yet.
@@ -192,7 +207,11 @@ class NoiseReport(ABC):
         return figure
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a checkpoint needs to go on measuring: plain numbers, lists and tensors."""
+        """Return all that a checkpoint needs to go on measuring.
+
+        Returns:
+            Plain numbers, lists and tensors by name.
+        """
         return {name.lstrip("_"): copy.deepcopy(getattr(self, name)) for name in self._saved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Tools for theorists: the paper's SDEs and the algorithms that they approximate, on noisy gradient oracles."""
 
+from adasde.scaling.hyperparameters import SDEConstants
 from adasde.sde.finite_sums import FiniteSum, HiddenLayer, Minibatch, SoftmaxRegression
 from adasde.sde.integrators import BrownianIncrements, EulerMaruyama, State
 from adasde.sde.oracles import DoubleWell, Linear, NoisyGradientOracle, Quadratic, SVAGOracle
@@ -15,6 +16,7 @@ __all__ = [
     "Minibatch",
     "NoisyGradientOracle",
     "Quadratic",
+    "SDEConstants",
     "SVAGOracle",
     "SoftmaxRegression",
     "State",

@@ -28,16 +28,27 @@ from torch.nn import functional as F
 
 from adasde.scaling.gradient_noise import SpeedMeter
 
+__all__ = ["evaluate", "fixed_sample"]  # for workloads of your own; the others are this package's
+
 Chunks = Iterable[tuple[Tensor, ...]]
 
 
 def evaluate(
     workload: Any, model: nn.Module, meter: SpeedMeter | None, held_out: Callable[[], dict[str, float]]
 ) -> dict[str, float]:
-    """Return the train loss on the workload's ``subset``, the metrics that ``held_out`` returns, and the norm.
+    """Return the metrics of a workload's model: what `Workload.measure` returns.
 
-    With a ``meter``, add the gradient on the workload's ``graded`` examples, its noise, and the predicted speeds. The
-    model is in evaluation mode: no dropout, and batch norm with its running statistics.
+    The model is in evaluation mode meanwhile: no dropout, and batch norm with its running statistics.
+
+    Args:
+        workload: The workload. Its ``subset`` and ``graded`` are lists of batches of training examples.
+        model: The model, which is in training mode afterwards.
+        meter: Measures the gradient on ``graded``, its noise and the predicted speeds; None leaves them out.
+        held_out: Returns the metrics on test examples by name; called without arguments.
+
+    Returns:
+        Values by name, which are the train loss on ``subset``, what ``held_out`` returns, the squared norm of the
+        weights, and what the ``meter`` measures.
     """
     model.eval()
     metrics = {"train_loss": mean_loss(model, workload.loss, workload.subset), **held_out()}
@@ -59,7 +70,15 @@ def first(chunks: Chunks, count: int | None) -> Chunks:
 
 
 def fixed_sample(size: int, count: int) -> Tensor:
-    """Return ``count`` of ``size`` places, or all: always the same, and shuffled so that chunks are independent."""
+    """Return places of examples: always the same, and shuffled so that chunks of them are independent.
+
+    Args:
+        size: Number of examples.
+        count: Number of places wanted.
+
+    Returns:
+        Distinct places, int64 (min(size, count),).
+    """
     return torch.randperm(size, generator=torch.Generator().manual_seed(0))[:count]
 
 
