@@ -47,6 +47,8 @@ class BranchReport:
         forecasts: kappa -> the gap at the end that the gradient's noise at the branch point predicts for the
             square-root rule.
         tolerance: Largest gap that counts as no difference, in the unit of the loss.
+
+    Source: ours.
     """
 
     batch_size: int
@@ -58,7 +60,7 @@ class BranchReport:
 
     @property
     def gaps(self) -> dict[float, tuple[float, float]]:
-        """By kappa: the largest gap in loss to kappa = 1 along the branch, and half the width of its 95 % interval."""
+        """The largest gap in loss to kappa = 1 along the branch, and half the width of its 95 % interval, by kappa."""
         found = {}
         for kappa in self.forecasts:
             pairs = self.losses[kappa] - self.losses[1]  # of the same examples in the same order
@@ -70,7 +72,7 @@ class BranchReport:
 
     @property
     def verdicts(self) -> dict[float, str]:
-        """By kappa: ``holds`` or ``breaks`` if the interval of the gap says so, otherwise ``undecided``."""
+        """``holds`` or ``breaks`` if the interval of the gap says so, otherwise ``undecided``, by kappa."""
         return {kappa: self._verdict(gap, half) for kappa, (gap, half) in self.gaps.items()}
 
     @property
@@ -85,7 +87,11 @@ class BranchReport:
         return self._up_to(lambda kappa: self.forecasts[kappa] <= self.tolerance)
 
     def plot(self) -> "Figure":
-        """Return a figure: the gap at each kappa with its interval, the forecast, and the tolerance."""
+        """Plot the gap at each kappa with its interval, the forecast, and the tolerance.
+
+        Returns:
+            A matplotlib Figure, whose title is the `answer`.
+        """
         from matplotlib.figure import Figure  # an optional dependency
 
         figure = Figure(figsize=(5.2, 3.4), layout="constrained")
@@ -115,7 +121,7 @@ class BranchReport:
 
     @property
     def answer(self) -> str:
-        """One line: up to which batch size the rule holds, and what was forecast."""
+        """Up to which batch size the rule holds, and what was forecast, in one line."""
         forecast = f"forecast {self.batch_size * self.forecast_kappa:g}"
         if self.largest_kappa == 1:
             word = "No" if self.verdicts[min(k for k in self.forecasts if k > 1)] == "breaks" else "Undecided"
@@ -176,9 +182,9 @@ def branch(
             sees its parent's examples again is closer to it than a larger batch is in training.
         held: Tensors on which ``loss`` is measured in eval mode, or a function of the model that returns the loss.
         batch_size: Examples per step so far, at least 1.
-        kappas: Batch multipliers to try, each > 0, one of them above 1; 1 itself is always tried.
+        kappas: Batch multipliers to try, each > 0, one of them above 1; default 2, 4, 8, 16. 1 itself is always tried.
         tolerance: Largest gap that counts as no difference, in the unit of the loss; default 0.01.
-        repeats: Orders of the examples, at least 2. Intervals are over these.
+        repeats: Orders of the examples, at least 2; default 3. Intervals are over these.
         rule: Name of the rule; default the square-root rule.
         betas: ``linear`` (default) or ``half-life``, as in `rescale`.
         micro_batch: Examples per forward pass, over which batch norm takes its statistics and which bounds the memory;

@@ -159,8 +159,12 @@ def trainer_callback(trainer: "Trainer", monitor: _Make | None = None, every: in
     Args:
         trainer: The Trainer. While it trains, the callback stands around its ``training_step``, because Trainer clips
             gradients before it calls any callback.
-        monitor: For training without accumulation, a function of the optimizer that returns a `NoiseMonitor`.
+        monitor: For training without accumulation, a function of the optimizer that returns a `NoiseMonitor`; default
+            none.
         every: Optimizer steps per measured step, at least 1; default 16. Of ten measured steps one is logged.
+
+    Returns:
+        The callback, whose ``noise`` is what was measured.
 
     Raises:
         InputError: When the training starts, if each step has one micro-batch only and there is no monitor.
@@ -215,8 +219,12 @@ def lightning_callback(monitor: _Make | None = None, every: int = 16) -> NoiseCa
         callback.noise.critical_batch()
 
     Args:
-        monitor: For training without accumulation, a function of the optimizer that returns a `NoiseMonitor`.
+        monitor: For training without accumulation, a function of the optimizer that returns a `NoiseMonitor`; default
+            none.
         every: Optimizer steps per measured step, at least 1; default 16. Of ten measured steps one is logged.
+
+    Returns:
+        The callback, whose ``noise`` is what was measured.
 
     Raises:
         InputError: If Lightning was not imported; when the training starts, if each step has one micro-batch only and

@@ -18,9 +18,11 @@ class SDEConstants:
 
     Args:
         sigma0: Noise scale times lr (SGD: times sqrt(lr)).
-        eps0: eps times lr; None for SGD.
-        c2: (1 - beta2) / lr^2, the rate at which the second moment forgets; None for SGD.
-        c1: (1 - beta1) / lr^2, the rate at which momentum forgets; None for RMSprop and SGD.
+        eps0: eps times lr; None (default) for SGD.
+        c2: (1 - beta2) / lr^2, the rate at which the second moment forgets; None (default) for SGD.
+        c1: (1 - beta1) / lr^2, the rate at which momentum forgets; None (default) for RMSprop and SGD.
+
+    Source: the paper's SDEs.
     """
 
     sigma0: float
@@ -41,7 +43,19 @@ class _Hyperparameters(ABC):
         """Return the hyperparameters for a batch ``kappa`` times as large."""
 
     def svag(self, ell: float) -> Self:
-        """Return the hyperparameters of SVAG at level ``ell``: the optimizer's own rule at kappa = 1 / ell^2."""
+        """Return the hyperparameters of SVAG at level ``ell``: the optimizer's own rule at kappa = 1 / ell^2.
+
+        Args:
+            ell: SVAG level, > 0; 1 is the plain run.
+
+        Returns:
+            New hyperparameters, for ell^2 times as many steps.
+
+        Raises:
+            InputError: If ``ell`` is not a finite number above 0, or `scaled` refuses 1 / ell^2.
+
+        Source: the paper's SVAG for adaptive algorithms.
+        """
         return self.scaled(1.0 / positive("ell", ell) ** 2)
 
     @property
@@ -65,6 +79,8 @@ class AdamHyperparameters(_Hyperparameters):
 
     Raises:
         InputError: If a value is out of its range.
+
+    Source: the paper's definition of Adam. Decoupled decay is that of Loshchilov and Hutter (arXiv 1711.05101).
     """
 
     name: ClassVar[str] = "adam"
@@ -89,8 +105,12 @@ class AdamHyperparameters(_Hyperparameters):
             betas: What becomes of a beta that the rule changes: ``linear`` (default) is 1 - kappa (1 - beta), and
                 ``half-life`` is beta^kappa, which exists at every kappa.
 
+        Returns:
+            New hyperparameters.
+
         Raises:
-            InputError: If kappa (1 - beta) >= 1 for a linear beta. Small betas give a ScalingWarning.
+            InputError: If kappa is not a finite number above 0, if kappa (1 - beta) >= 1 for a linear beta, or if the
+                rule is unknown. Small betas give a ScalingWarning.
 
         Source: the paper's square-root scaling rule. Half-life betas are those of Marek et al. (arXiv 2507.07101). The
         power of decoupled decay is ours, by the paper's argument.
@@ -106,7 +126,19 @@ class AdamHyperparameters(_Hyperparameters):
         )
 
     def sde_constants(self, sigma: float) -> SDEConstants:
-        """Return the constants of Adam's SDE for gradients of noise scale ``sigma``."""
+        """Return the constants of Adam's SDE.
+
+        Args:
+            sigma: Noise scale of the gradients, > 0; that of minibatches is 1 / sqrt(batch_size).
+
+        Returns:
+            The constants sigma0, eps0, c2 and c1.
+
+        Raises:
+            InputError: If ``sigma`` is not a finite number above 0.
+
+        Source: the paper's SDE of Adam.
+        """
         sigma, lr = positive("sigma", sigma), self.lr
         c1, c2 = (1.0 - self.beta1) / lr**2, (1.0 - self.beta2) / lr**2
         return SDEConstants(sigma0=sigma * lr, eps0=self.eps * lr, c2=c2, c1=c1)
@@ -124,6 +156,8 @@ class RMSpropHyperparameters(_Hyperparameters):
 
     Raises:
         InputError: If a value is out of its range.
+
+    Source: the paper's definition of RMSprop.
     """
 
     name: ClassVar[str] = "rmsprop"
@@ -138,7 +172,23 @@ class RMSpropHyperparameters(_Hyperparameters):
         _check(self.lr, self.eps, self.weight_decay, beta=self.beta)
 
     def scaled(self, kappa: float, rule: str = "sqrt", betas: str = "linear") -> Self:
-        """Return the hyperparameters for a batch ``kappa`` times as large, as for Adam."""
+        """Return the hyperparameters for a batch ``kappa`` times as large.
+
+        Args:
+            kappa: Batch multiplier, > 0; it may be below 1.
+            rule: Name of the rule, one of `adasde.scaling.rules.RULES`; default the square-root rule.
+            betas: What becomes of a beta that the rule changes: ``linear`` (default) is 1 - kappa (1 - beta), and
+                ``half-life`` is beta^kappa, which exists at every kappa.
+
+        Returns:
+            New hyperparameters. Coupled weight decay, a part of the loss, is unchanged.
+
+        Raises:
+            InputError: If kappa is not a finite number above 0, if kappa (1 - beta) >= 1 for a linear beta, or if the
+                rule is unknown. Small betas give a ScalingWarning.
+
+        Source: the paper's square-root scaling rule. Half-life betas are those of Marek et al. (arXiv 2507.07101).
+        """
         powers, kappa = rule_named(rule, betas), positive("kappa", kappa)
         return replace(
             self,
@@ -148,7 +198,19 @@ class RMSpropHyperparameters(_Hyperparameters):
         )
 
     def sde_constants(self, sigma: float) -> SDEConstants:
-        """Return the constants of RMSprop's SDE for gradients of noise scale ``sigma``."""
+        """Return the constants of RMSprop's SDE.
+
+        Args:
+            sigma: Noise scale of the gradients, > 0; that of minibatches is 1 / sqrt(batch_size).
+
+        Returns:
+            The constants sigma0, eps0 and c2.
+
+        Raises:
+            InputError: If ``sigma`` is not a finite number above 0.
+
+        Source: the paper's SDE of RMSprop.
+        """
         sigma, lr = positive("sigma", sigma), self.lr
         return SDEConstants(sigma0=sigma * lr, eps0=self.eps * lr, c2=(1.0 - self.beta) / lr**2)
 
@@ -162,6 +224,9 @@ class SGDHyperparameters(_Hyperparameters):
 
     Raises:
         InputError: If ``lr`` is not a finite number above 0.
+
+    Source: SGD's SDE and its linear rule are older than the paper (Goyal et al., arXiv 1706.02677; Li et al., arXiv
+    2102.12470).
     """
 
     name: ClassVar[str] = "sgd"
@@ -173,11 +238,35 @@ class SGDHyperparameters(_Hyperparameters):
         positive("lr", self.lr)
 
     def scaled(self, kappa: float) -> Self:
-        """Return the learning rate for a batch ``kappa`` times as large, by the linear rule, which keeps SGD's SDE."""
+        """Return the learning rate for a batch ``kappa`` times as large, by the linear rule, which keeps SGD's SDE.
+
+        Args:
+            kappa: Batch multiplier, > 0; it may be below 1.
+
+        Returns:
+            New hyperparameters.
+
+        Raises:
+            InputError: If kappa is not a finite number above 0.
+
+        Source: the linear scaling rule (Goyal et al., arXiv 1706.02677).
+        """
         return replace(self, lr=self.lr * positive("kappa", kappa))
 
     def sde_constants(self, sigma: float) -> SDEConstants:
-        """Return the constant of SGD's SDE, d theta = -grad f dt - sigma0 Sigma^{1/2} dW: sigma sqrt(lr)."""
+        """Return the constant of SGD's SDE, d theta = -grad f dt - sigma0 Sigma^{1/2} dW.
+
+        Args:
+            sigma: Noise scale of the gradients, > 0; that of minibatches is 1 / sqrt(batch_size).
+
+        Returns:
+            The constant sigma0 = sigma sqrt(lr); the others are None.
+
+        Raises:
+            InputError: If ``sigma`` is not a finite number above 0.
+
+        Source: Li et al. (arXiv 2102.12470), with which the paper compares its SDEs.
+        """
         return SDEConstants(sigma0=positive("sigma", sigma) * self.lr**0.5)
 
     @property

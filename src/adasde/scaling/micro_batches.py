@@ -48,10 +48,10 @@ class MicroBatchNoise(NoiseReport):
         micro_batch_size: Examples per micro-batch, at least 1; under DDP, per backward pass of one rank.
         every: Optimizer steps per measured step, at least 1; default 16, which costs 1 to 3 % of the training. A
             measured step costs 10 to 20 % more; measure more often where the gradient hides in its noise.
-        scaler: The torch.amp.GradScaler of the training, if there is one. Steps that it skips are left out, with a
+        scaler: The torch.amp.GradScaler of the training; default none. Steps that it skips are left out, with a
             RuntimeWarning.
-        ddp: The DistributedDataParallel model of the training, if there is one. Then every backward pass of every rank
-            is a micro-batch.
+        ddp: The DistributedDataParallel model of the training; default none. Then every backward pass of every rank is
+            a micro-batch.
 
     Raises:
         InputError: If the rule does not cover the optimizer, a value is out of its range, parameters are sharded, or
@@ -165,7 +165,14 @@ class MicroBatchNoise(NoiseReport):
             hook.remove()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`, of the same micro-batch size and for the same parameters, or raise InputError."""
+        """Go on from a `state_dict`.
+
+        Args:
+            state: The dictionary, of the same micro-batch size and for the same parameters.
+
+        Raises:
+            InputError: If it is another's.
+        """
         if state.get("micro_batch_size") != self.micro_batch_size:
             given = state.get("micro_batch_size")
             raise self._error(f"state_dict: micro_batch_size = {given}; this one has {self.micro_batch_size}")

@@ -95,7 +95,11 @@ class NoiseMonitor(NoiseReport):
             self._measure()
 
     def callback(self) -> "TrainerCallback":
-        """Return this monitor as a callback for transformers' Trainer."""
+        """Return this monitor as a callback for transformers' Trainer.
+
+        Returns:
+            The callback, which calls the monitor after every optimizer step.
+        """
         return after_each_step(self)
 
     def _moments(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -80,7 +80,12 @@ class BatchRamp:
         return scaled_batch_size(self.base, self.kappa)
 
     def step(self) -> None:
-        """Count the examples of the step that was taken, and change the rate, and the batch, for the next one."""
+        """Count the examples of the step that was taken, and change the rate, and the batch, for the next one.
+
+        Raises:
+            InputError: If the schedule has ended, if the batch may grow before ``noise`` has measured anything, or if
+                `rescale` or ``noise.rescaled`` refuses the doubling.
+        """
         examples = self.examples + self.batch_size
         factor, critical = self._factor_at(examples), math.inf
         if factor <= 0:
@@ -99,11 +104,19 @@ class BatchRamp:
                 self.noise.rescaled(2)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs beside the optimizer's own state."""
+        """Return what a checkpoint needs beside the optimizer's own state.
+
+        Returns:
+            Plain numbers by name.
+        """
         return {"examples": self.examples, "kappa": self.kappa, "factor": self._factor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned; the optimizer loads its own state."""
+        """Continue from a `state_dict`; the optimizer loads its own state.
+
+        Args:
+            state: What `state_dict` returned.
+        """
         self.examples, self.kappa, self._factor = state["examples"], state["kappa"], state["factor"]
 
     def _grows(self, examples: int) -> bool:

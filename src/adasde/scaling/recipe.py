@@ -39,6 +39,8 @@ class Recipe:
 
     Raises:
         InputError: If a value is out of its range.
+
+    Source: ours. `scaled` says which parts the paper's rule covers.
     """
 
     hyperparameters: AdamHyperparameters | RMSpropHyperparameters
@@ -83,6 +85,9 @@ class Recipe:
             rule: Name of the rule, one of `adasde.scaling.rules.RULES`; default the square-root rule.
             betas: ``linear`` for 1 - kappa (1 - beta) (default), or ``half-life`` for beta^kappa.
 
+        Returns:
+            A new recipe.
+
         Raises:
             InputError: If kappa is too large for a beta, if kappa * batch_size is not a whole number, or if kappa is
                 not a whole number and the rule is ``invariant``.
@@ -107,7 +112,12 @@ class Recipe:
         )
 
     def parts(self) -> dict[str, Any]:
-        """Return the recipe as one flat dictionary, without the lengths and options that it does not use."""
+        """Return the recipe as one flat dictionary.
+
+        Returns:
+            Values by name, which are batch size, hyperparameters, further rates and counts, and the lengths and options
+            that the recipe uses.
+        """
         names = ("steps", "warmup_steps", "milestones", "clip", "average", "momentum_decay")
         used = {name: value for name in names if (value := getattr(self, name))}
         return {"batch_size": self.batch_size, **asdict(self.hyperparameters), **used, **self.rates, **self.counts}

@@ -50,7 +50,7 @@ def svag_loss(losses: torch.Tensor, ell: float, weights: torch.Tensor | None = N
         weights: Weights by which the losses were multiplied, >= 0, of the same shape; default all 1.
 
     Returns:
-        The loss, a scalar: r1 (mean of the first half) + r2 (mean of the second half), weighted means with ``weights``.
+        The scalar r1 (mean of the first half) + r2 (mean of the second half), weighted means with ``weights``.
 
     Raises:
         InputError: If ``losses`` or ``weights`` has another shape, the weights of a minibatch do not have a finite sum

@@ -34,6 +34,8 @@ class FiniteSum(NoisyGradientOracle):
 
     Raises:
         InputError: If ``inputs`` and ``labels`` differ in n.
+
+    Source: ours. Sigma is the exact covariance of a single example's gradient, as in the paper's oracle of minibatches.
     """
 
     def __init__(self, inputs: Tensor, labels: Tensor) -> None:
@@ -55,12 +57,27 @@ class FiniteSum(NoisyGradientOracle):
     def layers(self, theta: Tensor, inputs: Tensor, labels: Tensor) -> _Layers:
         """Return (inputs, deltas) of every layer: g_i of its weights is the outer product of their i-th rows.
 
-        ``inputs`` is (n, features + 1) for all paths, or (paths, n, features + 1); deltas are (paths, n, outputs).
+        Args:
+            theta: Weights, (paths, dim).
+            inputs: Features with the constant 1, (n, features + 1) for all paths, or (paths, n, features + 1).
+            labels: Classes, (n,) or (paths, n).
+
+        Returns:
+            A pair per layer, in the order of ``theta``. It holds the layer's inputs, shaped as above, and the
+            derivatives of each example's loss by the layer's outputs, (paths, n, outputs).
         """
 
     @abstractmethod
     def logits(self, theta: Tensor, inputs: Tensor) -> Tensor:
-        """Return the model's outputs, (paths, n, classes)."""
+        """Return the model's outputs.
+
+        Args:
+            theta: Weights, (paths, dim).
+            inputs: Features with the constant 1, (n, features + 1) for all paths, or (paths, n, features + 1).
+
+        Returns:
+            The logits, (paths, n, classes).
+        """
 
     def gradient(self, theta: Tensor) -> Tensor:
         return _total(self._layers(theta)).div_(self.noise_dim)
@@ -84,7 +101,14 @@ class FiniteSum(NoisyGradientOracle):
         return F.cross_entropy(logits, self.labels.expand(len(theta), -1), reduction="none").mean(1)
 
     def accuracy(self, theta: Tensor) -> Tensor:
-        """Return the share of the examples that are classified correctly, (paths,)."""
+        """Return the share of the examples that are classified correctly.
+
+        Args:
+            theta: Weights, (paths, dim).
+
+        Returns:
+            The accuracy from 0 to 1, (paths,).
+        """
         return (self.logits(theta, self.inputs.to(theta)).argmax(2) == self.labels).to(theta).mean(1)
 
     def _layers(self, theta: Tensor) -> _Layers:
@@ -100,7 +124,17 @@ class FiniteSum(NoisyGradientOracle):
 
 
 class SoftmaxRegression(FiniteSum):
-    """A linear classifier; arguments as for `FiniteSum`."""
+    """A linear classifier.
+
+    Args:
+        inputs: Features of the examples, (n, features); a constant 1 is appended.
+        labels: Their classes, (n,), counted from 0.
+
+    Raises:
+        InputError: If ``inputs`` and ``labels`` differ in n.
+
+    Source: ours.
+    """
 
     def __init__(self, inputs: Tensor, labels: Tensor) -> None:
         super().__init__(inputs, labels)
@@ -114,7 +148,18 @@ class SoftmaxRegression(FiniteSum):
 
 
 class HiddenLayer(FiniteSum):
-    """A network with one hidden layer of ``hidden`` tanh units, by default 16; other arguments as for `FiniteSum`."""
+    """A network with one hidden layer of tanh units.
+
+    Args:
+        inputs: Features of the examples, (n, features); a constant 1 is appended.
+        labels: Their classes, (n,), counted from 0.
+        hidden: Number of hidden units; default 16.
+
+    Raises:
+        InputError: If ``inputs`` and ``labels`` differ in n.
+
+    Source: ours.
+    """
 
     def __init__(self, inputs: Tensor, labels: Tensor, hidden: int = 16) -> None:
         super().__init__(inputs, labels)
@@ -148,7 +193,9 @@ class Minibatch(DelegatingOracle):
 
     Args:
         oracle: The finite sum.
-        batch_size: Examples per minibatch.
+        batch_size: Examples per minibatch, at least 1.
+
+    Source: the authors' code draws minibatches with replacement.
     """
 
     oracle: FiniteSum

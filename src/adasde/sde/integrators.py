@@ -36,10 +36,12 @@ class State:
     Args:
         time: SDE time.
         theta: Parameters, (paths, dim).
-        u: Second moment v / sigma^2, (paths, dim); None for SGD.
-        m: Momentum, (paths, dim); None for RMSprop and SGD.
-        records: The states at the times that were to be recorded.
-        first: Number of the first path, where these are a portion of more paths.
+        u: Second moment v / sigma^2, (paths, dim); None (default) for SGD.
+        m: Momentum, (paths, dim); None (default) for RMSprop and SGD.
+        records: The states at the times that were to be recorded; default none.
+        first: Number of the first path, where these are a portion of more paths; default 0.
+
+    Source: the paper's SDEs.
     """
 
     time: float
@@ -55,7 +57,16 @@ class State:
         return self.theta, self.u, self.m
 
     def mapped(self, function: Callable[[Tensor], Tensor], time: float, first: int = 0) -> "State":
-        """Return a state at ``time`` with ``function`` of each tensor."""
+        """Return a state with ``function`` of each tensor.
+
+        Args:
+            function: Takes a tensor (paths, dim), and returns that of the new state.
+            time: SDE time of the new state.
+            first: Number of its first path; default 0.
+
+        Returns:
+            The new state, without records.
+        """
         u, m = (None if part is None else function(part) for part in (self.u, self.m))
         return State(time, function(self.theta), u, m, first=first)
 
@@ -67,12 +78,14 @@ class BrownianIncrements:
     seeded by ``generator``, since torch's Box-Muller takes more than twice the time. Otherwise they are torch's.
 
     Args:
-        generator: torch generator, or None for torch's default.
+        generator: torch generator, or None for torch's own.
         draws: Number of normals whose normalised sum is one increment; default 1. Simulations with steps in the ratio
             1 : k and draws in the ratio k : 1 follow the same Brownian path if their seeds agree.
 
     Raises:
         InputError: If ``draws`` is below 1.
+
+    Source: ours.
     """
 
     def __init__(self, generator: Generator | None, draws: int = 1) -> None:
@@ -82,7 +95,14 @@ class BrownianIncrements:
         self._ziggurat: np.random.Generator | None = None
 
     def fill(self, buffer: Tensor) -> Tensor:
-        """Fill a contiguous tensor in place, and return it."""
+        """Fill a tensor in place.
+
+        Args:
+            buffer: The tensor, contiguous, of any shape.
+
+        Returns:
+            The same tensor, full of independent standard normals.
+        """
         self._draw(buffer)
         if self.draws > 1:
             more = torch.empty_like(buffer)
@@ -162,8 +182,8 @@ class EulerMaruyama:
         oracle: Drift and diffusion.
         constants: Constants of the SDE, from ``hyperparameters.sde_constants(sigma)``.
         step: SDE time of a step, at most 1 / c1 and 1 / c2.
-        generator: torch generator of the normals; default torch's own.
-        draws: As for `BrownianIncrements`.
+        generator: torch generator of the normals; default None, torch's own.
+        draws: Number of normals whose normalised sum drives a step, as for `BrownianIncrements`; default 1.
 
     Raises:
         InputError: If ``step`` or ``draws`` is out of its range.
@@ -189,7 +209,18 @@ class EulerMaruyama:
         self._buffers: dict[str, Tensor] = {}
 
     def advance(self, state: State, count: int, xi: Tensor | None = None) -> None:
-        """Take all paths from step ``count`` to the next, in place, by normals ``xi`` (paths, noise_dim) or new."""
+        """Take a step of all paths, in place.
+
+        Args:
+            state: The state, at SDE time count * step. Its time is left to the caller.
+            count: Number of steps from SDE time 0 to the state, above 0 for Adam.
+            xi: Standard normals of the step, (paths, noise_dim); default new ones.
+
+        Raises:
+            InputError: If the oracle returns numbers that are not finite; the message has the path and the time.
+
+        Source: the paper's SDEs, by the Euler-Maruyama method.
+        """
         dt, (theta, u, m) = self.step, state.tensors
         c: Any = self.constants  # None is only what is not used
         if xi is None:

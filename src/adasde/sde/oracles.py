@@ -39,26 +39,75 @@ class NoisyGradientOracle(ABC):
 
     @abstractmethod
     def gradient(self, theta: Tensor) -> Tensor:
-        """Return grad f at ``theta``, (paths, dim)."""
+        """Return grad f at ``theta``.
+
+        Args:
+            theta: Parameters, (paths, dim).
+
+        Returns:
+            The gradient, (paths, dim).
+        """
 
     @abstractmethod
     def noise(self, theta: Tensor, xi: Tensor) -> Tensor:
-        """Return Sigma^{1/2}(theta) xi, (paths, dim), which is linear in the normals ``xi``, (paths, noise_dim)."""
+        """Return Sigma^{1/2}(theta) xi, which is linear in the normals ``xi``.
+
+        Args:
+            theta: Parameters, (paths, dim).
+            xi: Independent standard normals, (paths, noise_dim).
+
+        Returns:
+            The noise at noise scale 1, (paths, dim).
+        """
 
     @abstractmethod
     def noise_variance(self, theta: Tensor) -> Tensor:
-        """Return diag Sigma at ``theta``, (paths, dim) or a shape that broadcasts to it."""
+        """Return diag Sigma at ``theta``.
+
+        Args:
+            theta: Parameters, (paths, dim).
+
+        Returns:
+            The variances, each >= 0, (paths, dim) or a shape that broadcasts to it.
+        """
 
     def loss(self, theta: Tensor) -> Tensor:
-        """Return f at ``theta``, (paths,). InputError unless overridden."""
+        """Return f at ``theta``.
+
+        Args:
+            theta: Parameters, (paths, dim).
+
+        Returns:
+            The loss, (paths,).
+
+        Raises:
+            InputError: Unless it is overridden.
+        """
         raise InputError(f"{type(self).__name__}: has no loss")
 
     def terms(self, theta: Tensor, xi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return gradient, noise and noise_variance. Override it where they share work."""
+        """Return `gradient`, `noise` and `noise_variance` at once. Override it where they share work.
+
+        Args:
+            theta: Parameters, (paths, dim).
+            xi: Independent standard normals, (paths, noise_dim).
+
+        Returns:
+            The three, as their methods return them.
+        """
         return self.gradient(theta), self.noise(theta, xi), self.noise_variance(theta)
 
     def sample(self, theta: Tensor, sigma: float, generator: Generator | None) -> Tensor:
-        """Return a noisy gradient g of noise scale ``sigma``, (paths, dim); the noise is Gaussian unless overridden."""
+        """Return a noisy gradient, g = grad f + sigma z. Its noise z is Gaussian unless overridden.
+
+        Args:
+            theta: Parameters, (paths, dim).
+            sigma: Noise scale, > 0.
+            generator: torch generator of the noise, or None for torch's own.
+
+        Returns:
+            The noisy gradient, (paths, dim).
+        """
         xi = torch.randn(len(theta), self.noise_dim, dtype=theta.dtype, generator=generator)
         return torch.add(self.gradient(theta), self.noise(theta, xi), alpha=sigma)
 
@@ -115,6 +164,8 @@ class Quadratic(_Independent):
         curvature: Second derivatives of f, (dim,).
         scale: Scale of the noise, a number or (dim,); default 1.
         state: How strongly the noise depends on theta; default 0.
+
+    Source: ours.
     """
 
     def __init__(self, curvature: Sequence[float], scale: float | Sequence[float] = 1.0, state: float = 0.0) -> None:
@@ -139,6 +190,8 @@ class DoubleWell(_Independent):
     Args:
         dim: Number of parameters; default 1.
         scale: Scale of the noise; default 1.
+
+    Source: ours.
     """
 
     def __init__(self, dim: int = 1, scale: float = 1.0) -> None:

@@ -40,10 +40,15 @@ def simulate_algorithm(
         horizon: SDE time at the end.
         generator: torch generator of the noise, or None for torch's own.
         start: SDE time at the start; default 0.
-        u: Second moment v / sigma^2 at the start, (paths, dim) and >= 0; default as `initial_state` says.
-        m: Momentum at the start, (paths, dim); default as `initial_state` says.
+        u: Second moment v / sigma^2 at the start, (paths, dim) and >= 0; default diag Sigma, for Adam and the
+            variant ``authors`` times 1 - exp(-c2 start).
+        m: Momentum at the start, (paths, dim); default grad f times 1 - exp(-c1 start).
         record: SDE times at which the state is recorded, in ``records`` of the result; default none.
         variant: Implementation, one of `adasde.scaling.hyperparameters.VARIANTS`; default the paper's.
+
+    Returns:
+        The state at ``horizon``, with tensors of shape (paths, dim), and the states at the times of ``record`` in its
+        ``records``.
 
     Raises:
         InputError: If a value is out of its range or a shape does not fit; if a time is not a whole number of steps; if
@@ -86,11 +91,15 @@ def simulate_sde(
         generator: torch generator of the normals, or None for torch's own.
         start: SDE time at the start. Default 0; for Adam, whose SDE is singular at 0, the whole number of steps nearest
             to a tenth of the momentum's memory 1 / c1.
-        u: Second moment at the start, as in `simulate_algorithm`.
-        m: Momentum at the start, as in `simulate_algorithm`.
-        record: SDE times at which the state is recorded, as in `simulate_algorithm`.
+        u: Second moment v / sigma^2 at the start, (paths, dim) and >= 0; default diag Sigma, for Adam times
+            1 - exp(-c2 start).
+        m: Momentum at the start, (paths, dim); default grad f times 1 - exp(-c1 start).
+        record: SDE times at which the state is recorded, in ``records`` of the result; default none.
         draws: Number of normals whose normalised sum drives a step; default 1. With the same seed, steps of step / k
             and draws / k follow the same Brownian paths, so the difference of the two integrations has little noise.
+
+    Returns:
+        The state at ``horizon``, as `simulate_algorithm` returns it.
 
     Raises:
         InputError: As in `simulate_algorithm`; if ``step`` is too long for the rates of ``constants``.

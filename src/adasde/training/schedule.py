@@ -53,7 +53,16 @@ class Schedule:
         return not self.warmup and not self.decays and self.shape == "steps"
 
     def elapsed(self, progress: float) -> float:
-        """Return the SDE time from 0 to ``progress``, the integral of the squared factor; a constant run takes 1."""
+        """Return the SDE time from the start to ``progress``: the integral of the squared factor.
+
+        Args:
+            progress: Samples seen / samples in the run, from 0 to 1.
+
+        Returns:
+            The time, in units of that of a whole run at a constant rate.
+
+        Source: ours, from the paper's time, the sum of squared learning rates.
+        """
         if self.shape == "linear":
             up, rest = min(progress, self.warmup), 1.0 - self.warmup
             left = (1.0 - max(min(progress, 1.0), self.warmup)) / rest
@@ -76,5 +85,14 @@ class Schedule:
 
         So the sum of the squared learning rates of any steps that cover [0, p] is proportional to ``elapsed(p)``. Runs
         of every batch size are at the same SDE time after the same number of samples.
+
+        Args:
+            start: Samples seen before the step / samples in the run, at least 0.
+            end: Samples seen after the step / samples in the run, above ``start`` and at most 1.
+
+        Returns:
+            The factor, from 0 to 1.
+
+        Source: ours.
         """
         return math.sqrt((self.elapsed(end) - self.elapsed(start)) / (end - start))

@@ -26,7 +26,7 @@ class Workload(ABC):
     """
 
     device: torch.device  #: where its model and its batches are
-    streamed: bool = False
+    streamed: bool = False  #: whether training reads from `stream`
 
     @property
     @abstractmethod
@@ -35,13 +35,21 @@ class Workload(ABC):
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """Return a new model whose weights are drawn from torch's global generator."""
-
-    def noise(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
-        """Draw the random numbers that change ``count`` examples, such as masks or crops. By default there are none.
+        """Return a new model whose weights are drawn from torch's global generator.
 
         Returns:
-            Tensors whose first dimension is ``count``, from ``generator`` or torch's global one.
+            The model, in training mode.
+        """
+
+    def noise(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """Draw the random numbers that change examples, such as masks or crops. By default there are none.
+
+        Args:
+            count: Number of examples.
+            generator: torch generator, or None (default) for torch's global one.
+
+        Returns:
+            Tensors whose first dimension is ``count``.
         """
         return ()
 
@@ -58,21 +66,39 @@ class Workload(ABC):
         """
 
     def stream(self, draws: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the batch of every item of ``draws``, which are arguments of `gather`; the iterator need not end."""
+        """Yield the batch of every item of ``draws``.
+
+        Args:
+            draws: Arguments of `gather`: for every batch the indices, and what `noise` drew for them. It need not end.
+
+        Yields:
+            What `gather` returns.
+        """
         for indices, *noise in draws:
             yield self.gather(indices, *noise)
 
     @abstractmethod
     def loss(self, model: nn.Module, *batch: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return the mean loss of a batch, a scalar.
+        """Return the mean loss of a batch.
 
-        With ``weights``, one number per example, return the sum of weights times losses, as SVAG needs it.
+        Args:
+            model: The model.
+            batch: What `gather` returned.
+            weights: A weight per example, (examples,); then the loss is the sum of weights times losses, as SVAG needs
+                it. Default none.
+
+        Returns:
+            The loss, a scalar.
         """
 
     def kernels(self, examples: int) -> AbstractContextManager[None]:
-        """Return a context in which passes over ``examples`` at once, and back, are fast. By default it does nothing.
+        """Return a context in which passes forward and back are fast. By default it does nothing.
 
-        It is left as it was entered, so that nothing outside depends on what ran before.
+        Args:
+            examples: Number of examples per pass.
+
+        Returns:
+            The context. It undoes at its end what it changed, so that nothing outside depends on what ran before.
         """
         return nullcontext()
 
@@ -84,6 +110,9 @@ class Workload(ABC):
             model: The model, which is in training mode before and after.
             meter: Measures the gradient and its noise as well, which costs several times the rest; default none.
             tested: Number of test examples, the first ones; by default all that the workload tests.
+
+        Returns:
+            Values by name.
         """
 
 
@@ -105,13 +134,37 @@ class Dataset:
     tolerance: ClassVar[float] = 0.02  #: relative error of sizes; other versions of libraries change them a little
 
     def facts(self, folder: Path) -> dict[str, str]:
-        """Return what the arrays in ``folder`` are made from: hashes by file."""
+        """Return what the arrays are made from.
+
+        Args:
+            folder: The data set's folder.
+
+        Returns:
+            Hashes by file.
+        """
         return import_module(self.module).facts(self, folder)
 
     def make(self, folder: Path) -> list[str]:
-        """Write the arrays into ``folder`` as .npy files and return their names. InputError if files are missing."""
+        """Write the arrays as .npy files.
+
+        Args:
+            folder: The data set's folder.
+
+        Returns:
+            Names of the arrays.
+
+        Raises:
+            InputError: If files that they are made from are missing.
+        """
         return import_module(self.module).make(self, folder)
 
     def packed_form(self) -> Dataset:
-        """Return the entry whose arrays also hold the files themselves. InputError if there is no such form."""
+        """Return the entry whose arrays also hold the files themselves.
+
+        Returns:
+            The entry, of the same name.
+
+        Raises:
+            InputError: If the data set has no such form.
+        """
         raise InputError(f"packed: {self.name} has no packed form; leave it out, or name imagenet")

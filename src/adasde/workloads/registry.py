@@ -104,7 +104,17 @@ WORKLOADS |= {
 
 
 def workload_named(name: str) -> Entry:
-    """Return the registry entry called ``name``; an unknown name is an InputError that lists the known ones."""
+    """Return an entry of the registry.
+
+    Args:
+        name: Name in the registry.
+
+    Returns:
+        The entry.
+
+    Raises:
+        InputError: If the name is unknown; the message lists the known ones.
+    """
     if name not in WORKLOADS:
         raise InputError(f"workload = {name!r}: must be one of {', '.join(WORKLOADS)}")
     return WORKLOADS[name]
@@ -118,8 +128,11 @@ def load_workload(
     Args:
         name: Name in the registry.
         root: Folder in which `prepare` made the folders of data sets.
-        pretrained: Weights that its model starts from, by name, for a workload that fine-tunes.
-        device: Device that it computes on.
+        pretrained: Weights that its model starts from, by name, for a workload that fine-tunes; default none.
+        device: Device that it computes on; default the CPU.
+
+    Returns:
+        The workload.
 
     Raises:
         InputError: If the name is unknown, if the data are missing or altered, or if they hold another number of

@@ -75,7 +75,14 @@ class InvariantAdam(Optimizer):
         super().__init__(params, {**options, "accumulated": 0})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters with arguments of their own, as torch.optim.Optimizer does."""
+        """Add parameters with arguments of their own, as torch.optim.Optimizer does.
+
+        Args:
+            param_group: The parameters under ``params``, and arguments by name; those left out have the defaults.
+
+        Raises:
+            InputError: If a value is out of its range, or a parameter is sharded (DTensor) or complex.
+        """
         group = {**self.defaults, **param_group}
         if not isinstance(group["betas"], Sequence) or len(group["betas"]) != 2:
             raise InputError(f"betas = {group['betas']!r}: must be two numbers, (beta1, beta2)")
@@ -151,8 +158,8 @@ class InvariantAdam(Optimizer):
         Coupled weight decay, a part of the loss, is included.
 
         Returns:
-            For each parameter that had a gradient: the mean over the micro-batches of their gradients, and of the
-            squares of their gradients, both of the parameter's shape.
+            Two tensors for each parameter that had a gradient, both of its shape. They are the means over the
+            micro-batches of their gradients and of the squares of their gradients.
 
         Raises:
             InputError: If there was no step yet, or the next accumulation has begun.
@@ -163,7 +170,11 @@ class InvariantAdam(Optimizer):
         return {p: (total / k, squares / k) for p, total, squares in taken}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop all gradients, and those that were accumulated for the next step."""
+        """Drop all gradients, and those that were accumulated for the next step.
+
+        Args:
+            set_to_none: Whether gradients become None (default) instead of 0.
+        """
         super().zero_grad(set_to_none)
         for group in self.param_groups:
             group["accumulated"] = 0
@@ -172,7 +183,14 @@ class InvariantAdam(Optimizer):
             state.pop("square_sum", None)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned, also that of torch's Adam or AdamW."""
+        """Continue from a `state_dict`.
+
+        Args:
+            state_dict: What `state_dict` returned, of this class or of torch's Adam or AdamW.
+
+        Raises:
+            InputError: If it is another optimizer's, or has amsgrad or maximize.
+        """
         for group in state_dict["param_groups"]:
             for option in ("amsgrad", "maximize"):
                 if group.get(option):
