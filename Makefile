@@ -4,15 +4,22 @@ CORES ?= all
 SCALE ?= mini
 GPUS ?= 1
 VENV := .venv
-PIP := $(VENV)/bin/pip install --disable-pip-version-check --no-deps
+# Snakemake, matplotlib and others keep caches in the home folder. Without one that can be written, here.
+ifneq ($(shell test -w "$$HOME" && echo yes),yes)
+export XDG_CACHE_HOME ?= $(CURDIR)/$(VENV)/cache
+export MPLCONFIGDIR ?= $(CURDIR)/$(VENV)/cache
+endif
+# Not by the commands beside it: where the path of a clone holds a quote, their first line cannot name their Python.
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check --no-deps
 # Python compiles modules when they are first imported. Compiling every installed one now would take a minute.
 unexport PYTHONDONTWRITEBYTECODE
 # No lock of Snakemake's: it outlives a graph that is killed. The Snakefile keeps a second graph away by a lock that does not.
 # Snakemake looks for new jobs once per timespan for every job that has ended; its default of a second costs 5 % of a core.
-SNAKEMAKE := $(VENV)/bin/snakemake --logger adasde --cores $(CORES) --resources gpu=$(GPUS) --nolock --rerun-incomplete \
+SNAKEMAKE := $(PY) -m snakemake --logger adasde --cores $(CORES) --resources gpu=$(GPUS) --nolock --rerun-incomplete \
   --max-jobs-per-timespan 1000/30s
 CONFIG := --configfile workflow/config/$(SCALE).yaml
-PYTEST := $(VENV)/bin/pytest
+PYTEST := $(PY) -m pytest
 # The files side by side on all cores.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
@@ -45,21 +52,21 @@ lint: env  ## style, types, import directions, packaging
 	$(PYTEST) -q tests/test_setup.py
 
 docs: env  ## docs/_build/index.html
-	$(VENV)/bin/python docs/generate.py
-	$(VENV)/bin/sphinx-build -W --keep-going -q docs docs/_build
+	$(PY) docs/generate.py
+	$(PY) -m sphinx -W --keep-going -q docs docs/_build
 
 bench: env  ## speed as ratios to a bare training step and to the usual loader
-	$(VENV)/bin/python benchmarks/training.py
-	$(VENV)/bin/python benchmarks/sde.py
-	$(VENV)/bin/python benchmarks/language.py
-	$(VENV)/bin/python benchmarks/noise.py --quick
-	$(VENV)/bin/python benchmarks/rescale.py
+	$(PY) benchmarks/training.py
+	$(PY) benchmarks/sde.py
+	$(PY) benchmarks/language.py
+	$(PY) benchmarks/noise.py --quick
+	$(PY) benchmarks/rescale.py
 
 bench-gpu: env  ## steps of the paper's workloads on a GPU, three minutes
-	$(VENV)/bin/python benchmarks/gpu.py
+	$(PY) benchmarks/gpu.py
 
 cost-profiles: env  ## count what each workload costs, for `adasde plan`
-	$(VENV)/bin/python benchmarks/count_costs.py
+	$(PY) benchmarks/count_costs.py
 
 reference: env  ## keep the tables, figures and speeds of a finished run as the reference
 	test -f results/$(SCALE)/claims.csv
@@ -67,8 +74,8 @@ reference: env  ## keep the tables, figures and speeds of a finished run as the 
 	mkdir -p results/reference/$(SCALE) figures/reference/$(SCALE)
 	cp -r results/$(SCALE)/*.parquet results/$(SCALE)/*.csv results/$(SCALE)/forecasts results/reference/$(SCALE)
 	cp figures/$(SCALE)/*.png figures/reference/$(SCALE)
-	$(VENV)/bin/adasde throughput results/$(SCALE)/runs/*.parquet --out src/adasde/experiments/throughput.csv
-	$(VENV)/bin/adasde claims results/reference/$(SCALE) --readme README.md
+	$(PY) -m adasde throughput results/$(SCALE)/runs/*.parquet --out src/adasde/experiments/throughput.csv
+	$(PY) -m adasde claims results/reference/$(SCALE) --readme README.md
 
 clean:  ## delete what was built; the environment and the data stay
 	rm -rf .snakemake results/smoke results/mini figures/smoke figures/mini docs/_build docs/generated
@@ -79,6 +86,9 @@ $(VENV)/installed: envs/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it by make PYTHON=...")'
 	@echo "1 of 3: an environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
+	@# One small package first: without a network pip would try each of the others six times, a page of warnings each.
+	@$(PIP:install=download) --quiet --retries 0 --timeout 5 --dest $(VENV)/first "$$(grep -o '^idna==[0-9.]*' $<)" > $(VENV)/first.log 2>&1 \
+	  || { echo "pip cannot fetch packages: $$(tail -n 1 $(VENV)/first.log). Is there a network? \`pip config list\` shows where it looks"; exit 1; }
 	@# Two pips at once, because unpacking takes a core: torch with its part of CUDA, which shows what it does, and the rest.
 	@awk '/^[^ #]/ {large = /^(cuda|nvidia|torch=|triton)/} large' $< > $(VENV)/large.lock
 	@awk '/^[^ #]/ {large = /^(cuda|nvidia|torch=|triton)/} !large' $< > $(VENV)/rest.lock

@@ -25,6 +25,7 @@ def checkpoint(request, small_spec, workload, tmp_path):
     spec = changed(small_spec, samples=SEEN * 2, evaluate=[SEEN, SEEN * 2], **own)
     with torch.random.fork_rng():
         run = Run(spec, workload)
+        run.measure()
         run.advance(40)
         run.save(tmp_path / "checkpoint")
     return spec, tmp_path / "checkpoint"

@@ -131,8 +131,8 @@ def figures_of(kind):
 def launcher(spec):
     """What starts a job of runs like this: torchrun starts several processes, one per GPU of a machine."""
     count = spec.processes
-    torchrun = f"torchrun --standalone --nproc-per-node {count} -m "
-    return f"{torchrun if count > 1 else ''}adasde"
+    torchrun = f"-m torch.distributed.run --standalone --nproc-per-node {count} "
+    return f"{PYTHON} {torchrun if count > 1 else ''}-m adasde"
 
 
 def estimated(what, *arguments):
@@ -144,7 +144,9 @@ def estimated(what, *arguments):
 
 
 # Jobs use the interpreter that runs Snakemake, whether or not its environment is active.
-shell.prefix(f"export PATH={shlex.quote(dirname(sys.executable))}:$PATH; ")
+PYTHON = shlex.quote(sys.executable)
+FUNCTION = f'adasde() {{ {PYTHON} -m adasde "$@"; }}; '
+shell.prefix(FUNCTION.replace("{", "{{").replace("}", "}}"))  # it is formatted
 
 
 wildcard_constraints:

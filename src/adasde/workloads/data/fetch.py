@@ -17,11 +17,15 @@ from pathlib import Path
 from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 
-from adasde.common import InputError, atomic
+from adasde.common import InputError, atomic, check_regular
 from adasde.workloads.base import Dataset
 from adasde.workloads.data.arrays import save_arrays
 
 log = logging.getLogger(__name__)
+
+# Without a network every source fails within seconds.
+APT = ("apt-get", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=10", "-o", "Acquire::https::Timeout=10")
+CONNECT, READ = 5, 20  # seconds that a download may take to connect, and between two of its parts
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class File:
 
     def read(self, path: Path) -> bytes:
         """Return the verified content of ``path``; ValueError if it is not what the registry names."""
+        check_regular(path)
         content = path.read_bytes()
         if self.decompressed:
             try:
@@ -97,11 +102,11 @@ class Debian:
     def _unpack(self, work, unpacked):
         if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
             raise ValueError("no apt-get here")
-        download = ["apt-get", "download", "-q", self.package]
+        download = [*APT, "download", "-q", self.package]
         failure = _run(download, work)
         if failure and os.geteuid() == 0:
             # A fresh container has no package lists, and old lists name files that are gone.
-            failure = _run(["apt-get", "update", "-q"], work) or _run(download, work)
+            failure = _run([*APT, "update", "-q", "-o", "APT::Update::Error-Mode=any"], work) or _run(download, work)
         elif failure:
             failure += " (`apt-get update` as root may help)"
         if failure:
@@ -147,7 +152,7 @@ class Mirror:
         pooch.get_logger().setLevel("WARNING")
         try:
             # File.read checks the hash of the content: files that mirrors compress anew have no known hash.
-            downloader = pooch.HTTPDownloader(timeout=20)
+            downloader = pooch.HTTPDownloader(timeout=(CONNECT, READ))
             got = pooch.retrieve(self.url + file.name, None, fname=file.name, path=work, downloader=downloader)
         except OSError as error:  # all errors of requests are OSErrors
             raise ValueError(f"{type(error).__name__}, no download") from error

@@ -8,17 +8,19 @@ import logging
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants, get_session
 from tokenizers import Tokenizer
 
 from adasde.common import InputError
 from adasde.workloads.data.entries import Source
+from adasde.workloads.data.fetch import CONNECT
 
 TITLE = re.compile(r"\s*= [^=].* =\s*")  # the line that starts a document, if rows are lines
 
@@ -50,9 +52,10 @@ def read(
 
     InputError as for `documents`, and for a value of another kind.
     """
-    _hush()
     datasets.disable_progress_bars()
     what, here = _called(source, folder), _files(source, folder)
+    if not here:
+        _prepare_clients()
     wanted = [*((column, str) for column in texts), *((column, int | float) for column in numbers)]
     try:
         if here:
@@ -98,7 +101,7 @@ def _commit(source, folder):
     """Return the revision, or the commit at which a branch stands."""
     if re.fullmatch("[0-9a-f]{40}", source.revision):
         return source.revision
-    _hush()
+    _prepare_clients()
     try:
         return HfApi().dataset_info(source.repository, revision=source.revision).sha
     except Exception as error:  # as above
@@ -107,7 +110,7 @@ def _commit(source, folder):
 
 def _unreadable(source, folder, where, error):
     return InputError(
-        f"{_called(source, folder)}: cannot be read from {where} ({type(error).__name__}); "
+        f"{_called(source, folder)}: cannot be read from {where} ({_why(error)}); "
         f"put its parquet files into {_place(source, folder)}"
     )
 
@@ -126,14 +129,14 @@ def _called(source, folder):
 
 def pretrained_tokenizer(name: str, folder: Path, repository: str, revision: str, size: int) -> Tokenizer:
     """Return the tokenizer of ``repository``, or sources/tokenizer.json in ``folder``; it must know ``size`` tokens."""
-    _hush()
     path = Path(folder, "sources/tokenizer.json")
     try:
-        here = path.exists()
+        if not (here := path.exists()):
+            _prepare_clients()
         tokenizer = Tokenizer.from_file(str(path)) if here else Tokenizer.from_pretrained(repository, revision)
     except Exception as error:  # the library raises nothing narrower
         raise InputError(
-            f"{name}: no tokenizer of {repository} ({type(error).__name__}); put its tokenizer.json at {path}"
+            f"{name}: no tokenizer of {repository} ({_why(error)}); put its tokenizer.json at {path}"
         ) from error
     found = tokenizer.get_vocab_size()
     if found != size:
@@ -141,10 +144,23 @@ def pretrained_tokenizer(name: str, folder: Path, repository: str, revision: str
     return tokenizer
 
 
-def _hush():
-    """Keep the hub's clients from logging every failed attempt; they raise an error in the end."""
+def _why(error):
+    """What to say of an error of the hub's clients."""
+    return "the hub cannot be reached" if constants.HF_HUB_OFFLINE else type(error).__name__
+
+
+@cache
+def _prepare_clients():
+    """Keep the hub's clients from logging every failed attempt, and from half a minute of them without a network.
+
+    They raise an error in the end, or find what is wanted in their cache.
+    """
     for name in ("datasets", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        get_session().head(constants.ENDPOINT, timeout=CONNECT)
+    except Exception:  # as above
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 
 
 def _damaged(paths):

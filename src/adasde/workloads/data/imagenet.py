@@ -105,7 +105,8 @@ class Images:
 
 def place_of(folder: Path) -> Path:
     """Return the folder that holds train/ and val/, or the archives; ``folder`` is that of the data set."""
-    return Path(os.environ.get(FOLDER) or Path(folder, "sources")).absolute()
+    named = os.environ.get(FOLDER)
+    return (Path(named).expanduser() if named else Path(folder, "sources")).absolute()
 
 
 def _listed(imagenet, place, split):
