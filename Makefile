@@ -5,9 +5,15 @@ SCALE ?= mini
 GPUS ?= 1
 VENV := .venv
 # Snakemake, matplotlib and others keep caches in the home folder. Without one that can be written, here.
-ifneq ($(shell test -w "$$HOME" && echo yes),yes)
-export XDG_CACHE_HOME ?= $(CURDIR)/$(VENV)/cache
-export MPLCONFIGDIR ?= $(CURDIR)/$(VENV)/cache
+ifeq ($(HOME),)
+export HOME := $(CURDIR)/$(VENV)/home
+else ifneq ($(shell test -w "$$HOME" && echo yes),yes)
+export XDG_CACHE_HOME ?= $(CURDIR)/$(VENV)/home/.cache
+export MPLCONFIGDIR ?= $(CURDIR)/$(VENV)/home/.cache
+endif
+# Snakemake asks who runs it, and a user of a container may have no entry in the list of users.
+ifeq ($(LOGNAME)$(USER),)
+export USER := $(shell id -un 2> /dev/null || id -u)
 endif
 # Not by the commands beside it: where the path of a clone holds a quote, their first line cannot name their Python.
 PY := $(VENV)/bin/python

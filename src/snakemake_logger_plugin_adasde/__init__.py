@@ -6,10 +6,13 @@ line every half minute. A failed job's cause is written at once. Snakemake write
 
 import logging
 import os
+import shlex
 import shutil
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
@@ -80,7 +83,9 @@ class LogHandler(LogHandlerBase):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep count of an event, or show a message."""
         event, fields, text = getattr(record, "event", None), record.__dict__, record.getMessage()
-        if self.common_settings.dryrun:
+        if event == LogEvent.ERROR and "load_configfile" in text:  # before the Snakefile, which says more, is read
+            self._write(_right_order(sys.argv) or f"--configfile: {text.strip().splitlines()[-1]}")
+        elif self.common_settings.dryrun:
             self._write(self.format(record))
         elif event == LogEvent.RUN_INFO:
             self.progress.total = fields["stats"]["total"]
@@ -95,7 +100,7 @@ class LogHandler(LogHandlerBase):
             self.progress.done, self.progress.total = fields["done"], fields["total"]
         elif event == LogEvent.JOB_ERROR:
             name = self.progress.end(fields["jobid"], failed=True)
-            self._write(f"failed: {fields['rule_name']} {name}: {_cause(fields['log'])}")
+            self._write(f"failed: {fields['rule_name']} {name}: {_cause(fields['log'], fields['rule_msg'])}")
         elif (
             text.startswith(_SHOWN) or record.levelno >= logging.WARNING and not any(words in text for words in _HIDDEN)
         ):
@@ -107,9 +112,8 @@ class LogHandler(LogHandlerBase):
         if self.thread.is_alive():
             self.thread.join()
             self._write(f"{self.progress.done} of {self.progress.total} jobs done")
-            for (
-                thread
-            ) in threading.enumerate():  # Snakemake's, which would look for new jobs; it need not wait for them
+            # Snakemake's, which would look for new jobs; it need not wait for them.
+            for thread in threading.enumerate():
                 if isinstance(thread, threading.Timer):
                     thread.cancel()
         super().close()
@@ -126,10 +130,25 @@ class LogHandler(LogHandlerBase):
             self.stream.flush()
 
 
-def _cause(logs: list[str]) -> str:
-    """The last line of a failed job's log, and where the log is."""
+def _cause(logs: list[str], said: str | None) -> str:
+    """Why a job has failed: the last line of its log, and what the cluster has ``said``; and where the log is."""
+    parts = [" ".join(said.split())] if said else []
     for log in (log for log in map(Path, logs) if log.exists()):
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         if lines:
-            return f"{lines[-1].strip()} (log: {log})"
-    return f"no message in {', '.join(logs) or 'a log'}"
+            return "; ".join([*parts, f"{lines[-1].strip()} (log: {log})"])
+    parts.append(f"no message in {', '.join(logs) or 'a log'}, as of a job that was killed, for want of memory perhaps")
+    return "; ".join(parts)
+
+
+def _right_order(arguments: Sequence[str]) -> str | None:
+    """The command with its targets before --configfile, which takes all that follows it; None if that is no cause."""
+    names = ("--configfile", "--configfiles")
+    place = next((n for n, argument in enumerate(arguments) if argument in names), len(arguments))
+    taken = [*takewhile(lambda argument: not argument.startswith("-"), arguments[place + 1 :])]
+    targets = [value for value in taken if not value.endswith((".yaml", ".yml", ".json"))]
+    if not targets or len(targets) == len(taken):
+        return None
+    configs, rest = [value for value in taken if value not in targets], arguments[place + 1 + len(taken) :]
+    command = shlex.join(["snakemake", *arguments[1:place], *targets, *rest, arguments[place], *configs])
+    return f"--configfile takes what follows for configs ({', '.join(targets)}); write targets before it: {command}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from snakemake_logger_plugin_adasde import Progress
+from snakemake_logger_plugin_adasde import Progress, _cause
 
 SNAKEFILE = """
 rule all:
@@ -77,6 +77,45 @@ def test_a_terminal_sees_what_runs_and_how_long_it_will_take(figures, tmp_path):
     causes = [number for number, state in enumerate(states) if state.strip() == CAUSE]
     assert len(causes) == 1
     assert any("running: slow" in state for state in states[causes[0] :])  # others still run
+
+
+def test_c7_a_profile_shows_the_cause_too(figures, tmp_path):
+    command = [sys.executable, "-m", "snakemake", "--profile", ROOT / "workflow/profiles/local"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert CAUSE in done.stderr.splitlines()
+    assert "Error in rule" not in done.stderr
+
+
+def test_c7_what_the_cluster_says_is_shown_and_a_silent_end_is_named(tmp_path):
+    (tmp_path / "full.log").write_text("resumed\nadasde: error: lr = -1: must be > 0\n\n")
+    (tmp_path / "empty.log").touch()
+    full, empty = str(tmp_path / "full.log"), str(tmp_path / "empty.log")
+    assert _cause([empty, full], None) == f"adasde: error: lr = -1: must be > 0 (log: {full})"
+    said = "SLURM-job '7' failed,\nSLURM status is: 'TIMEOUT'."
+    assert _cause([full], said).startswith("SLURM-job '7' failed, SLURM status is: 'TIMEOUT'.; adasde: error: lr = -1")
+    assert _cause([empty], None) == f"no message in {empty}, as of a job that was killed, for want of memory perhaps"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--configfile", "my.yaml", "figures/mini/a b.png", "report", "-n"],
+            "--configfile takes what follows for configs (figures/mini/a b.png, report); write targets before it: "
+            "snakemake --cores 1 --logger adasde 'figures/mini/a b.png' report -n --configfile my.yaml",
+        ),
+        (["--configfile", "nothing.yaml"], "--configfile: FileNotFoundError: "),
+    ],
+)
+def test_c12_a_target_after_configfile_is_one_line_with_the_right_command(arguments, line, tmp_path):
+    (tmp_path / "my.yaml").write_text("a: 1")
+    (tmp_path / "Snakefile").touch()
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--logger", "adasde", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    (found,) = (done.stdout + done.stderr).splitlines()
+    assert found.startswith(line)
 
 
 @pytest.fixture
