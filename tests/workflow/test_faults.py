@@ -94,7 +94,7 @@ def mutated(changes):
     return config
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=500, deadline=5000, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
 @given(CHANGES)
 @example([(("experiments", "fashion-cnn-adam", "optimizer", "beta1", "source"), "set", "", SMOKE["experiments"])])
 def test_a_random_config_is_planned_or_refused_in_one_line(changes):

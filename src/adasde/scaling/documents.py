@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from adasde.common import InputError, read_text
+from adasde.common import InputError, read_text, short
 
 Place = tuple[str | int, ...]  # the keys, one below the other, that lead to a value
 
@@ -181,18 +181,20 @@ def number_of(key: str, raw: Any, finite: bool = True) -> float:
 
 
 def put(document: Any, path: Place, value: Any) -> None:
-    """Set a value in a document, making the mappings and lists on the way that are missing."""
-    for key, following in zip(path, path[1:], strict=False):
-        empty: Any = [] if isinstance(following, int) else {}
+    """Set a value in a document, making the mappings and lists on the way that are missing.
+
+    InputError if there is something else on the way.
+    """
+    for key, following in zip(path, [*path[1:], None], strict=True):
+        if not isinstance(document, list if isinstance(key, int) else dict):
+            raise InputError(f"{dotted(path)}: cannot be in {short(document)}")
         if isinstance(document, list) and key == len(document):
-            document.append(empty)
-        if isinstance(document, dict) and document.get(key) is None:
-            document[key] = empty
+            document.append(None)
+        if following is None:
+            document[key] = value
+        elif (document[key] if isinstance(document, list) else document.get(key)) is None:
+            document[key] = [] if isinstance(following, int) else {}
         document = document[key]
-    if isinstance(document, list) and path[-1] == len(document):
-        document.append(value)
-    else:
-        document[path[-1]] = value
 
 
 def edited(text: str, changes: Mapping[Place, Any]) -> str:

@@ -129,9 +129,10 @@ class RecipeFile:
         Raises:
             InputError: As `changes`, and if the text cannot be changed in place.
         """
+        wanted = {**self.document, **self.replaced(new, by)}  # first, since it refuses what cannot be changed
         text = edited(self.text, self.changes(new, by))
         try:
-            same = parsed(text, "the new file") == {**self.document, **self.replaced(new, by)}
+            same = parsed(text, "the new file") == wanted
         except InputError:
             same = False
         if not same:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from adasde.common import InputError
+from adasde.common import MALFORMED, InputError
 from adasde.scaling import optimizers
 from adasde.scaling.rescale import rescale_alone
 from adasde.training.checkpoint import UnusableCheckpoint, read_checkpoint
@@ -42,19 +42,31 @@ def branch_off(run: Run, parent: RunSpec, state: Mapping[str, Any]) -> None:
         InputError: If the state is of another run or time, or if the parent has diverged.
     """
     spec = run.spec
+    try:
+        _refuse_another(spec, parent, state)
+        run.model.load_state_dict(state["model"])
+        if spec.second_moment != "fresh":
+            _carry_over(run, parent, state["optimizer"])
+        if spec.sampling == "epoch":
+            seen = Sampler(run.workload, spec.sampling, parent.stream)
+            seen.restore(state["draws"])
+            run.sampler = Sampler(run.workload, spec.sampling, spec.stream, seen.rest)
+    except InputError:
+        raise
+    except (*MALFORMED, RuntimeError) as error:
+        raise InputError(
+            f"{spec.run}: branches from {spec.parent.run}, whose file holds other states than that run has; delete it, "
+            "and make it again"
+        ) from error
+
+
+def _refuse_another(spec: RunSpec, parent: RunSpec, state: Mapping[str, Any]) -> None:
     if json.loads(state["spec"]) != json.loads(parent.canonical) or parent.hash != spec.parent.spec_hash:
         raise InputError(f"{spec.run}: branches from {spec.parent.run}, and the state is another run's")
     if state["step"] * parent.batch_size != spec.parent.samples:
         raise InputError(f"{spec.run}: branches at {spec.parent.samples} samples, and the state is of another time")
     if state["diverged"]:
         raise InputError(f"{spec.run}: its parent, {spec.parent.run}, has diverged; nothing can branch from it")
-    run.model.load_state_dict(state["model"])
-    if spec.second_moment != "fresh":
-        _carry_over(run, parent, state["optimizer"])
-    if spec.sampling == "epoch":
-        seen = Sampler(run.workload, spec.sampling, parent.stream)
-        seen.restore(state["draws"])
-        run.sampler = Sampler(run.workload, spec.sampling, spec.stream, seen.rest)
 
 
 def _carry_over(run: Run, parent: RunSpec, saved: Mapping[str, Any]) -> None:
