@@ -29,7 +29,7 @@ PYTEST := $(PY) -m pytest
 # The files side by side on all cores.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: figures report test test-all test-slurm test-oldest lint docs bench bench-gpu cost-profiles reference clean env lock help
+.PHONY: figures report test test-all faults test-slurm test-oldest lint docs bench bench-gpu cost-profiles reference clean env lock help
 
 figures: env  ## install, fetch, train and plot everything, and say whether the paper replicates
 	$(SNAKEMAKE) all $(CONFIG)
@@ -43,6 +43,10 @@ test: env  ## the tests of every module
 
 test-all: env  ## every test that can run here; CI runs these
 	$(PYTEST) $(PARALLEL)
+
+faults: env  ## break things on purpose, and write docs/faults.csv; six minutes
+	$(PYTEST) $(PARALLEL) --faults docs/faults.csv tests/workflow tests/scaling/test_documents.py \
+	  tests/experiments/test_artifacts.py tests/training/test_checkpoint.py
 
 test-slurm: env  ## the graph on a Slurm of this machine; needs root and Debian's munge, slurmctld, slurmd, slurm-client
 	$(PYTEST) -m slurm tests/workflow/test_slurm.py

@@ -1,6 +1,7 @@
 """What several tests share: prepared real data, a small synthetic task, and a spec to train."""
 
 import copy
+import csv
 import io
 import os
 import subprocess
@@ -24,7 +25,7 @@ from adasde.workloads.data.registry import prepare
 from adasde.workloads.vision import BUILDERS, ImageWorkload
 
 ROOT = Path(__file__).parents[1]
-FAULTS = []  # (fault, times tried, outcome) of the tests that break something on purpose
+FAULTS = {}  # (kind, fault, outcome) -> times tried, of the tests that break something on purpose
 LONGEST = ("test_workflow.py", "test_slurm.py", "test_paper.py")  # begun first, so that two workers end together
 
 torch.set_num_threads(1)  # as jobs run: two threads that wait for a shared core can take a hundred times as long
@@ -157,8 +158,13 @@ def adasde_process():
 
 @pytest.fixture
 def broken(request):
-    """Note for the summary what was broken on purpose, how often, and what came of it."""
-    return lambda *fault: request.node.user_properties.append(("fault", [str(part) for part in fault]))
+    """Note for the table of faults: their kind, what was broken, how often, and what came of it."""
+    return lambda *fault: request.node.user_properties.append(("fault", fault))
+
+
+def pytest_addoption(parser):
+    """Add ``--faults FILE``, by which `make faults` writes docs/faults.csv."""
+    parser.addoption("--faults", type=Path, metavar="FILE", help="write what was broken on purpose as CSV")
 
 
 def pytest_collection_modifyitems(items):
@@ -168,12 +174,18 @@ def pytest_collection_modifyitems(items):
 
 def pytest_runtest_logreport(report):
     """Collect what was broken, of whichever worker ran it."""
-    if report.when == "call":
-        FAULTS.extend(what for name, what in report.user_properties if name == "fault")
+    if report.when == "call" and report.passed:
+        for kind, fault, times, outcome in (what for name, what in report.user_properties if name == "fault"):
+            FAULTS[kind, fault, outcome] = FAULTS.get((kind, fault, outcome), 0) + times
 
 
-def pytest_terminal_summary(terminalreporter):
-    """Print what was broken on purpose, and what came of it."""
+def pytest_terminal_summary(terminalreporter, config):
+    """Print what was broken on purpose, and what came of it; with --faults also as a file."""
+    rows = [("kind", "fault", "tried", "outcome")]
+    rows += sorted((kind, fault, str(times), outcome) for (kind, fault, outcome), times in FAULTS.items())
     if FAULTS:
         terminalreporter.section("faults")
-        terminalreporter.write_line(text_table([("fault", "times tried", "outcome"), *FAULTS]))
+        terminalreporter.write_line(text_table(rows))
+    if (path := config.getoption("--faults")) is not None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)

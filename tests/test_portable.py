@@ -21,7 +21,7 @@ PLACES = {
     "Windows": (
         "import os, signal, sys\n"
         "for name in ('fcntl', 'grp', 'pwd', 'resource', 'termios'): sys.modules[name] = None\n"
-        "for name in ('fork', 'forkpty', 'getpgid', 'getuid', 'killpg', 'sched_getaffinity', 'setsid'):\n"
+        "for name in ('fork', 'forkpty', 'getpgid', 'getuid', 'killpg', 'sched_getaffinity', 'setsid', 'symlink'):\n"
         "    delattr(os, name)\n"
         "for name in ('SIGALRM', 'SIGHUP', 'SIGKILL', 'SIGUSR1', 'pthread_sigmask'): delattr(signal, name)\n"
         # Text is in another encoding than UTF-8 there, unless a file is opened with one.
@@ -105,9 +105,23 @@ def test_c3_a_user_without_home_and_entry():
     assert python(TRAIN, prefix=user).stdout == "0.002 True\n"
 
 
+def test_a_tilde_stands_for_the_home_folder_in_every_variable(adasde, tmp_path):
+    """Shells do not expand it there, if it is set in a file or in quotes."""
+    home = {"HOME": str(tmp_path), "ADASDE_IMAGENET": "~/images"}
+    done = adasde("data", "imagenet", env={**home, "ADASDE_DATA": "~/data"})
+    assert done.returncode == 2
+    assert f"ADASDE_IMAGENET = {tmp_path}/images: holds no folder train" in done.stderr
+    assert (tmp_path / "data").is_dir()
+
+
 def test_where_data_are_kept_by_default(adasde, tmp_path):
     (tmp_path / "results/data").mkdir(parents=True)
-    for folder, env in ((tmp_path, {}), (tmp_path / "results", {}), (tmp_path, {"ADASDE_DATA": "50%"})):
+    for folder, env in (
+        (tmp_path, {}),
+        (tmp_path / "results", {}),
+        (tmp_path, {"ADASDE_DATA": "50%"}),
+        (tmp_path, {"ADASDE_DATA": "~/data"}),
+    ):
         shown = " ".join(
             python(
                 COMMAND[2:], "data", "--help", cwd=folder, env=os.environ | {"ADASDE_DATA": "", **env}

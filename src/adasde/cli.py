@@ -20,7 +20,7 @@ from adasde.experiments.documents import merged
 from adasde.experiments.jobs import Plan
 from adasde.experiments.specs import Simulation, Trained, Training, spec_of
 from adasde.scaling.command import Parser, count, run_command, scale, scale_arguments
-from adasde.scaling.documents import LARGEST_JSON, parsed_json
+from adasde.scaling.documents import parsed_json
 from adasde.scaling.rules import ScalingWarning
 from adasde.workloads.data.registry import dataset_named, prepare
 
@@ -237,7 +237,7 @@ def _planned(paths: list[Path]) -> tuple[Plan, dict[str, list[str]]]:
 
 def _json(name: str, value: str) -> Any:
     if value.startswith("@"):
-        value = read_text(value[1:], LARGEST_JSON)
+        value = read_text(value[1:])
     try:
         return parsed_json(value, name)
     except json.JSONDecodeError as error:

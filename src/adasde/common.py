@@ -106,7 +106,7 @@ def check_regular(path: str | Path) -> None:
             raise InputError(f"{path}: is a pipe, a socket or a device; name a file")
 
 
-def read_text(path: str | Path, most: int, newline: str | None = None) -> str:
+def read_text(path: str | Path, most: int = 2**26, newline: str | None = None) -> str:
     """Return a file's text, in UTF-8 and at most ``most`` bytes long; ``newline`` is that of `open`.
 
     InputError if it is no file, larger, or in another encoding.

@@ -74,7 +74,8 @@ def test_the_spread_of_lags_is_that_of_repeated_experiments():
 @pytest.fixture
 def run_file(tmp_path, spec):
     def write(rows, name="run.parquet", **changes):
-        save_run(tmp_path / name, rows, changed(spec, **changes))
+        own = changed(spec, **changes)
+        save_run(tmp_path / name, [(own.run, *row[1:]) for row in rows], own)
         return tmp_path / name
 
     return write

@@ -62,7 +62,7 @@ def test_c8_a_checkpoint_of_other_code_begins_anew(small_spec, task, tmp_path, c
     assert rows_digest(again) == rows_digest(whole)
 
 
-def test_c16_a_valid_digest_over_other_states_begins_anew(small_spec, task, tmp_path, caplog):
+def test_c16_a_valid_digest_over_other_states_begins_anew(small_spec, task, tmp_path, caplog, broken):
     path = tmp_path / "checkpoint"
     whole, _ = train(small_spec, task, path, every=0)
     state = read_checkpoint(path)
@@ -86,6 +86,7 @@ def test_c16_a_valid_digest_over_other_states_begins_anew(small_spec, task, tmp_
         again, _ = train(small_spec, task, path)
         assert f"{path}: holds no states of a run, starting from the beginning" in caplog.text
         assert rows_digest(again) == rows_digest(whole)
+    broken("odd file", "checkpoint with a valid digest over other states", len(changes) + 4, "begun anew, and said so")
 
 
 def test_c14_a_pipe_is_no_checkpoint(small_spec, task, tmp_path):

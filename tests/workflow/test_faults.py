@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import Counter
 
 import pandas as pd
 import pytest
@@ -94,22 +95,29 @@ def mutated(changes):
     return config
 
 
-@settings(max_examples=500, deadline=5000, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
-@given(CHANGES)
-@example([(("experiments", "fashion-cnn-adam", "optimizer", "beta1", "source"), "set", "", SMOKE["experiments"])])
-def test_a_random_config_is_planned_or_refused_in_one_line(changes):
-    config = mutated(changes)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ScalingWarning)
-        try:
-            found = plan(config)
-            for spec in found.runs.values():
-                cost_of(spec)
-        except InputError as error:
-            assert "\n" not in str(error)
-            assert 0 < len(str(error)) < 1000
-        else:
-            assert isinstance(found, Plan)
+def test_a_random_config_is_planned_or_refused_in_one_line(broken):
+    found = Counter()
+
+    @settings(max_examples=500, deadline=5000, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+    @given(CHANGES)
+    @example([(("experiments", "fashion-cnn-adam", "optimizer", "beta1", "source"), "set", "", SMOKE["experiments"])])
+    def configs(changes):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ScalingWarning)
+            try:
+                planned = plan(mutated(changes))
+                for spec in planned.runs.values():
+                    cost_of(spec)
+            except InputError as error:
+                assert "\n" not in str(error)
+                assert 0 < len(str(error)) < 1000
+                found["refused in one line"] += 1
+            else:
+                assert isinstance(planned, Plan)
+                found["planned"] += 1
+
+    configs()
+    broken("random input", "random config", sum(found.values()), ", ".join(f"{n} {what}" for what, n in found.items()))
 
 
 # Damaged files
@@ -157,7 +165,7 @@ def test_a_damaged_run_is_noticed(small_spec, task, tmp_path, broken):
     digest = rows_digest(rows)
     refused = noticed(path, lambda: load_run(path), lambda found: rows_digest(found.rows) == digest, 100)
     assert refused > 50  # some bytes of a parquet file carry nothing
-    broken("bit flipped in, or end cut from, a run's table", 100, f"{refused} refused by name, others harmless")
+    broken("damage", "bit flipped or end cut: a run's table", 100, f"{refused} refused by name, others harmless")
 
 
 def test_a_damaged_table_is_noticed(small_spec, task, tmp_path, broken):
@@ -167,7 +175,12 @@ def test_a_damaged_table_is_noticed(small_spec, task, tmp_path, broken):
     whole, path = tables.read(tmp_path), tmp_path / "trajectories.parquet"
     refused = noticed(path, lambda: tables.read(tmp_path), whole.equals, 100)
     assert refused > 40
-    broken("the same, the table of a scale", 100, f"{refused} refused by name, others harmless")
+    broken(
+        "damage",
+        "bit flipped or end cut: the table of a scale",
+        100,
+        f"{refused} refused by name, others harmless",
+    )
 
 
 def test_a_damaged_checkpoint_is_noticed(small_spec, task, tmp_path, broken):
@@ -175,7 +188,7 @@ def test_a_damaged_checkpoint_is_noticed(small_spec, task, tmp_path, broken):
     train(small_spec, task, path, every=0)
     refused = noticed(path, lambda: read_checkpoint(path), lambda _: False, 100)
     assert refused == 100
-    broken("the same, a checkpoint", 100, "100 begun anew, or refused by name")
+    broken("damage", "bit flipped or end cut: a checkpoint", 100, "100 begun anew, or refused by name")
 
 
 def test_damaged_weights_are_noticed(small_spec, task, tmp_path, broken):
@@ -189,7 +202,7 @@ def test_damaged_weights_are_noticed(small_spec, task, tmp_path, broken):
 
     refused = noticed(path, lambda: read_weights(path, wanted), same, 100)
     assert refused == 100
-    broken("the same, the weights of a pre-trained model", 100, "100 refused by name")
+    broken("damage", "bit flipped or end cut: weights of a pre-trained model", 100, "100 refused by name")
 
 
 def test_damaged_data_are_noticed_and_made_again(data_root, tmp_path, broken):
@@ -207,7 +220,7 @@ def test_damaged_data_are_noticed_and_made_again(data_root, tmp_path, broken):
     path.unlink()
     prepare("fashion-mnist", tmp_path)  # fetches that again
     assert load_arrays("fashion-mnist", tmp_path)["test-labels"].equal(whole)
-    broken("the same, prepared data", 30, "30 refused by name, and made again when asked")
+    broken("damage", "bit flipped or end cut: prepared data", 30, "30 refused by name, and made again when asked")
 
 
 def test_a_killed_state_goes_on_from_its_checkpoint(spec, data_root, tmp_path, broken):
@@ -239,7 +252,64 @@ def test_a_killed_state_goes_on_from_its_checkpoint(spec, data_root, tmp_path, b
     assert not saved.exists()
     assert same_state(tmp_path / "killed", tmp_path / "whole")
     assert read_checkpoint(tmp_path / "whole")["step"] == 1536
-    broken("SIGKILL to a job that makes a state", 3, "the same state, bit for bit")
+    broken("kill", "SIGKILL to a job that makes a state", 3, "the same state, bit for bit")
+
+
+# Code that changes while a run is stopped
+
+CODE = {
+    "its loss": ("workloads/vision.py", "return F.cross_entropy(", "return 2 * F.cross_entropy("),
+    "its optimizer": (
+        "scaling/optimizers/fused.py",
+        'lr=self.param_groups[0]["lr"]',
+        'lr=2 * self.param_groups[0]["lr"]',
+    ),
+    "its data": ("training/sampling.py", "torch.randint(size, ", "torch.randint(size // 2, "),
+    "a comment": ("training/sampling.py", "# pragma", ""),
+}
+
+
+@pytest.mark.parametrize("what", CODE)
+def test_c8_code_that_changes_between_interrupt_and_resume(what, spec, data_root, tmp_path, broken):
+    """A run begins anew with the new code and says so; where only a comment has changed, it goes on."""
+    place, old, new = CODE[what]
+    spec = changed(spec, samples=61_440, evaluate=[6144, 61_440], horizon=9.2e-4)
+    shutil.copytree(ROOT / "src/adasde", tmp_path / "adasde", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "adasde", "run", "--spec", spec.canonical, "--data", str(data_root)]
+    env, saved = os.environ | {"PYTHONPATH": str(tmp_path)}, tmp_path / "checkpoint"
+
+    def start(name, *options):
+        command_ = [*command, "--out", str(tmp_path / name), *map(str, options)]
+        return subprocess.Popen(command_, env=env, stderr=subprocess.PIPE, text=True)
+
+    process = start("resumed.parquet", "--checkpoint", saved, "--checkpoint-every", 0)
+    while not saved.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    module = tmp_path / "adasde" / place
+    text = module.read_text()
+    if what == "a comment":
+        module.write_text(f"{text}\n{old}\n")
+    else:
+        assert old in text
+        module.write_text(text.replace(old, new))
+    process = start("resumed.parquet", "--checkpoint", saved)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    anew = f"adasde: {saved}: made by other code than this, starting from the beginning\n"
+    assert (anew in errors, "resumed at step" in errors) == ((False, True) if what == "a comment" else (True, False))
+    alone = start("alone.parquet")
+    _, errors = alone.communicate(timeout=120)
+    assert alone.returncode == 0, errors
+    resumed, whole = (load_run(tmp_path / f"{name}.parquet") for name in ("resumed", "alone"))
+    assert rows_digest(resumed.rows) == rows_digest(whole.rows)
+    outcome = (
+        "goes on, as if nothing had been" if what == "a comment" else "begins anew, says so, and is the new code's"
+    )
+    broken("code", f"{what} changes while a run is stopped", 1, outcome)
 
 
 # No room, and no right, to write
@@ -286,7 +356,7 @@ def test_a_full_disk_while_a_table_is_written(mounted, small_spec, task, spare, 
             write(folder / name)
         assert caught.value.filename == str(folder / name)
         assert [path.name for path in folder.iterdir()] == ["filler"]
-    broken(f"disk full but for {spare} bytes: table, CSV, weights, checkpoint", 4, "named; nothing half-written")
+    broken("disk", f"full but for {spare} bytes: table, CSV, weights, checkpoint", 4, "named, nothing half-written")
 
 
 def test_a_full_disk_while_a_run_saves_itself(mounted, adasde_process, small_spec, spec, data_root, tmp_path, broken):
@@ -307,7 +377,7 @@ def test_a_full_disk_while_a_run_saves_itself(mounted, adasde_process, small_spe
     assert alone.returncode == 0
     found, wanted = (load_run(tmp_path / f"{name}.parquet").rows for name in ("run", "alone"))
     assert rows_digest(found) == rows_digest(wanted)
-    broken("disk full while a run saves itself", 1, "named; goes on from the last checkpoint, bit for bit")
+    broken("disk", "full while a run saves itself", 1, "named; goes on from the last checkpoint, bit for bit")
 
 
 def test_a_folder_that_cannot_be_written(mounted, adasde_process, spec, tmp_path, broken):
@@ -323,4 +393,4 @@ def test_a_folder_that_cannot_be_written(mounted, adasde_process, spec, tmp_path
         assert done.returncode == 2, done.stderr
         assert len(done.stderr.splitlines()) == 1
         assert str(folder) in done.stderr or command == "collect"
-    broken("folder of results or data read-only", len(tries), "named in one line")
+    broken("disk", "folder of results or data read-only", len(tries), "named in one line")

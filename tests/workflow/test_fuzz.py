@@ -139,7 +139,7 @@ def test_specs(outcomes, broken):
 
     specs()
     assert found["refused"] > 200 < sum(found.values())
-    broken("random spec", sum(found.values()), told(found))
+    broken("random input", "random spec", sum(found.values()), told(found))
 
 
 def test_recipes(outcomes, broken, tmp_path):
@@ -169,7 +169,7 @@ def test_recipes(outcomes, broken, tmp_path):
 
     recipes()
     assert found["refused"] > 100 < found["read"] + 100
-    broken("random recipe", sum(found.values()), told(found))
+    broken("random input", "random recipe", sum(found.values()), told(found))
 
 
 def test_run_files(outcomes, broken, tmp_path):
@@ -209,7 +209,7 @@ def test_run_files(outcomes, broken, tmp_path):
     files()
     tables_()
     assert found["refused"] > 200
-    broken("random table of a run, under valid digests", sum(found.values()), told(found))
+    broken("random input", "random table of a run, under valid digests", sum(found.values()), told(found))
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_checkpoints(outcomes, broken, saved, tmp_path):
     with torch.random.fork_rng():
         checkpoints()
     assert found["begun anew"] > 100
-    broken("random checkpoint, under a valid digest", sum(found.values()), told(found))
+    broken("random input", "random checkpoint, under a valid digest", sum(found.values()), told(found))
 
 
 def test_states(outcomes, broken, saved, tmp_path):
@@ -264,7 +264,7 @@ def test_states(outcomes, broken, saved, tmp_path):
     with torch.random.fork_rng():
         states()
     assert found["refused"] > 50
-    broken("random state of a parent, under a valid digest", sum(found.values()), told(found))
+    broken("random input", "random state of a parent, under a valid digest", sum(found.values()), told(found))
 
 
 def test_the_tests_above_are_quick_enough_to_see_a_hang():

@@ -195,7 +195,7 @@ def test_twenty_kills_cost_nothing(built, data_root, tmp_path, broken):
         path for path in (tmp_path / "results").rglob("*") if path.name.startswith(".") or "checkpoint" in path.name
     ]
     assert all(path.name.startswith(".") for path in left)  # what SIGKILL left half-written has another name
-    broken("SIGKILL to a graph and its jobs at a random moment", 20, "finished with identical tables")
+    broken("kill", "SIGKILL to a graph and its jobs at a random moment", 20, "finished with identical tables")
 
 
 @pytest.mark.slow
@@ -223,7 +223,7 @@ def test_two_graphs_in_one_folder(built, broken):
             os.killpg(first.pid, signal.SIGKILL)
         assert first.wait(120) == (-signal.SIGKILL if ending == "killed" else 0)
     assert {path.name: digests(path) for path in runs} == before
-    broken("two graphs of one scale at once in one folder", 2, "the second refused in one line")
+    broken("load", "two graphs of one scale at once in one folder", 2, "the second refused in one line")
 
 
 def test_a_deleted_figure_is_one_job(built):

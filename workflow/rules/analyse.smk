@@ -74,6 +74,6 @@ rule report:
     params:
         configs=[str(path) for path in workflow.configfiles],
         results=subpath(output[0], parent=True),
-        figures=lambda wildcards, input: dirname(input.figures[0]),
+        figures=lambda wildcards, input: dirname(next(iter(input.figures), "./")),
     shell:
         "adasde report {params.configs:q} --results {params.results:q} --figures {params.figures:q} --out {output:q} > {log:q} 2>&1"

@@ -152,16 +152,9 @@ def plot(here: Path, reference: Path, folder: Path) -> Iterator[Path]:
         yield path
 
 
-def _read_runs(folder):
-    path = Path(folder, "runs.csv")
-    if not path.exists():
-        raise InputError(f"{path}: no such file; Snakemake makes it from the runs, by `adasde collect`")
-    return pd.read_csv(path)
-
-
 def _specs(here, reference):
     """A row per run of either folder: where it is, and what differs in its spec."""
-    there, mine = (_read_runs(folder).set_index("run") for folder in (reference, here))
+    there, mine = (tables.read_runs(folder).set_index("run") for folder in (reference, here))
     fields = [field for field in SPEC if field in there and field in mine]
     rows = []
     for run in dict.fromkeys([*there.index, *mine.index]):
@@ -181,7 +174,7 @@ def _facts(here, reference):
     """Devices and versions of both."""
     columns = {"fact": FACTS}
     for place, folder in (("reference", reference), ("here", here)):
-        runs = _read_runs(folder)
+        runs = tables.read_runs(folder)
         columns[place] = [", ".join(sorted(set(map(str, runs.get(fact, ["unknown"]))))) for fact in FACTS]
     return pd.DataFrame(columns)
 

@@ -16,7 +16,7 @@ import numpy as np
 from adasde.analysis.claims.base import TEST_FUNCTIONS
 from adasde.analysis.claims.tolerances import tolerance, window
 from adasde.analysis.lags import speeds_along
-from adasde.common import InputError, atomic, canonical, digest
+from adasde.common import MALFORMED, InputError, atomic, canonical, digest, read_text
 from adasde.experiments.artifacts import Result, read_results
 from adasde.experiments.specs import Simulation
 from adasde.scaling.lag import SPEED, TOLERATED, predicted, safe_kappa, speed_between, warp
@@ -237,7 +237,7 @@ def read_forecast(path: str | Path) -> Forecast | Diverged:
     if not path.exists():
         raise InputError(f"{path}: no such file; Snakemake makes it from the baseline's runs, by `adasde forecast`")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
         whole = found.pop("sha256") == digest(canonical(found))
         if "diverged" in found:
             forecast: Forecast | Diverged = Diverged(found["experiment"], **found["diverged"])
@@ -252,7 +252,7 @@ def read_forecast(path: str | Path) -> Forecast | Diverged:
                 curve_time=np.array(found["curve_time"], float),
                 curves={metric: np.array(curve, float) for metric, curve in found["curves"].items()},
             )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *MALFORMED) as error:
         raise InputError(f"{path}: no forecast, or a damaged one ({type(error).__name__})") from error
     if not whole:
         raise InputError(f"{path}: damaged (not what was written); delete it and make it again")

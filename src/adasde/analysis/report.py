@@ -1,7 +1,6 @@
 """The report of a scale: one HTML file with the answer in five lines, the map, every figure, and every claim."""
 
 import base64
-import csv
 import shlex
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +11,7 @@ from adasde.analysis.claims.base import VERDICTS
 from adasde.analysis.claims.report import FIELDS, fields, read_claims
 from adasde.analysis.figures import captions
 from adasde.analysis.summary import five_lines
+from adasde.analysis.tables import read_runs
 from adasde.common import InputError, atomic
 from adasde.experiments.jobs import Plan
 
@@ -34,7 +34,7 @@ def write_report(
         config_files: For the command that rebuilds a figure.
     """
     config_files = [_near(path) for path in config_files]
-    runs, table = _rows(tables / "runs.csv"), read_claims(tables / "claims.csv")
+    runs, table = read_runs(tables), read_claims(tables / "claims.csv")
     claims = list(table.itertuples())
     kinds: dict[str, list] = {}
     for claim in claims:
@@ -84,13 +84,6 @@ def _near(path):
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(path)
 
 
-def _rows(path):
-    if not path.exists():
-        raise InputError(f"{path}: no such file; Snakemake makes it, by `adasde collect`")
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def _image(figures, name):
     path = figures / f"{name}.png"
     if not path.exists():
@@ -100,9 +93,9 @@ def _image(figures, name):
 
 def _facts(runs, config_files):
     """What ran, for how long, on which device and versions."""
-    hours = sum(float(run.get("seconds") or 0) for run in runs) / 3600
-    memory = max(float(run.get("peak_bytes") or 0) for run in runs) / 1e9
+    runs = runs.reindex(columns=["seconds", "peak_bytes", *FACTS])  # of tables that have no such column as well
+    hours, memory = runs["seconds"].sum() / 3600, runs["peak_bytes"].max() / 1e9
     facts = {"config": ", ".join(config_files), "runs": f"{len(runs)}, {hours:.2f} hours in all, up to {memory:.1f} GB"}
     for name, title in FACTS.items():
-        facts[title] = ", ".join(dict.fromkeys(run[name] for run in runs if run.get(name)))
+        facts[title] = ", ".join(map(str, runs[name].dropna().unique()))
     return facts

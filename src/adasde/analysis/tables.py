@@ -11,13 +11,14 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adasde.common import InputError, atomic
+from adasde.common import InputError, atomic, check_regular
 from adasde.experiments.artifacts import COLUMNS as MEASURED
 from adasde.experiments.artifacts import KEY, SIMULATED, Result, read_results
 from adasde.experiments.specs import Simulation
@@ -94,6 +95,29 @@ def write(folder: Path, trajectories: pd.DataFrame, simulations: pd.DataFrame, r
 def both(folder: Path) -> Tables:
     """Return the tables of a scale in ``folder``, trajectories and simulations."""
     return read(folder, "trajectories"), read(folder, "simulations")
+
+
+def read_runs(folder: Path) -> pd.DataFrame:
+    """Return runs.csv of a folder. InputError if it is missing, or no such table."""
+    return read_csv(Path(folder, "runs.csv"), ("run",), "collect")
+
+
+def read_csv(path: Path, columns: Iterable[str], command: str, **options: Any) -> pd.DataFrame:
+    """Return the table in a CSV file that `adasde` makes by a command; ``options`` are those of pandas.
+
+    InputError if it is missing, damaged, or lacks one of the ``columns``.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file; Snakemake makes it, by `adasde {command}`")
+    check_regular(path)
+    try:
+        table = pd.read_csv(path, **options)
+    except ValueError as error:  # pandas' own, and text in another encoding
+        raise InputError(f"{path}: no table, or a damaged one; delete it and make it again") from error
+    for column in columns:
+        if column not in table:
+            raise InputError(f"{path}: no such table (no column {column!r}); delete it and make it again")
+    return table
 
 
 def read(folder: Path, name: str = "trajectories") -> pd.DataFrame:

@@ -17,7 +17,6 @@ Place = tuple[str | int, ...]  # the keys, one below the other, that lead to a v
 
 
 LARGEST = 2**18  # bytes of a file in YAML: reading it takes 3 s at most
-LARGEST_JSON = 2**26
 DEEPEST = 100
 MOST_VALUES = 100_000  # of a document in YAML, with every alias written out
 

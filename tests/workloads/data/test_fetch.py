@@ -1,12 +1,14 @@
 """Sources in order, hashes, and the messages when something is wrong."""
 
 import gzip
+import os
 import shutil
 from dataclasses import replace
 
 import pytest
 
 from adasde.common import InputError
+from adasde.workloads.data import fetch
 from adasde.workloads.data.fetch import Debian, Mirror, Package
 from adasde.workloads.data.registry import DATASETS, dataset_named, load_arrays, prepare
 from workloads.archives import Folder
@@ -31,11 +33,15 @@ def test_the_cache_comes_first_and_the_next_source_when_one_fails(small, tmp_pat
     [
         (lambda path: path.write_bytes(gzip.compress(b"something else")), "has SHA-256 .*, not "),
         (lambda path: path.write_bytes(path.read_bytes()[:200]), "is truncated or no gzip file"),
+        (lambda path: path.write_bytes(b""), "has SHA-256 e3b0c44298fc..., not "),
+        (lambda path: path.write_bytes(gzip.compress(bytes(1001))), "holds more than 1,000 bytes"),
         (lambda path: path.unlink(), "no train-images-idx3-ubyte.gz"),
+        (lambda path: path.unlink() or os.mkfifo(path), "is a pipe, a socket or a device"),
     ],
 )
-def test_bad_files_end_in_one_line_that_says_where_to_put_a_good_one(spoil, reason, small, tmp_path):
+def test_bad_files_end_in_one_line_that_says_where_to_put_a_good_one(spoil, reason, small, tmp_path, monkeypatch):
     spoil(small / "train-images-idx3-ubyte.gz")
+    monkeypatch.setattr(fetch, "MOST", 1000 if "1,000" in reason else fetch.MOST)
     place = tmp_path / "data/fashion-mnist/sources/train-images-idx3-ubyte.gz"
     message = (
         rf"cannot get train-images-idx3-ubyte.gz \(tried cache: no .*folder: .*{reason}.*Put it at {place} by hand"
@@ -46,6 +52,16 @@ def test_bad_files_end_in_one_line_that_says_where_to_put_a_good_one(spoil, reas
     assert not place.exists()
     assert not list((tmp_path / "data").rglob("*.npy"))
     assert not list((tmp_path / "data").rglob(".*"))
+
+
+def test_c14_a_pipe_in_the_cache_is_replaced(small, tmp_path, monkeypatch, caplog):
+    use_sources(monkeypatch, Folder(small))
+    place = tmp_path / "data/fashion-mnist/sources/train-images-idx3-ubyte.gz"
+    place.parent.mkdir(parents=True)
+    os.mkfifo(place)
+    prepare("fashion-mnist", tmp_path / "data")
+    assert f"{place}: not usable" in caplog.text
+    assert place.is_file()
 
 
 def test_a_file_put_by_hand_is_used_and_a_wrong_one_replaced(small, tmp_path, monkeypatch, caplog):

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from adasde.analysis.cells import map_table
-from adasde.analysis.claims.base import VERDICTS
+from adasde.analysis.claims.base import COLUMNS, VERDICTS
 from adasde.analysis.statistics import MOST_SEEDS
 from adasde.analysis.summary import five_lines
+from adasde.analysis.tables import read_csv
 from adasde.common import InputError, atomic, text_table
 
 FIELDS = ("value", "interval", "n", "tolerance", "power", "seeds needed", "forecast", "verdict")
@@ -23,10 +24,8 @@ def write_claims(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_claims(path: str | Path) -> pd.DataFrame:
-    """Return the table that `write_claims` wrote. InputError if there is none."""
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such file; Snakemake makes it from the tables, by `adasde claims`")
-    table = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str))
+    """Return the table that `write_claims` wrote. InputError if there is none, or another."""
+    table = read_csv(Path(path), COLUMNS, "claims", dtype=dict.fromkeys(TEXTS, str))
     return table.fillna(dict.fromkeys(TEXTS, ""))
 
 

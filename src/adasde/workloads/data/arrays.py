@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from adasde.common import InputError, atomic
+from adasde.common import MALFORMED, InputError, atomic, read_text
 
 HEADER = 128  # bytes before the numbers of an .npy file
 
@@ -118,9 +118,11 @@ class BlockWriter:
 
     def _state(self):
         """Return what progress.json says; nothing if it is missing or damaged."""
-        with suppress(FileNotFoundError, ValueError):
-            state = json.loads(self.progress.read_text())
-            return state if isinstance(state, dict) else {}
+        with suppress(FileNotFoundError, *MALFORMED):
+            state = json.loads(read_text(self.progress))
+            rows = {str(source): int(count) for source, count in state["rows"].items()}
+            lengths = {str(split): [int(values), int(items)] for split, (values, items) in state["lengths"].items()}
+            return {**state, "rows": rows, "lengths": lengths}
         return {}
 
     def _part(self, split, kind):

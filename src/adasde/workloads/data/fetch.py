@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 # Without a network every source fails within seconds.
 APT = ("apt-get", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=10", "-o", "Acquire::https::Timeout=10")
+MOST = 2**29  # bytes of a file's content, of those that are read at once
 CONNECT, READ = 5, 20  # seconds that a download may take to connect, and between two of its parts
 
 
@@ -43,12 +44,13 @@ class File:
     def read(self, path: Path) -> bytes:
         """Return the verified content of ``path``; ValueError if it is not what the registry names."""
         check_regular(path)
-        content = path.read_bytes()
-        if self.decompressed:
-            try:
-                content = gzip.decompress(content)
-            except (OSError, EOFError, zlib.error) as error:
-                raise ValueError(f"{path.name} is truncated or no gzip file") from error
+        try:
+            with (gzip.open if self.decompressed else open)(path, "rb") as file:
+                content = file.read(MOST + 1)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"{path.name} is truncated or no gzip file") from error
+        if len(content) > MOST:
+            raise ValueError(f"{path.name} holds more than {MOST:,} bytes")
         found = hashlib.sha256(content).hexdigest()
         if found != self.sha256:
             raise ValueError(f"{path.name} has SHA-256 {found[:12]}..., not {self.sha256[:12]}...")

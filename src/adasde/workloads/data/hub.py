@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import HfApi, constants, get_session
 from tokenizers import Tokenizer
 
-from adasde.common import InputError
+from adasde.common import InputError, check_regular
 from adasde.workloads.data.entries import Source
 from adasde.workloads.data.fetch import CONNECT
 
@@ -120,7 +120,10 @@ def _place(source, folder):
 
 
 def _files(source, folder):
-    return sorted(_place(source, folder).glob("*.parquet"))
+    found = sorted(_place(source, folder).glob("*.parquet"))
+    for path in found:
+        check_regular(path)
+    return found
 
 
 def _called(source, folder):
@@ -130,6 +133,7 @@ def _called(source, folder):
 def pretrained_tokenizer(name: str, folder: Path, repository: str, revision: str, size: int) -> Tokenizer:
     """Return the tokenizer of ``repository``, or sources/tokenizer.json in ``folder``; it must know ``size`` tokens."""
     path = Path(folder, "sources/tokenizer.json")
+    check_regular(path)
     try:
         if not (here := path.exists()):
             _prepare_clients()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock
 
-from adasde.common import InputError, atomic
+from adasde.common import MALFORMED, InputError, atomic, check_regular, read_text
 from adasde.workloads.base import Dataset
 from adasde.workloads.data.entries import Corpus, Glue, ImageNet, Source
 from adasde.workloads.data.fetch import Debian, File, FileDataset, Mirror, Package
@@ -222,21 +222,23 @@ def _intact(folder, packed):
 def _arrays(folder):
     """Return what the manifest says of each array. ValueError if it is not a manifest."""
     try:
-        arrays = json.loads((folder / "manifest.json").read_text())["arrays"]
-        if any("sha256" not in facts for facts in arrays.values()):
-            raise KeyError("sha256")
+        arrays = json.loads(read_text(folder / "manifest.json"))["arrays"]
+        if any(not isinstance(facts["sha256"], str) for facts in arrays.values()):
+            raise ValueError("a digest is no text")
         return arrays
-    except (KeyError, TypeError, AttributeError) as error:
+    except MALFORMED as error:
         raise ValueError("no manifest") from error
 
 
 def _sha256(path):
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sampled(path):
     """Return the SHA-256 of a file's size and of evenly spread samples, with the first and the last bytes."""
+    check_regular(path)
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
