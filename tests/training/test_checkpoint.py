@@ -1,13 +1,15 @@
 """Checkpoints that are damaged, of another spec, or made by other code."""
 
+import json
 import os
+import struct
 
 import pytest
 
 from adasde.common import InputError
 from adasde.experiments.artifacts import rows_digest
 from adasde.training import checkpoint
-from adasde.training.checkpoint import read_checkpoint, write_checkpoint
+from adasde.training.checkpoint import read_checkpoint, read_weights, write_checkpoint
 from adasde.training.loop import train
 from conftest import changed
 
@@ -93,3 +95,43 @@ def test_c14_a_pipe_is_no_checkpoint(small_spec, task, tmp_path):
     os.mkfifo(tmp_path / "checkpoint")
     with pytest.raises(InputError, match="checkpoint: is a pipe, a socket or a device; name a file"):
         train(small_spec, task, tmp_path / "checkpoint")
+
+
+def safetensors(header, content=b"", length=None):
+    """A file of this format with a header as it is given."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + content
+
+
+TWO = {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PAR1",
+        safetensors({}),
+        safetensors({"__metadata__": {}}),
+        safetensors({"__metadata__": {"spec_hash": {"nested": "1"}}}),
+        safetensors({"__metadata__": {"spec_hash": 1}}),
+        safetensors({"__metadata__": None}),
+        safetensors(b"[" * 100_000),
+        safetensors(b"null"),
+        safetensors(b"{}", length=2**63),
+        safetensors(TWO, bytes(8)),
+        safetensors({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}, bytes(8)),
+        safetensors(
+            {"__metadata__": {"spec_hash": "0" * 64}, "w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}},
+            bytes(8),
+        ),
+        safetensors({"__metadata__": {"spec_hash": "0" * 64, "sha256": "x"}}),
+    ],
+    ids=range(14),
+)
+def test_weights_with_odd_or_no_metadata_are_refused(content, tmp_path, broken):
+    (tmp_path / "w").write_bytes(content)
+    with pytest.raises(InputError, match="w: (no safetensors file|damaged|weights of another run)") as caught:
+        read_weights(tmp_path / "w", "0" * 64)
+    assert "\n" not in str(caught.value)
+    broken("odd file", "weights with odd or no metadata", 1, "refused in one line")
