@@ -19,7 +19,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 # What Snakemake says without a warning's level, but a reader should know; and what this handler says better.
-_SHOWN = ("Nothing to be done", "Complete log", "Terminating processes", "Will exit after")
+_SHOWN = ("Nothing to be done", "Trying to restart job", "Complete log", "Terminating processes", "Will exit after")
 _HIDDEN = ("CalledProcessError in file", "Exiting because a job execution failed", "At least one job did not complete")
 _SHORT_JOB = 2.0  # seconds of a job that is not in the plan, for example a figure
 

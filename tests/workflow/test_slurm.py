@@ -55,10 +55,10 @@ HERE = (  # this cluster has no accounting, and jobs that take seconds
 )
 
 
-def graph(folder, config, profile, *options):
+def graph(folder, config, profile, *options, targets=()):
     """Start Snakemake with the profile in ``folder``."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--profile", str(profile)]
-    command += ["--configfile", str(config), *HERE, *options]
+    command += [*targets, "--configfile", str(config), *HERE, *options]
     return subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -112,6 +112,21 @@ def test_the_smoke_graph_finishes_though_a_job_is_cancelled(
     assert done.returncode == 0, done.stderr
     digests = [read_results(path)[0].facts["rows_sha256"] for path in (table, tmp_path / "whole.parquet")]
     assert digests[0] == digests[1]
+
+
+def test_c7_the_cause_of_a_failed_job_is_shown(cluster, profile, data_root, tmp_path):
+    """Where Snakemake runs, though the job has failed on a node."""
+    (tmp_path / "results").mkdir()
+    shutil.copytree(data_root, tmp_path / "results/data")
+    array = tmp_path / "results/data/fashion-mnist/test-labels.npy"
+    array.write_bytes(array.read_bytes()[:-1])
+    target = "results/smoke/runs/fashion-cnn-adam.sqrt.k4.parquet"
+    process = graph(tmp_path, ROOT / "workflow/config/smoke.yaml", profile, "--retries", "0", targets=[target])
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    (line,) = [line for line in output.splitlines() if line.startswith("failed: ")]
+    assert line.startswith("failed: run fashion-cnn-adam.sqrt.k4: SLURM-job ")
+    assert "test-labels.npy: missing or altered; run `adasde data fashion-mnist --data results/data`" in line
 
 
 def test_jobs_ask_for_what_they_cost(profile, tmp_path):
