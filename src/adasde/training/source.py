@@ -8,7 +8,10 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 # What can change a result. The rest of the package plans runs, or reads what they have left.
-PARTS = ("scaling", "sde", "training", "workloads", "experiments/oracles.py", "experiments/simulations.py")
+PARTS = (
+    *("scaling", "sde", "training", "workloads"),
+    *("experiments/execute.py", "experiments/oracles.py", "experiments/simulations.py", "experiments/specs"),
+)
 
 
 @cache
