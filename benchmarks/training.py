@@ -226,7 +226,7 @@ def loader():
             pass
 
     contestants = {
-        "ours": lambda: take(ours.stream((part, *ours.noise(64)) for part in torch.arange(256).split(64))),
+        "ours": lambda: take(ours.stream((part, *ours.randomness(64)) for part in torch.arange(256).split(64))),
         "torchvision": lambda: take(DataLoader(Files(), 64, shuffle=True, num_workers=1)),
     }
     return interleaved(contestants, rounds=7)

@@ -73,8 +73,9 @@ def test_c16_a_valid_digest_over_other_states_begins_anew(small_spec, task, tmp_
     changes += [((name,), {}) for name in state.keys() - {"spec", "source"}]
     changes += [
         (("step",), -1), (("step",), 10**9), (("step",), 0.5), (("seconds",), "x"), (("rows",), [(1, 2)]),
-        (("rows",), [("a", "b", "c", "d", "e")]), (("noise",), []), (("noise",), [[state["noise"][0][0][:7]]]),
-        (("model", weight), None), (("model", weight), state["model"][weight][:1]), (("draws", "sampler"), 3),
+        (("rows",), [("a", "b", "c", "d", "e")]), (("generators",), []),
+        (("generators",), [[state["generators"][0][0][:7]]]),
+        (("model", weight), None), (("model", weight), state["model"][weight][:1]), (("draws", "order"), 3),
         (("optimizer",), {"state": {}, "param_groups": []}), (("meter",), {"x": 1}),
     ]  # fmt: skip
     for place, value in changes:

@@ -16,7 +16,7 @@ from conftest import changed
 
 def sampler(sampling, seed=0, places=None):
     """A sampler of ten examples, with a random number for each draw."""
-    workload = SimpleNamespace(size=10, noise=lambda count, generator: (torch.rand(count, generator=generator),))
+    workload = SimpleNamespace(size=10, randomness=lambda count, generator: (torch.rand(count, generator=generator),))
     return Sampler(workload, sampling, [seed], places)
 
 

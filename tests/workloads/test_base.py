@@ -30,7 +30,7 @@ class Line(Workload):
 
 def test_a_workload_changes_no_examples_and_is_gathered_by_default():
     line = Line()
-    assert line.noise(5) == ()
+    assert line.randomness(5) == ()
     assert not line.streamed
     with line.kernels(1) as nothing:
         assert nothing is None

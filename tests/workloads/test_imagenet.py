@@ -69,11 +69,11 @@ def test_batches_depend_on_the_draws_alone(folder, packed_folder, monkeypatch):
 
 def test_seeds_come_from_the_generator_that_is_given(folder):
     task = task_in(folder)
-    (first,), (second,) = (task.noise(5, torch.Generator().manual_seed(1)) for _ in range(2))
+    (first,), (second,) = (task.randomness(5, torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(first, second)
     assert len(set(first.tolist())) == 5
     torch.manual_seed(0)
-    given = task.gather(DRAWS[0][0], *task.noise(5))
+    given = task.gather(DRAWS[0][0], *task.randomness(5))
     torch.manual_seed(0)
     assert equal([task.gather(DRAWS[0][0])], [given])
 

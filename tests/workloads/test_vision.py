@@ -40,7 +40,7 @@ def test_images_are_mirrored_and_shifted_by_up_to_four_pixels(cifar):
 
 def test_the_noise_of_images_is_uniform(cifar):
     task = vision.load("cifar10-vgg16", cifar)
-    mirrored, corners = task.noise(9_000, torch.Generator().manual_seed(0))
+    mirrored, corners = task.randomness(9_000, torch.Generator().manual_seed(0))
     assert abs(mirrored.double().mean() - 0.5) < 4 * 0.5 / 9_000**0.5
     counts = corners.flatten().bincount().double()
     assert len(counts) == 9
@@ -62,7 +62,7 @@ def test_fashion_mnist_is_framed_to_cifars_form(tensors):
     assert torch.equal(task.images[5, 2, 2:30, 2:30], tensors["train-images"][5, 0])
     assert task.images[:, :, :2].max() == 0
     plain = vision.load("fashion-cnn", tensors)
-    assert plain.noise(5) == ()
+    assert plain.randomness(5) == ()
 
 
 @pytest.fixture

@@ -83,10 +83,10 @@ class _Unseen:
         places = unseen.nonzero().flatten()
         order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))
         self.places, self.workload = places[order[:most]], workload
-        self.noise = workload.noise(len(self.places), torch.Generator().manual_seed(0))
+        self.randomness = workload.randomness(len(self.places), torch.Generator().manual_seed(0))
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, places: Tensor) -> tuple[Tensor, ...]:
-        return self.workload.gather(self.places[places], *(part[places] for part in self.noise))
+        return self.workload.gather(self.places[places], *(part[places] for part in self.randomness))

@@ -153,7 +153,7 @@ class Run:
             "diverged": self.diverged,
             "seconds": self.seconds,
             "draws": self.prefetcher.state if self.prefetcher else self.sampler.state(),
-            "noise": generators,
+            "generators": generators,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "meter": self.meter.state_dict(),
@@ -182,7 +182,7 @@ class Run:
         if not 0 <= self._progress(self.step) < 1 + 1e-9 or {row[0] for row in self.rows} != {self.spec.run}:
             raise ValueError("no step of this run")
         self.sampler.restore(state["draws"])
-        set_generator_states(state["noise"][distributed.rank()])
+        set_generator_states(state["generators"][distributed.rank()])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.meter.load_state_dict(state["meter"])

@@ -35,16 +35,16 @@ class Sampler:
         def permuted(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
             return (places[torch.randperm(len(places), generator=generator)],)
 
-        def noise(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-            return workload.noise(BLOCK, generator)
+        def randomness(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+            return workload.randomness(BLOCK, generator)
 
         order, length = (independent, BLOCK) if sampling == "replacement" else (permuted, len(places))
         self.order = _Stream(derive_seed("data order", *keys), order, length)
-        self.changes = _Stream(derive_seed("model noise", *keys), noise, BLOCK)
+        self.randomness = _Stream(derive_seed("model noise", *keys), randomness, BLOCK)
 
     def draw(self, count: int) -> tuple[torch.Tensor, ...]:
         """Return the arguments of the workload's ``gather``: ``count`` indices and the random numbers of each."""
-        return *self.order.take(count), *self.changes.take(count)
+        return *self.order.take(count), *self.randomness.take(count)
 
     @property
     def rest(self) -> torch.Tensor:
@@ -53,12 +53,12 @@ class Sampler:
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs to continue with the next draw."""
-        return {"sampler": self.order.state(), "noise": self.changes.state()}
+        return {"order": self.order.state(), "randomness": self.randomness.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to where ``state`` was taken."""
-        self.order.restore(state["sampler"])
-        self.changes.restore(state["noise"])
+        self.order.restore(state["order"])
+        self.randomness.restore(state["randomness"])
 
 
 class _Stream:

@@ -41,7 +41,7 @@ class Workload(ABC):
             The model, in training mode.
         """
 
-    def noise(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+    def randomness(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Draw the random numbers that change examples, such as masks or crops. By default there are none.
 
         Args:
@@ -54,12 +54,12 @@ class Workload(ABC):
         return ()
 
     @abstractmethod
-    def gather(self, indices: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
+    def gather(self, indices: Tensor, *randomness: Tensor) -> tuple[Tensor, ...]:
         """Return the training examples at ``indices`` (examples,) as a batch.
 
         Args:
             indices: Places of examples, int64.
-            noise: What `noise` drew for these examples; drawn anew if left out.
+            randomness: What `randomness` drew for these examples; drawn anew if left out.
 
         Returns:
             The arguments of `loss` after the model, tensors whose first dimension is ``examples``.
@@ -69,13 +69,14 @@ class Workload(ABC):
         """Yield the batch of every item of ``draws``.
 
         Args:
-            draws: Arguments of `gather`: for every batch the indices, and what `noise` drew for them. It need not end.
+            draws: Arguments of `gather`: for every batch the indices, and what `randomness` drew for them.
+                It need not end.
 
         Yields:
             What `gather` returns.
         """
-        for indices, *noise in draws:
-            yield self.gather(indices, *noise)
+        for indices, *randomness in draws:
+            yield self.gather(indices, *randomness)
 
     @abstractmethod
     def loss(self, model: nn.Module, *batch: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -55,16 +55,16 @@ class ImageNetWorkload(ImageWorkload):
     def size(self) -> int:
         return len(self.train.images)
 
-    def noise(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+    def randomness(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Sample the seeds of the images' crops, (count,)."""
         return (torch.randint(2**63 - 1, (count,), generator=generator),)
 
-    def gather(self, indices: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
-        """Return normalised images (len(indices), 3, height, width), cropped by the seeds ``noise``, and their labels.
+    def gather(self, indices: Tensor, *randomness: Tensor) -> tuple[Tensor, ...]:
+        """Return normalised images (len(indices), 3, height, width), cropped by the seeds ``randomness``, and labels.
 
         This process makes the batch, which equals that of `stream`.
         """
-        return next(self._batches(self.train, [(indices, *(noise or self.noise(len(indices))))], workers=0))
+        return next(self._batches(self.train, [(indices, *(randomness or self.randomness(len(indices))))], workers=0))
 
     def stream(self, draws: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
         """Yield a batch for every (indices, seeds) of ``draws``, reading ahead as far as images are decoded ahead.

@@ -142,11 +142,11 @@ class LanguageWorkload(Workload):
     def size(self) -> int:
         return len(self.sequences)
 
-    def gather(self, indices: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
-        return self.batch(self.sequences.index_select(0, indices), *noise)
+    def gather(self, indices: Tensor, *randomness: Tensor) -> tuple[Tensor, ...]:
+        return self.batch(self.sequences.index_select(0, indices), *randomness)
 
     @abstractmethod
-    def batch(self, sequences: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
+    def batch(self, sequences: Tensor, *randomness: Tensor) -> tuple[Tensor, ...]:
         """Return the model's inputs and targets for ``sequences`` (sequences, length + 1)."""
 
     @abstractmethod
@@ -184,7 +184,7 @@ class CausalLanguageWorkload(LanguageWorkload):
     def model(self) -> nn.Module:
         return gpt2(self.dimensions, self.known[next(name for name in text.END if name in self.known)])
 
-    def batch(self, sequences: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
+    def batch(self, sequences: Tensor, *randomness: Tensor) -> tuple[Tensor, ...]:
         """Return inputs and targets, both (sequences, length), int64."""
         tokens = sequences.to(self.device).long()
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
@@ -212,7 +212,7 @@ class MaskedLanguageWorkload(LanguageWorkload):
         words = sorted(set(self.known.values()) - {self.known[name] for name in text.SPECIAL})
         return torch.tensor(words, device=self.device)
 
-    def noise(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+    def randomness(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Sample numbers that order the places of a sequence, (count, length), and fates and words of those predicted.
 
         Fates and words have the shape (count, predicted).
@@ -224,10 +224,10 @@ class MaskedLanguageWorkload(LanguageWorkload):
     def model(self) -> nn.Module:
         return roberta(self.dimensions, self.known)
 
-    def batch(self, sequences: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
+    def batch(self, sequences: Tensor, *randomness: Tensor) -> tuple[Tensor, ...]:
         """Return inputs (sequences, length + 2), places of the predicted tokens and these, (sequences, predicted)."""
         # On a GPU the masks are made there: making them on the CPU would take a seventh of a large model's step.
-        order, fate, words = (part.to(self.device) for part in noise or self.noise(len(sequences)))
+        order, fate, words = (part.to(self.device) for part in randomness or self.randomness(len(sequences)))
         tokens = sequences[:, :-1].to(self.device).long()
         places = order.argsort(1)[:, : self.predicted]
         targets = tokens.gather(1, places)

@@ -67,20 +67,20 @@ class ImageWorkload(Workload):
         """Return a new network; channels-last weights make convolutions on a CPU up to a quarter faster."""
         return self.build().to(memory_format=torch.channels_last)
 
-    def noise(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+    def randomness(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Sample flip flags (count,) and crop offsets (count, 2); empty if augmentation is off."""
         if not self.crop:
             return ()
         mirrored = torch.rand(count, generator=generator) < 0.5
         return mirrored, torch.randint(2 * self.crop + 1, (count, 2), generator=generator)
 
-    def gather(self, indices: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
+    def gather(self, indices: Tensor, *randomness: Tensor) -> tuple[Tensor, ...]:
         """Return normalised images (len(indices), channels, height, width) and labels (len(indices),)."""
         indices = indices.to(self.device)
         # index_select copies whole images; indexing copies single bytes, fifteen times as slowly.
         images = self.images.index_select(0, indices)
         if self.crop:
-            images = self._augmented(images, *(noise or self.noise(len(indices))))
+            images = self._augmented(images, *(randomness or self.randomness(len(indices))))
         return self._normalised(images), self.labels[indices]
 
     def loss(self, model: nn.Module, images: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
