@@ -418,6 +418,8 @@ def test_check_tells_missing_damaged_and_foreign_runs(adasde, config, spec, tmp_
     other = changed(planned.jobs[names[1]].specs[0], seed=9)
     save_run(runs / f"{names[1]}.parquet", [(other.run, *rows[0][1:])], other)
     (runs / f"{names[2]}.parquet").write_bytes(b"PAR1")
+    state = tmp_path / f"states/{next(iter(planned.states))}.state"
+    checkpoints.write_checkpoint(state, other.canonical, {})
     done = adasde("check", tmp_path / "c.yaml", "--results", tmp_path)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
@@ -426,6 +428,7 @@ def test_check_tells_missing_damaged_and_foreign_runs(adasde, config, spec, tmp_
     assert "made from another spec" in lines[1]
     assert "a damaged one" in lines[3]
     assert "no such file" in lines[4]
+    assert f"{state}: made from another spec" in lines
 
 
 def test_c8_check_names_what_other_code_has_made_and_deletes_it_when_asked(adasde, config, tmp_path):

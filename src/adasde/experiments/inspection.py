@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from adasde.common import InputError
+from adasde.common import InputError, digest
 from adasde.experiments.artifacts import other_code, other_code_line, read_results
 from adasde.experiments.jobs import Plan, PlannedJob
 from adasde.training.branching import read_state
@@ -48,7 +48,7 @@ def inspect(plan: Plan, results: Path) -> Inspection:
     other = other_code(tables)
     for path in filter(Path.exists, [*states, *weights]):
         try:
-            source = _source_of_state(path) if path in states else _source_of_weights(path, weights[path])
+            source = _source_of_state(path, states[path]) if path in states else _source_of_weights(path, weights[path])
         except InputError as error:
             faults.append((path, str(error).removeprefix(f"{path}: ")))
         else:
@@ -68,8 +68,11 @@ def _there(path: Path, job: PlannedJob, faults: list[tuple[Path, str]]) -> int:
     return len(job.specs) - len(wrong)
 
 
-def _source_of_state(path: Path) -> str:
-    return read_state(path)["source"]
+def _source_of_state(path: Path, spec_hash: str) -> str:
+    state = read_state(path)
+    if digest(state["spec"]) != spec_hash:
+        raise InputError(f"{path}: made from another spec")
+    return state["source"]
 
 
 def _source_of_weights(path: Path, spec_hash: str) -> str:

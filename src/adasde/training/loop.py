@@ -97,7 +97,7 @@ def _begun(spec: RunSpec, workload: Workload, begin: Callable[[Run], None] | Non
         run.restore(saves[0])
         return run
     except UnusableCheckpoint as error:
-        log.warning("%s, starting from the beginning", error)
+        log.warning("%s, starting from %s", error, saves[1] if len(saves) > 1 else "the beginning")
         run.close()
         return _begun(spec, workload, begin, saves[1:])
 
