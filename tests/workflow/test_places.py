@@ -83,7 +83,15 @@ def test_braces_are_refused_before_anything_is_tried(clone):
 
 def test_c17_make_keeps_caches_here_where_the_home_cannot_be_written(clone):
     folder = clone("clone")
-    command = ["make", "-o", "env", "--eval", "show: ; @echo $$HOME, $$XDG_CACHE_HOME, $$MPLCONFIGDIR", "show"]
+    command = [
+        "make",
+        "--no-print-directory",
+        "-o",
+        "env",
+        "--eval",
+        "show: ; @echo $$HOME, $$XDG_CACHE_HOME, $$MPLCONFIGDIR",
+        "show",
+    ]
     own = f"{folder}/.venv/home"
     for home, wanted in (
         ("/proc/nowhere", f"/proc/nowhere, {own}/.cache, {own}/.cache"),
@@ -128,7 +136,7 @@ def test_c3_make_figures_at_an_odd_path_as_a_user_without_home_and_entry(clone, 
     folder = clone(ODD)
     (folder / "results").mkdir()
     shutil.copytree(data_root, folder / "results/data")
-    command = [*WITHOUT_HOME, "make", "-o", "env", "figures", "SCALE=smoke", "CORES=2"]
+    command = [*WITHOUT_HOME, "make", "--no-print-directory", "-o", "env", "figures", "SCALE=smoke", "CORES=2"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-5].startswith("Theorems, simulated: ")

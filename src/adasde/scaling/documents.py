@@ -184,16 +184,18 @@ def put(document: Any, path: Place, value: Any) -> None:
 
     InputError if there is something else on the way.
     """
-    for key, following in zip(path, [*path[1:], None], strict=True):
-        if not isinstance(document, list if isinstance(key, int) else dict):
-            raise InputError(f"{dotted(path)}: cannot be in {short(document)}")
-        if isinstance(document, list) and key == len(document):
-            document.append(None)
-        if following is None:
-            document[key] = value
-        elif (document[key] if isinstance(document, list) else document.get(key)) is None:
-            document[key] = [] if isinstance(following, int) else {}
-        document = document[key]
+    here: Any
+    for number, key in enumerate(path):
+        here = document
+        if not isinstance(here, list if isinstance(key, int) else dict):
+            raise InputError(f"{dotted(path)}: cannot be in {short(here)}")
+        if isinstance(here, list) and key == len(here):
+            here.append(None)
+        if number == len(path) - 1:
+            here[key] = value
+        elif (here[key] if isinstance(key, int) else here.get(key)) is None:
+            here[key] = [] if isinstance(path[number + 1], int) else {}
+        document = here[key]
 
 
 def edited(text: str, changes: Mapping[Place, Any]) -> str:
