@@ -85,6 +85,8 @@ class LogHandler(LogHandlerBase):
         event, fields, text = getattr(record, "event", None), record.__dict__, record.getMessage()
         if event == LogEvent.ERROR and "load_configfile" in text:  # before the Snakefile, which says more, is read
             self._write(_right_order(sys.argv) or f"--configfile: {text.strip().splitlines()[-1]}")
+        elif event == LogEvent.ERROR and text.startswith("Traceback"):  # of Snakemake's own, such as on a full disk
+            self._write(text.strip().splitlines()[-1])
         elif self.common_settings.dryrun:
             self._write(self.format(record))
         elif event == LogEvent.RUN_INFO:

@@ -5,6 +5,7 @@ import os
 import struct
 
 import pytest
+import torch
 
 from adasde.common import InputError
 from adasde.experiments.artifacts import rows_digest
@@ -90,6 +91,21 @@ def test_c16_a_valid_digest_over_other_states_begins_anew(small_spec, task, tmp_
         assert f"{path}: holds no states of a run, starting from the beginning" in caplog.text
         assert rows_digest(again) == rows_digest(whole)
     broken("odd file", "checkpoint with a valid digest over other states", len(changes) + 4, "begun anew, and said so")
+
+
+def test_a_checkpoint_is_kept_where_the_memory_is_too_small_for_it(small_spec, task, tmp_path, monkeypatch):
+    """Which says nothing of the checkpoint, so the run does not begin anew."""
+    path = tmp_path / "checkpoint"
+    train(small_spec, task, path, until=(640, tmp_path / "state"), every=0)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    before = path.read_bytes()
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(small_spec, task, path)
+    assert path.read_bytes() == before
 
 
 def test_c14_a_pipe_is_no_checkpoint(small_spec, task, tmp_path):

@@ -32,13 +32,13 @@ def test_a_graph_of_2000_runs_is_planned_in_20_seconds_and_a_gigabyte(config, tm
     config = {"scale": "many", "job": "run", "figures": [], "experiments": {"fashion-cnn-adam": experiment}}
     (tmp_path / "many.yaml").write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "-n", "--configfile", "many.yaml"]
-    begun = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    taken = time.monotonic() - begun
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^run +2000$", done.stdout, re.M)
-    assert taken < 20
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1 << 20  # KiB, of the largest child
+    assert used.ru_utime - before < 20  # of one core, whatever else the machine does
+    assert used.ru_maxrss < 1 << 20  # KiB, of the largest child
     broken("load", "graph of 2,000 runs", 1, "planned within 20 seconds and 1 GB")
 
 

@@ -51,7 +51,7 @@ def branch_off(run: Run, parent: RunSpec, state: Mapping[str, Any]) -> None:
             seen = Sampler(run.workload, spec.sampling, parent.stream)
             seen.restore(state["draws"])
             run.sampler = Sampler(run.workload, spec.sampling, spec.stream, seen.rest)
-    except InputError:
+    except (InputError, torch.OutOfMemoryError):
         raise
     except (*MALFORMED, RuntimeError) as error:
         raise InputError(

@@ -171,6 +171,8 @@ class Run:
         state = read_own_checkpoint(path, self.spec.canonical)
         try:
             self.take(state)
+        except torch.OutOfMemoryError:  # which is no fault of the checkpoint's
+            raise
         except (*MALFORMED, RuntimeError) as error:
             raise UnusableCheckpoint(f"{path}: holds other states than this run has") from error
         log.info("%s: resumed at step %d", self.spec.run, self.step)
