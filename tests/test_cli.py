@@ -463,6 +463,22 @@ def test_c8_check_names_what_other_code_has_made_and_deletes_it_when_asked(adasd
     assert "made by other code" not in done.stdout
 
 
+def test_check_deletes_nothing_that_it_cannot_read(adasde, config, tmp_path, monkeypatch):
+    """Another user's file, say, or one in a folder whose name pyarrow cannot take: they may be whole."""
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    path = tmp_path / "runs" / f"{next(iter(plan(config).jobs))}.parquet"
+    path.parent.mkdir()
+    path.write_bytes(b"PAR1")
+    monkeypatch.setattr("os.access", lambda *_: False)  # as root, tests can read everything
+    assert "deleted" not in adasde("check", tmp_path / "c.yaml", "--results", tmp_path, "--delete").stdout
+    assert path.exists()
+    monkeypatch.undo()
+    done = adasde("check", tmp_path / "c.yaml", "--results", f"{tmp_path}/\udcff", "--delete")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "its name is not UTF-8" in done.stderr
+    assert f"{path}: deleted" in adasde("check", tmp_path / "c.yaml", "--results", tmp_path, "--delete").stdout
+
+
 def test_a_terminal_sees_a_progress_bar(short, data_root, tmp_path):
     """Under a pseudo-terminal the run shows a bar with its id."""
     import pty

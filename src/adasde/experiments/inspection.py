@@ -1,5 +1,6 @@
 """What is left of a plan's jobs: which files are whole, of the planned specs, and made by this code."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,12 +32,15 @@ class Inspection:
 
     @property
     def wrong(self) -> list[Path]:
-        """The files that are there and would better not be."""
-        return sorted({path for path, _ in self.faults if path.is_file()} | set(self.other))
+        """The files that are there and would better not be. One that cannot be read may be whole, and is left."""
+        files = {path for path, _ in self.faults if path.is_file()} | set(self.other)
+        return sorted(path for path in files if os.access(path, os.R_OK))
 
 
 def inspect(plan: Plan, results: Path) -> Inspection:
-    """Read all that the jobs of a plan have left in the folder ``results``."""
+    """Read all that the jobs of a plan have left in the folder ``results``. InputError if its name is not UTF-8."""
+    if any("\udc80" <= letter <= "\udcff" for letter in str(results)):
+        raise InputError(f"results = {str(results)!a}: pyarrow cannot read it, since its name is not UTF-8; rename it")
     faults: list[tuple[Path, str]] = []
     tables = {results / "runs" / f"{job.name}.parquet": job for job in plan.jobs.values()}
     there = sum(_there(path, job, faults) for path, job in tables.items())

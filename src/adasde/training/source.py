@@ -37,7 +37,8 @@ def _modules(name: str, part: Traversable) -> list[tuple[str, bytes]]:
     if part.is_dir():
         inside = sorted(part.iterdir(), key=lambda entry: entry.name)
         return [module for entry in inside for module in _modules(f"{name}/{entry.name}", entry)]
-    return [(name, part.read_bytes())] if name.endswith(".py") else []
+    hidden = part.name.startswith(".")  # such as an editor's lock, a link to nowhere
+    return [(name, part.read_bytes())] if name.endswith(".py") and not hidden else []
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
