@@ -46,13 +46,11 @@ def parsed_json(text: str, name: str | Path) -> Any:
     """
     try:
         document = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, name))
-    except json.JSONDecodeError:
+    except (InputError, json.JSONDecodeError):
         raise
     except RecursionError as error:
         raise InputError(f"{name}: nests too deeply") from error
     except ValueError as error:  # a whole number of thousands of digits
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{name}: holds a number of more digits than can be read") from error
     return _text_in(document, name)
 
