@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from adasde.experiments.artifacts import read_results
 from adasde.experiments.plan import plan
 from conftest import ROOT
 
+LINK = Path("/etc/slurm/slurm.conf")
 PROFILE = ROOT / "workflow/profiles/slurm"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 
@@ -31,6 +33,10 @@ def cluster(tmp_path_factory):
     """A cluster of this machine."""
     folder = tmp_path_factory.mktemp("slurm")
     script = str(ROOT / "envs/slurm/cluster")
+    if not LINK.exists():  # what a cluster leaves behind that is killed, and its folder with it
+        LINK.parent.mkdir(exist_ok=True)
+        LINK.unlink(missing_ok=True)
+        LINK.symlink_to(folder / "gone")
     subprocess.run([script, "start", str(folder)], check=True, timeout=120)
     try:
         yield
