@@ -133,12 +133,16 @@ class LogHandler(LogHandlerBase):
 
 
 def _cause(logs: list[str], said: str | None) -> str:
-    """Why a job has failed: the last line of its log, and what the cluster has ``said``; and where the log is."""
+    """Why a job has failed: our own line in its log or else the last, and what the cluster has ``said``; and where.
+
+    Several processes that are started together end with a report of their own after the line.
+    """
     parts = [" ".join(said.split())] if said else []
     for log in (log for log in map(Path, logs) if log.exists()):
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         if lines:
-            return "; ".join([*parts, f"{lines[-1].strip()} (log: {log})"])
+            cause = next((line for line in reversed(lines) if "adasde: error:" in line), lines[-1])
+            return "; ".join([*parts, f"{cause.strip()} (log: {log})"])
     parts.append(f"no message in {', '.join(logs) or 'a log'}, as of a job that was killed, for want of memory perhaps")
     return "; ".join(parts)
 

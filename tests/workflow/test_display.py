@@ -92,6 +92,8 @@ def test_c7_what_the_cluster_says_is_shown_and_a_silent_end_is_named(tmp_path):
     (tmp_path / "empty.log").touch()
     full, empty = str(tmp_path / "full.log"), str(tmp_path / "empty.log")
     assert _cause([empty, full], None) == f"adasde: error: lr = -1: must be > 0 (log: {full})"
+    (tmp_path / "full.log").write_text("adasde: error: lr = -1: must be > 0\nChildFailedError:\n=====\n")  # torchrun's
+    assert _cause([full], None) == f"adasde: error: lr = -1: must be > 0 (log: {full})"
     said = "SLURM-job '7' failed,\nSLURM status is: 'TIMEOUT'."
     assert _cause([full], said).startswith("SLURM-job '7' failed, SLURM status is: 'TIMEOUT'.; adasde: error: lr = -1")
     assert _cause([empty], None) == f"no message in {empty}, as of a job that was killed, for want of memory perhaps"

@@ -2,7 +2,6 @@
 
 import json
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -39,7 +38,7 @@ def test_a_graph_of_2000_runs_is_planned_in_20_seconds_and_a_gigabyte(config, tm
     config = {"scale": "many", "job": "run", "figures": [], "experiments": {"fashion-cnn-adam": experiment}}
     (tmp_path / "many.yaml").write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "-n", "--configfile", "many.yaml"]
-    # By a process between: a child begins with the peak of the process that starts it, and this one's is of other tests.
+    # By a process between: a child begins with the peak of its parent, and this one's is that of other tests.
     measured = [sys.executable, "-c", _MEASURE, tmp_path / "used.json", *command]
     done = subprocess.run(measured, cwd=tmp_path, capture_output=True, text=True)
     used = json.loads((tmp_path / "used.json").read_text())
