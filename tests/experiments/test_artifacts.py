@@ -105,12 +105,13 @@ def test_provenance_names_versions_and_device_only():
 
 
 def test_a_folder_with_runs_of_another_config_is_refused(tmp_path, spec):
-    """More runs, or others, are no conflict; a damaged file is left to its job."""
+    """A damaged file is left to its job, and runs that are still to come are no conflict."""
     save_run(tmp_path / "a.parquet", [(spec.run, 0, 0.0, "train_loss", 1.0)], spec)
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
-    refuse_other_runs({spec.run: spec}, tmp_path)
-    refuse_other_runs({}, tmp_path)
     other = changed(spec, seed=7)
+    refuse_other_runs({spec.run: spec, "more": other}, tmp_path)
+    with pytest.raises(InputError, match=f"a.parquet: holds runs of another config .{spec.run}: this config does not "):
+        refuse_other_runs({}, tmp_path)  # C10: a copy that names fewer runs would write over claims and figures
     with pytest.raises(InputError) as caught:
         refuse_other_runs({spec.run: other}, tmp_path)
     assert str(caught.value) == (

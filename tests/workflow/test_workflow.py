@@ -323,6 +323,28 @@ def test_runs_of_another_config_are_refused_before_any_job(built, tmp_path):
     assert jobs(output)["run"] == 2
 
 
+def test_c10_a_copy_that_keeps_the_scale_and_names_fewer_runs_is_refused(built, tmp_path):
+    """It would write its tables, claims and figures over those of the scale."""
+    config = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())
+    del config["experiments"]["fashion-cnn-adam"]["rules"]["linear"]
+    (tmp_path / "workflow/config").mkdir(parents=True)
+    copy = tmp_path / "workflow/config/mine.yaml"
+    copy.write_text(yaml.safe_dump(config))
+    before = (built / "results/smoke/claims.csv").read_bytes()
+    status, output = snakemake(built, "--configfile", str(copy))
+    assert status != 0
+    assert (
+        output.splitlines()[-1]
+        == f"adasde: error: {copy}: scale = smoke: must be mine, where make looks for its results"
+    )
+    status, output = snakemake(built, "--configfile", str(copy.rename(tmp_path / "mine.yaml")))
+    assert status != 0
+    (line,) = [line for line in output.splitlines() if "another config" in line]
+    assert line.startswith("adasde: error: results/smoke/runs/fashion-cnn-adam.linear.k4.parquet: holds runs of")
+    assert "rule collect" not in output
+    assert (built / "results/smoke/claims.csv").read_bytes() == before
+
+
 @pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")
 def test_the_profile_and_the_default_config(built):
     status, output = snakemake(built, "-n", "--profile", str(ROOT / "workflow/profiles/local"))

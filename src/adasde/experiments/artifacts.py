@@ -160,15 +160,19 @@ def other_code_line(files: Sequence[Path]) -> str:
 
 
 def refuse_other_runs(wanted: Mapping[str, AnySpec], folder: Path) -> None:
-    """InputError if a file in ``folder`` holds a run of another spec than the one ``wanted`` by this id.
+    """InputError if a file in ``folder`` holds a run that is not ``wanted``, or one of another spec than its id has there.
 
-    So a config that was changed, or another of the same name, never writes over finished runs. Runs that it no longer
-    names are no conflict.
+    So a config that was changed, or another of the same name, never writes over finished runs, nor over the tables,
+    claims and figures that show them.
     """
     for path in sorted(Path(folder).glob("*.parquet")):
         for there in (facts["spec"] for facts in _described(path)):
-            here = wanted[there["run"]].document if there["run"] in wanted else there
-            if differs := difference(there, here):
+            here = wanted.get(there["run"])
+            if here is None:
+                differs = "this config does not name it"
+            else:
+                differs = difference(there, here.document)
+            if differs:
                 raise InputError(
                     f"{path}: holds runs of another config ({there['run']}: {differs}); delete it, or choose another "
                     "name for the scale"
