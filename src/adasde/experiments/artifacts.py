@@ -160,7 +160,7 @@ def other_code_line(files: Sequence[Path]) -> str:
 
 
 def refuse_other_runs(wanted: Mapping[str, AnySpec], folder: Path) -> None:
-    """InputError if a file in ``folder`` holds a run that is not ``wanted``, or one of another spec than its id has there.
+    """InputError if a file in ``folder`` holds a run that is not ``wanted``, or one of another spec than it has there.
 
     So a config that was changed, or another of the same name, never writes over finished runs, nor over the tables,
     claims and figures that show them.
@@ -168,10 +168,7 @@ def refuse_other_runs(wanted: Mapping[str, AnySpec], folder: Path) -> None:
     for path in sorted(Path(folder).glob("*.parquet")):
         for there in (facts["spec"] for facts in _described(path)):
             here = wanted.get(there["run"])
-            if here is None:
-                differs = "this config does not name it"
-            else:
-                differs = difference(there, here.document)
+            differs = "this config does not name it" if here is None else difference(there, here.document)
             if differs:
                 raise InputError(
                     f"{path}: holds runs of another config ({there['run']}: {differs}); delete it, or choose another "
