@@ -46,6 +46,7 @@ def run_command(parser: Callable[[], argparse.ArgumentParser], arguments: Sequen
     Returns 0 or the command's own status, or another one after one line on stderr that says what is wrong.
     """
     try:
+        _check_text(sys.argv[1:] if arguments is None else arguments)
         options = parser().parse_args(arguments)
         status = options.command(options) or 0
         print(end="", flush=True)  # an error of the output comes up here; where stdout is closed, print does nothing
@@ -63,6 +64,13 @@ def run_command(parser: Callable[[], argparse.ArgumentParser], arguments: Sequen
         return _fail(not_installed(error), 2)
     except OSError as error:
         return _fail(f"{error.filename or 'output'}: {error.strerror}", 2)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Raise an InputError for an argument that is not UTF-8, which could be neither printed nor given to pyarrow."""
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise InputError(f"{argument!a}: is not UTF-8; rename the file")
 
 
 def _fail(message: str, status: int) -> int:
