@@ -39,6 +39,23 @@ def test_a_file_has_the_rights_of_any_other(tmp_path):
     assert stat.S_IMODE((tmp_path / "new/file").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
 
+def test_a_pipe_is_refused_and_a_link_stays(tmp_path):
+    """Neither is replaced by a file: whoever reads the pipe would wait, and the link was made on purpose."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("file")
+    for path in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(InputError, match=f"^{path}: is a pipe, a socket or a device; name a file$"), atomic(path):
+            raise AssertionError
+        with pytest.raises(InputError, match=f"^out = {path}: is a pipe, a socket or a device; name a file$"):
+            check_writable("out", path)
+    for text in ("old", "new"):
+        with atomic(tmp_path / "link") as temporary:
+            temporary.write_text(text)
+        assert (tmp_path / "file").read_text() == text
+    assert (tmp_path / "link").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "link", "file"}
+
+
 def test_a_scale_is_held_until_its_process_ends_however_it_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = [sys.executable, "-c", HOLD]
@@ -63,6 +80,9 @@ def test_what_cannot_be_written_is_refused_before_any_work(tmp_path):
     with pytest.raises(InputError, match="--out = .*: cannot be written .is a folder."):
         check_writable("--out", tmp_path)
     (tmp_path / "file").touch()
+    check_writable("--out", tmp_path, folder=True)
+    with pytest.raises(InputError, match="--out = .*file: cannot be written .is a file; name a folder."):
+        check_writable("--out", tmp_path / "file", folder=True)
     with pytest.raises(InputError, match="--out = .*: cannot be written"):
         check_writable("--out", tmp_path / "file" / "table.csv")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from adasde import __version__
 from adasde.analysis.figures.registry import figure_runs, plot_named, save_figure
-from adasde.common import InputError, read_text, text_table
+from adasde.common import InputError, atomic, check_writable, read_text, text_table
 from adasde.experiments import cost
 from adasde.experiments import plan as planning
 from adasde.experiments.documents import merged
@@ -112,6 +112,7 @@ def collect(options: argparse.Namespace) -> None:
     from adasde.analysis import tables
     from adasde.experiments.artifacts import other_code, other_code_line
 
+    check_writable("out", options.out, folder=True)
     tables.write(options.out, *tables.collect(options.runs))
     if files := other_code(options.runs):
         print(
@@ -123,6 +124,7 @@ def throughput(options: argparse.Namespace) -> None:
     """Write how many examples per second finished runs took, from which `plan` tells what others will cost."""
     from adasde.experiments.throughput import write_throughput
 
+    check_writable("out", options.out)
     write_throughput(options.runs, options.out)
 
 
@@ -130,8 +132,7 @@ def figure(options: argparse.Namespace) -> None:
     """Plot one figure, from the tables of a scale or from the files of the runs that it shows."""
     plot_named(options.name)
     for path in options.out:
-        if path.suffix not in (".png", ".pdf"):
-            raise InputError(f"out = {path}: must end in .png or .pdf")
+        _check_picture("out", path)
 
     from adasde.analysis import tables
 
@@ -152,17 +153,21 @@ def branch(options: argparse.Namespace) -> None:
     """Branch an interrupted run at several batch sizes: does the rule hold there, as its gradient noise forecasts?"""
     from adasde.experiments.branches import branch_checkpoint
 
+    if options.plot is not None:
+        _check_picture("plot", options.plot)
     wanted = {name: getattr(options, name) for name in ("kappas", "tolerance", "repeats", "betas", "examples")}
     found = branch_checkpoint(options.checkpoint, options.data, **wanted)
+    print(found, flush=True)
     if options.plot is not None:
-        found.plot().savefig(options.plot)
-    print(found)
+        with atomic(options.plot) as temporary:
+            found.plot().savefig(temporary)
 
 
 def forecast(options: argparse.Namespace) -> None:
     """Forecast from the runs of a baseline up to which batch size the square-root rule will hold."""
     from adasde.analysis.forecast import make_forecast, write_forecast
 
+    check_writable("out", options.out)
     found = make_forecast(options.runs)
     write_forecast(found, options.out)
     print(found)
@@ -172,6 +177,9 @@ def claims(options: argparse.Namespace) -> None:
     """Judge every claim that the tables can speak to, and say in five lines whether the paper replicates."""
     from adasde.analysis.claims import evaluation, report
 
+    for name in ("out", "readme"):
+        if (path := getattr(options, name)) is not None:
+            check_writable(name, path)
     table = evaluation.evaluate_scale(options.tables)
     if options.out is not None:
         report.write_claims(table, options.out)
@@ -188,6 +196,7 @@ def report(options: argparse.Namespace) -> None:
     results = options.results or Path("results", planned.scale)
     figures = options.figures or Path("figures", planned.scale)
     out = options.out or results / "report.html"
+    check_writable("out", out)
     write_report(planned, shown, results, figures, out, [str(path) for path in options.config])
     print(out)
 
@@ -196,6 +205,8 @@ def compare(options: argparse.Namespace) -> int:
     """Compare the tables of finished runs with the repository's own; exit 1 if a claim has the opposite verdict."""
     from adasde.analysis import comparison
 
+    if options.figures is not None:
+        check_writable("figures", options.figures, folder=True)
     reference = options.reference or Path("results/reference", options.tables.resolve().name)
     found = comparison.compare(options.tables, reference)
     print(comparison.summary(found))
@@ -233,6 +244,13 @@ def _planned(paths: list[Path]) -> tuple[Plan, dict[str, list[str]]]:
     for note in dict.fromkeys(str(warning.message) for warning in caught):
         print(f"adasde: warning: {note}", file=sys.stderr)
     return planned, shown
+
+
+def _check_picture(name: str, path: Path) -> None:
+    """Raise an InputError, before any work, unless ``path`` can be written and ends in .png or .pdf."""
+    if path.suffix not in (".png", ".pdf"):
+        raise InputError(f"{name} = {path}: must end in .png or .pdf")
+    check_writable(name, path)
 
 
 def _json(name: str, value: str) -> Any:
@@ -365,7 +383,7 @@ def _add_reading(command: _Command) -> None:
     sub.add_argument(
         "--examples", type=count, metavar="N", help="most per branch (default: the number that the run has seen)"
     )
-    sub.add_argument("--plot", type=Path, metavar="FILE", help="also plot the gaps")
+    sub.add_argument("--plot", type=Path, metavar="FILE", help="also plot the gaps, as PNG or PDF")
     _data_option(sub)
 
     sub = command(forecast, "forecast", "up to which batch size the rule will hold, from the baseline of an experiment")

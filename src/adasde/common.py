@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 try:
     import resource
@@ -78,16 +78,20 @@ def _as_float(value: object) -> float | None:
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``. It replaces ``path`` at the end, or is deleted after any error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
+    """Yield a temporary path beside ``path``. It replaces ``path`` at the end, or is deleted after any error.
+
+    A link stays, and what it points to is replaced. InputError for a pipe, a socket or a device, which would be lost.
+    """
+    check_regular(path)
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{target.suffix}")
     temporary.touch(exist_ok=False)
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:  # such as a full disk; not every writer names the file in its error
         raise OSError(error.errno, os.strerror(error.errno) if error.errno else str(error), str(path)) from error
     finally:
@@ -98,12 +102,26 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def check_regular(path: str | Path) -> None:
     """Raise an InputError if ``path`` is a pipe, a socket or a device, from which reading might never end.
 
-    A path at which there is nothing is left to whoever reads it.
+    Files of the kernel that look like others count as devices. A path at which there is nothing is left to whoever
+    reads it.
     """
     with suppress(FileNotFoundError):
         mode = Path(path).stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kernel = os.path.realpath(path).startswith(("/proc/", "/sys/"))
+        if kernel or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise InputError(f"{path}: is a pipe, a socket or a device; name a file")
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file to read it. InputError, which does not call it damaged, if that cannot be done."""
+    check_regular(path)
+    try:
+        file = Path(path).open("rb")  # noqa: SIM115, since errors within the context are the caller's
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    with file:
+        yield file
 
 
 def read_text(path: str | Path, most: int = 2**26, newline: str | None = None) -> str:
@@ -116,20 +134,27 @@ def read_text(path: str | Path, most: int = 2**26, newline: str | None = None) -
         if (size := os.fstat(file.fileno()).st_size) > most:
             raise InputError(f"{path}: {size:,} bytes; such a file has at most {most:,}")
         try:
-            return file.read()
+            return file.read(size)  # no more, however it grows
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: no text in UTF-8 (byte {error.start})") from error
 
 
-def check_writable(name: str, path: str | Path) -> None:
-    """Raise an InputError, before any work, if ``path`` cannot be written. ``name`` is the user's word for it."""
+def check_writable(name: str, path: str | Path, folder: bool = False) -> None:
+    """Raise an InputError, before any work, if the file ``path``, or files in the ``folder``, cannot be written.
+
+    ``name`` is the user's word for it.
+    """
     path = Path(path)
     try:
-        if path.is_dir():
-            raise IsADirectoryError(0, "is a folder", str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=".", dir=path.parent):
+        check_regular(path)
+        if path.exists() and path.is_dir() != folder:
+            raise OSError(0, "is a file; name a folder" if folder else "is a folder")
+        place = path if folder else Path(os.path.realpath(path)).parent
+        place = next(above for above in (place, *place.parents) if above.exists())  # what is missing can be made there
+        with tempfile.NamedTemporaryFile(prefix=".", dir=place):
             pass
+    except InputError as error:
+        raise InputError(f"{name} = {error}") from error
     except OSError as error:
         raise InputError(f"{name} = {path}: cannot be written ({error.strerror})") from error
 
