@@ -1,5 +1,7 @@
 """`adasde branch`: from a checkpoint of ours, on examples that its run has not seen."""
 
+import re
+
 import pytest
 import torch
 
@@ -57,6 +59,29 @@ def test_a_checkpoint_is_branched_and_left_alone(checkpoint, workload, data_root
     assert done.stdout.splitlines()[-1].startswith("Yes, up to batch 128")
     assert path.read_bytes() == before
     assert (tmp_path / "branch.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--kappas", "4", "0.3"), "kappa = 0.3: batch size 32 would become 9.6"),
+        (("--kappas", "1"), "kappas = .*: must hold one above 1"),
+        (("--kappas", "nan"), "kappas = nan: must be a finite number > 0"),
+        (("--kappas", "16"), "beta1"),
+        (("--tolerance", "0"), "tolerance = 0: must be a finite number > 0"),
+        (("--repeats", "1"), "repeats = 1: must be a whole number >= 2"),
+        (("--betas", "odd"), "betas"),
+    ],
+)
+def test_what_is_asked_is_checked_before_any_work(option, words, adasde, small_spec, task, tmp_path):
+    """There are no data here, so none are read."""
+    optimizer = {**small_spec.document["optimizer"], "beta1": 0.9}
+    with torch.random.fork_rng():
+        run = Run(changed(small_spec, optimizer=optimizer), task)
+        run.save(tmp_path / "checkpoint")
+    done = adasde("branch", tmp_path / "checkpoint", *option, "--data", tmp_path / "nowhere")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert re.search(words, done.stderr), done.stderr
 
 
 def test_what_cannot_be_branched_is_refused_in_a_line(adasde, small_spec, workload, data_root, tmp_path):

@@ -1,21 +1,28 @@
 """Branches of an interrupted run: what `adasde.branch` reports from one of our checkpoints."""
 
 import json
+import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from adasde.common import InputError
+from adasde.common import InputError, positive, whole
+from adasde.experiments.artifacts import other_code_line
 from adasde.experiments.specs import Trained, spec_of
-from adasde.scaling.branch import BranchReport, branch
+from adasde.scaling.branch import BranchReport, branch, branch_sizes
 from adasde.scaling.optimizers import as_torch
+from adasde.scaling.rules import ScalingWarning
 from adasde.training.checkpoint import read_checkpoint
 from adasde.training.run import Run
 from adasde.training.sampling import Sampler
+from adasde.training.source import source_digest
 from adasde.workloads.base import Workload
 from adasde.workloads.registry import load_workload
+
+log = logging.getLogger(__name__)
 
 LOSSES = ("test_loss", "log_perplexity")  # by which branches are compared, the first that a workload measures
 
@@ -48,6 +55,9 @@ def branch_checkpoint(
     spec = spec_of(json.loads(state["spec"]))
     if not isinstance(spec, Trained) or spec.ell != 1 or spec.processes != 1 or spec.parent is not None:
         raise InputError(f"{path}: holds {spec.run}; branches start from a plain training run of one process")
+    _check(spec, kappas, tolerance, repeats, betas)
+    if state["source"] != source_digest():
+        log.warning(other_code_line([path]))
     workload = load_workload(spec.workload, root)
     run = Run(spec, workload)
     run.take(state)
@@ -65,6 +75,16 @@ def branch_checkpoint(
         betas=betas,
         micro_batch=spec.micro_batch,
     )
+
+
+def _check(spec: Trained, kappas: Sequence[float], tolerance: float, repeats: int, betas: str) -> None:
+    """Raise an InputError, before the data are read, for what `branch` would refuse of these."""
+    positive("tolerance", tolerance)
+    whole("repeats", repeats, least=2)
+    with warnings.catch_warnings(action="ignore", category=ScalingWarning):  # `branch` warns
+        for kappa in branch_sizes(spec.batch_size, kappas):
+            if spec.micro_batches is None:
+                spec.optimizer.hyperparameters.scaled(kappa, betas=betas)
 
 
 class _Unseen:

@@ -200,7 +200,7 @@ def branch(
         branches is ours.
     """
     batch_size, repeats = whole("batch_size", batch_size, least=1), whole("repeats", repeats, least=2)
-    sizes = _sizes(batch_size, kappas)
+    sizes = branch_sizes(batch_size, kappas)
     if micro_batch is not None:
         micro_batch = whole("micro_batch", micro_batch, least=1)
     data = _Tensors(examples) if isinstance(examples, tuple | list) else examples
@@ -226,7 +226,7 @@ def branch(
     return BranchReport(batch_size, marks, start, arrays, forecasts, tolerance)
 
 
-def _sizes(batch_size: int, kappas: Sequence[float]) -> dict[float, int]:
+def branch_sizes(batch_size: int, kappas: Sequence[float]) -> dict[float, int]:
     """Return the batch size of every branch by kappa, 1 first. InputError unless one kappa is above 1."""
     sizes = {1.0: batch_size} | {
         float(kappa): scaled_batch_size(batch_size, kappa)
