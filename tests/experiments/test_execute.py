@@ -100,7 +100,7 @@ def test_weights_that_nobody_wants_any_more_are_dropped(job, seeds, whole, tmp_p
 
 
 @pytest.mark.slow
-def test_weights_of_a_cell_are_where_its_children_look(config, data_root, tmp_path):
+def test_weights_of_a_cell_are_where_its_children_look(config, data_root, tmp_path, monkeypatch, caplog):
     planned = plan(config)
     parents = planned.jobs["roberta-adam.sqrt.k1"].specs
     children = planned.jobs["finetune-roberta.k1"].specs
@@ -111,6 +111,11 @@ def test_weights_of_a_cell_are_where_its_children_look(config, data_root, tmp_pa
     with pytest.raises(InputError, match="pretrained: the run starts from the weights of .*; name their folder by"):
         Job(children, out=tmp_path / "children.parquet", **place).run()
     Job(children, out=tmp_path / "children.parquet", pretrained=[tmp_path / "weights"], **place).run()
+    assert not caplog.records
+    monkeypatch.setattr(execute, "source_digest", lambda: "0" * 16)
+    Job(children, out=tmp_path / "again.parquet", pretrained=[tmp_path / "weights"], **place).run()
+    assert {f"{parents[0].run}.safetensors: made by other code" in line for line in caplog.messages} == {True}
+    monkeypatch.undo()
     (tmp_path / "weights" / f"{two[1].run}.safetensors").unlink()  # a run without its weights is not finished
     new = Job(two, out=tmp_path / "parents.parquet", weights=tmp_path / "weights", **place).run()
     assert [result.spec for result in new] == two[1:]
@@ -269,6 +274,16 @@ def test_states_that_are_missing_or_of_no_use_are_refused(planned, saved, job, t
     with pytest.raises(InputError, match=f"384.state: {PARENT} after 384 samples, and no run here .*; leave it out"):
         job([changed(planned[PARENT], seed=5)], states=[saved()]).run()
     assert not (tmp_path / "cell.parquet").exists()
+
+
+def test_a_state_of_other_code_is_named_once(planned, saved, job, tmp_path, monkeypatch, caplog):
+    """Most changes of code change no result, so the branches run; but it is said."""
+    state, branches = saved(), [planned[f"branch-cnn-adam.sqrt.k4.s{seed}"] for seed in (0, 1)]
+    monkeypatch.setattr(execute, "source_digest", lambda: "0" * 16)
+    job(branches, states=[state]).run()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{state}: made by other code than this; `adasde check CONFIG --delete` deletes such files"
+    ]
 
 
 @pytest.mark.parametrize("samples", [0, 400, 1312])

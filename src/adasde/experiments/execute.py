@@ -5,6 +5,7 @@ reading of the data serve all seeds.
 """
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +18,19 @@ from typing import Any
 import torch
 
 from adasde.common import InputError, check_writable
-from adasde.experiments.artifacts import Result, provenance, read_results, write_results
+from adasde.experiments.artifacts import Result, other_code_line, provenance, read_results, write_results
 from adasde.experiments.simulations import run_simulation
 from adasde.experiments.specs import AnySpec, Branch, Finetune, Simulation, Trained, Training, spec_of
 from adasde.training import distributed, signals
 from adasde.training.branching import branch_off, read_state
-from adasde.training.checkpoint import read_weights
+from adasde.training.checkpoint import read_weights, source_of_weights
 from adasde.training.loop import keep_memory, prepare_torch, train
 from adasde.training.run import Run
+from adasde.training.source import source_digest
 from adasde.workloads.base import Workload
 from adasde.workloads.registry import load_workload
+
+log = logging.getLogger(__name__)
 
 # Shows the progress of one run: called with its id, it yields a function report(step, steps), or None to stay quiet.
 Progress = Callable[[str], AbstractContextManager]
@@ -57,6 +61,7 @@ class Job:
     _workload_read: tuple[str, Workload] | None = field(default=None, init=False, repr=False)
     _state_read: tuple[Path, dict[str, Any]] | None = field(default=None, init=False, repr=False)
     _start_metrics: dict[tuple, dict[str, float]] = field(default_factory=dict, init=False, repr=False)
+    _named: set[Path] = field(default_factory=set, init=False, repr=False)
 
     def check(self) -> None:
         """InputError, before any work, for outputs that cannot be written and for inputs that are missing."""
@@ -70,7 +75,7 @@ class Job:
             if self.checkpoint.resolve() == self.out.resolve():
                 raise InputError(f"checkpoint = {self.checkpoint}: is also the output; name another file")
         if self.weights is not None:
-            check_writable("weights", self.weights / "any")
+            check_writable("weights", self.weights, folder=True)
         children = [spec for spec in self.specs if isinstance(spec, Finetune) and spec.parent]
         if self.pretrained and not children:
             raise InputError(
@@ -186,6 +191,7 @@ class Job:
         if not isinstance(spec, Branch):
             return None
         path, parent = self._states[spec.parent.spec_hash, spec.parent.samples]
+        self._name_other_code(path, self._state(path)["source"])
         return lambda run: branch_off(run, parent, self._state(path))
 
     def _own_state(self, spec: Trained) -> Path | None:
@@ -201,7 +207,15 @@ class Job:
             return self._workload_read[1]
         places = [folder / f"{spec.parent.run}.safetensors" for folder in self.pretrained]
         place = next((path for path in places if path.exists()), places[0])
-        return load_workload(spec.workload, self.root, read_weights(place, spec.parent.spec_hash), device)
+        weights = read_weights(place, spec.parent.spec_hash)
+        self._name_other_code(place, source_of_weights(place))
+        return load_workload(spec.workload, self.root, weights, device)
+
+    def _name_other_code(self, path: Path, source: str) -> None:
+        """Warn, once for each file, that a parent's state or weights were made by other code than this."""
+        if source != source_digest() and path not in self._named and distributed.rank() == 0:
+            log.warning("%s; `adasde check CONFIG --delete` deletes such files", other_code_line([path]))
+            self._named.add(path)
 
     def _has_weights(self, spec: AnySpec) -> bool:
         places = [folder / f"{spec.run}.safetensors" for folder in (self.waiting, self.weights) if folder]
@@ -212,6 +226,7 @@ class Job:
         if self.waiting is None:
             return
         for path in self.waiting.glob("*.safetensors") if self.weights else ():
+            self.weights.mkdir(parents=True, exist_ok=True)
             path.replace(self.weights / path.name)
         shutil.rmtree(self.waiting, ignore_errors=True)
 
