@@ -30,7 +30,10 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: \0", "name: not YAML"),
         ("a: [", r"name: not YAML \(line 1\)"),
         ("a: 1\nb: [\n\n\n", r"name: not YAML \(line 2\)"),
-        ("a: " + "9" * 5000, "name: not YAML"),
+        ("a: " + "9" * 5000, "name: holds a number of more digits than can be read"),
+        ("a: 1" + ":1" * 100_000, "name: holds a number of more digits than can be read"),
+        ("a: 1" + ":1" * 200 + ".5", "name: not YAML"),  # in base 60 it is larger than a float can be
+        ("a: !!bool x", "name: not YAML"),
         ('a: "\\ud800"', r"name: .\\ud800. is half of a character"),
         ('{"a": ["\\udfff"]}', r"name: .\\udfff. is half of a character"),
         ('{"\\udfff": 1}', r"name: .\\udfff. is half of a character"),
@@ -68,7 +71,7 @@ def test_c14_pipes_sockets_devices_and_huge_files_are_refused(tmp_path, broken):
     os.mkfifo(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(tmp_path / "socket"))
-        for path in (tmp_path / "pipe", tmp_path / "socket", "/dev/zero", "/dev/null"):
+        for path in (tmp_path / "pipe", tmp_path / "socket", "/dev/zero", "/dev/null", "/proc/kmsg"):
             with pytest.raises(InputError, match=f"^{path}: is a pipe, a socket or a device; name a file$"):
                 read_document(path)
     (tmp_path / "huge").write_bytes(bytes(LARGEST + 1))
@@ -79,4 +82,4 @@ def test_c14_pipes_sockets_devices_and_huge_files_are_refused(tmp_path, broken):
         read_document(tmp_path / "latin")
     with pytest.raises(FileNotFoundError):
         read_document(tmp_path / "nothing")
-    broken("odd file", "pipe, socket, device or huge file in the place of a document", 6, "refused in one line")
+    broken("odd file", "pipe, socket, device or huge file in the place of a document", 7, "refused in one line")

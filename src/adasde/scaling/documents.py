@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from adasde.common import InputError, read_text, short
+from adasde.common import MALFORMED, InputError, read_text, short
 
 Place = tuple[str | int, ...]  # the keys, one below the other, that lead to a value
 
 
 LARGEST = 2**18  # bytes of a file in YAML: reading it takes 3 s at most
+LONGEST = 4300  # digits of a number, as Python has it
 DEEPEST = 100
 MOST_VALUES = 100_000  # of a document in YAML, with every alias written out
 
@@ -69,7 +70,7 @@ def _yaml(text: str, name: str | Path) -> tuple[Any, Any]:
         return node, _text_in(loader.construct_document(node), name)
     except InputError:
         raise
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 31st of February
+    except (yaml.YAMLError, *MALFORMED) as error:  # such as the 31st of February, or 1:1:...:1.5 in base 60
         place, last = getattr(error, "problem_mark", None), text.rstrip().count("\n")
         raise InputError(f"{name}: not YAML" + (f" (line {min(place.line, last) + 1})" if place else "")) from error
 
@@ -110,10 +111,13 @@ def _once(pairs: list[tuple[str, Any]], name: str | Path) -> dict[str, Any]:
 def _check_node(node: Any, name: str | Path, sizes: dict[int, int]) -> int:
     """Return how many values are at and below a node of YAML, every alias written out.
 
-    InputError if a mapping has a key that is no text, or has one twice, if an alias stands for what it is in, or if
-    there are more than `MOST_VALUES`. ``sizes`` are those of the nodes by id; 0 marks one that is being looked at.
+    InputError if a mapping has a key that is no text, or has one twice, if an alias stands for what it is in, if a
+    number is too long, or if there are more than `MOST_VALUES` values. ``sizes`` are those of the nodes by id; 0 marks
+    one that is being looked at.
     """
     if isinstance(node.value, str):
+        if len(node.value) > LONGEST and node.tag.endswith((":int", ":float")):  # in base 60 it would take 10 s
+            raise InputError(f"{name}: holds a number of more digits than can be read")
         return 1
     line = f"(line {node.start_mark.line + 1})"
     if id(node) in sizes:
