@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -475,8 +476,55 @@ def test_check_deletes_nothing_that_it_cannot_read(adasde, config, tmp_path, mon
     monkeypatch.undo()
     done = adasde("check", tmp_path / "c.yaml", "--results", f"{tmp_path}/\udcff", "--delete")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "its name is not UTF-8" in done.stderr
+    assert "is not UTF-8; rename the file" in done.stderr
     assert f"{path}: deleted" in adasde("check", tmp_path / "c.yaml", "--results", tmp_path, "--delete").stdout
+
+
+def test_outputs_of_every_command_are_checked_before_any_work(adasde, spec, tmp_path):
+    """A pipe, a device, a file in the place of a folder, and a name that pyarrow cannot take."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    for command, option, fault in (
+        (("run", "--spec", spec.canonical), "out", "pipe"),
+        (("run", "--spec", spec.canonical), "out", "\udcff"),
+        (("run", "--spec", spec.canonical, "--out", "x"), "weights", "file"),
+        (("state", "--spec", spec.canonical, "--samples", 32), "out", "pipe"),
+        (("collect", "nothing"), "out", "file"),
+        (("throughput", "nothing"), "out", "pipe"),
+        (("forecast", "nothing"), "out", "pipe"),
+        (("claims", "nothing"), "out", "pipe"),
+        (("claims", "nothing"), "readme", "pipe"),
+        (("compare", "nothing"), "figures", "file"),
+        (("report", SMOKE), "out", "pipe"),
+        (("figure", "noise", "--tables", "nothing"), "out", "pipe.png"),
+        (("branch", "nothing"), "plot", "pipe.png"),
+        (("branch", "nothing"), "plot", "x.txt"),
+    ):
+        if fault == "pipe.png":
+            (tmp_path / "pipe").rename(tmp_path / "pipe.png")
+        done = adasde(*command, f"--{option}", fault, cwd=tmp_path)
+        words = {"file": "is a file; name a folder", "\udcff": "is not UTF-8", "x.txt": "must end in .png or .pdf"}
+        assert_refused(done, words.get(fault, f"{option} = .*pipe.*: is a pipe, a socket or a device"))
+        if fault == "pipe.png":
+            (tmp_path / "pipe.png").rename(tmp_path / "pipe")
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "file"}
+
+
+def test_a_run_that_is_named_twice_counts_once(adasde, spec, tmp_path):
+    """It is refused, be it one file under two names, or a copy of it."""
+    facts = {"seconds": 1.0, "threads": 1, "device": "x", "torch": "2"}
+    save_run(tmp_path / "a.parquet", [(spec.run, spec.steps, 0.1, "test_loss", 1.0)], spec, **facts)
+    (tmp_path / "link.parquet").symlink_to("a.parquet")
+    (tmp_path / "copy.parquet").write_bytes((tmp_path / "a.parquet").read_bytes())
+    (tmp_path / "steps.csv").write_text("x")
+    for other in ("a.parquet", "./a.parquet", "link.parquet", "copy.parquet"):
+        for command in ("collect", "throughput", "forecast"):
+            done = adasde(command, "a.parquet", other, "--out", "out", cwd=tmp_path)
+            assert_refused(done, rf"{Path(other)}: {spec.run} is also in a.parquet; name it once")
+        done = adasde("figure", "noise", "--runs", "a.parquet", other, "--out", "x.png", cwd=tmp_path)
+        assert_refused(done, "name it once")
+    assert_refused(adasde("throughput", "steps.csv", "./steps.csv", "--out", "out", cwd=tmp_path), "name it once")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_terminal_sees_a_progress_bar(short, data_root, tmp_path):

@@ -17,7 +17,7 @@ from adasde.analysis.claims.base import TEST_FUNCTIONS
 from adasde.analysis.claims.tolerances import tolerance, window
 from adasde.analysis.lags import speeds_along
 from adasde.common import MALFORMED, InputError, atomic, canonical, digest, read_text
-from adasde.experiments.artifacts import Result, read_results
+from adasde.experiments.artifacts import Result, read_all
 from adasde.experiments.specs import Simulation
 from adasde.scaling.lag import SPEED, TOLERATED, predicted, safe_kappa, speed_between, warp
 
@@ -152,7 +152,7 @@ class Diverged:
 
 def make_forecast(paths: Sequence[Path]) -> Forecast | Diverged:
     """Return the forecast from the files of the baseline's runs, all seeds of one experiment. InputError otherwise."""
-    results = [result for path in paths for result in read_results(path)]
+    results = [result for _, result in read_all(paths)]
     for result in results:
         if result.diverged is not None and not isinstance(result.spec, Simulation):
             return Diverged(result.spec.experiment, result.spec.run, result.diverged)

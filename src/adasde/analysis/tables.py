@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from adasde.common import InputError, atomic, check_regular
 from adasde.experiments.artifacts import COLUMNS as MEASURED
-from adasde.experiments.artifacts import KEY, SIMULATED, Result, read_results
+from adasde.experiments.artifacts import KEY, SIMULATED, Result, read_all
 from adasde.experiments.specs import Simulation
 from adasde.workloads.registry import workload_named
 
@@ -42,7 +42,7 @@ NO_SIMULATIONS = _stack([], "simulations")
 def collect(paths: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Return (trajectories, simulations, runs) of the run files at ``paths``."""
     trajectories, simulations, runs = [], [], []
-    for result in (result for path in paths for result in read_results(path)):
+    for _, result in read_all(paths):
         spec, frame = result.spec, pd.DataFrame(result.rows, columns=result.columns)
         if isinstance(spec, Simulation):
             own = {"simulation": spec.simulation, "study": spec.study, "oracle": spec.oracle}

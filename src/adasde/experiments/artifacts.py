@@ -7,7 +7,7 @@ can be compared whenever they were made.
 
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import adasde
-from adasde.common import MALFORMED, InputError, atomic, canonical, check_regular, difference, digest
+from adasde.common import MALFORMED, InputError, atomic, canonical, check_regular, difference, digest, opened
 from adasde.experiments.specs import AnySpec, Simulation, spec_of
 from adasde.training.source import source_digest
 
@@ -107,9 +107,8 @@ def read_results(path: Path) -> list[Result]:
         raise InputError(f"{path}: no such file")
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a run's .parquet file in it")
-    check_regular(path)
     try:
-        with pq.ParquetFile(path) as file:
+        with opened(path) as content, pq.ParquetFile(content) as file:
             described = _facts(file.schema_arrow)
             if sum(facts["rows"] for facts in described) != file.metadata.num_rows:
                 raise InputError(f"{path}: damaged (its rows are not what was written); delete it and run again")
@@ -131,11 +130,30 @@ def read_results(path: Path) -> list[Result]:
     return [_result(path, table.schema, *parts) for parts in results]
 
 
+def read_all(
+    paths: Iterable[Path], key: Callable[[Result], Hashable] = lambda result: result.spec.run
+) -> list[tuple[Path, Result]]:
+    """Return the runs in several files, each with its file. InputError if a run, as ``key`` tells it, is there twice.
+
+    It would count twice: a file may be named twice, or be a copy of another.
+    """
+    found, places = [], dict[Hashable, Path]()
+    for path in paths:
+        for result in read_results(path):
+            if key(result) in places:
+                raise InputError(f"{path}: {result.spec.run} is also in {places[key(result)]}; name it once")
+            places[key(result)] = path
+            found.append((path, result))
+    return found
+
+
 def _facts(schema: pa.Schema) -> list[dict[str, Any]]:
     """What a file says of each of its runs; errors of many kinds if it is no file of ours."""
     described = json.loads(schema.metadata[KEY])
-    if not isinstance(described, list) or not described or not all(type(facts["rows"]) is int for facts in described):
+    if not isinstance(described, list) or not described:
         raise ValueError("no facts of runs")
+    if not all(type(facts["rows"]) is int and type(facts["spec"]["run"]) is str for facts in described):
+        raise ValueError("facts of no run")
     return described
 
 

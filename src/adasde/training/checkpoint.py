@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from adasde.common import MALFORMED, InputError, atomic, check_regular, difference
+from adasde.common import MALFORMED, InputError, atomic, difference, opened
 from adasde.training.source import source_digest
 
 CHECKPOINT = b"adasde checkpoint 5\n"
@@ -41,9 +41,8 @@ def read_weights(path: Path, spec_hash: str) -> dict[str, torch.Tensor]:
     """Return the weights, by name, of the run whose spec has this hash; InputError if the file holds anything else."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file")
-    check_regular(path)
     try:
-        with safe_open(path, "pt") as file:
+        with opened(path), safe_open(path, "pt") as file:
             facts, tensors = file.metadata() or {}, {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: no safetensors file, or a damaged one; name another, or make it again") from error
@@ -84,8 +83,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UnusableCheckpoint: If it is damaged or of another version.
         InputError: If the file is no checkpoint.
     """
-    check_regular(path)
-    with _Saved(path) as file:
+    with opened(path), _Saved(path) as file:
         kind, digest = file.read(len(CHECKPOINT)), file.read(_SHA256)
         if not kind.startswith(CHECKPOINT.rstrip(b"0123456789\n")):
             raise InputError(f"checkpoint = {path}: holds something else; name another file")
