@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
@@ -391,3 +392,41 @@ def test_throughput_is_work_over_seconds(adasde, spec, small_spec, tmp_path):
     run(done, gpu, device="AMD Instinct MI300X")
     done = adasde("throughput", *paths, "--out", out)
     assert "made on AMD Instinct MI300X, which is not a device that cost.py knows" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "\0", "a" * 200_000, "\n" * 100, ",".join(COLUMNS) + "\n1,2\n", ",".join(COLUMNS) + "\na,b,c,x,1,1,1\n"),
+        *(",".join(COLUMNS) + f"\na,b,c,1,{speed},1,1\n" for speed in ("x", "nan", "0", "inf", "")),
+        ",".join(COLUMNS) + '\na,"b,c,1,1,1,1\n',
+    ],
+)
+def test_an_odd_table_of_speeds_is_one_line(text, adasde, spec, tmp_path):
+    save_run(tmp_path / "a.parquet", [(spec.run, 432, 0.1, "test_loss", 1.0)], spec, seconds=1.0, threads=1)
+    path = tmp_path / "odd.csv"
+    path.write_text(text)
+    for read, out in ((path, tmp_path / "x.csv"), (tmp_path / "a.parquet", path)):
+        done = adasde("throughput", read, "--out", out)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "odd.csv: no table of speeds" in done.stderr
+    assert path.read_text() == text
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_a_pipe_or_a_huge_file_is_no_table_of_speeds(adasde, tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with (tmp_path / "huge.csv").open("wb") as file:
+        file.truncate(2**40)
+    for name, words in (("pipe.csv", "is a pipe"), ("huge.csv", "bytes; such a file has at most")):
+        done = adasde("throughput", tmp_path / name, "--out", tmp_path / "x.csv")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert words in done.stderr
+
+
+@pytest.mark.parametrize("facts", [{}, {"seconds": 0.0}, {"seconds": "x"}, {"seconds": None}])
+def test_a_run_without_its_seconds_has_no_speed(facts, adasde, spec, tmp_path):
+    save_run(tmp_path / "a.parquet", [(spec.run, 432, 0.1, "test_loss", 1.0)], spec, threads=1, **facts)
+    done = adasde("throughput", tmp_path / "a.parquet", "--out", tmp_path / "x.csv")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"a.parquet: seconds of {spec.run} = " in done.stderr

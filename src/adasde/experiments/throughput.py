@@ -1,15 +1,17 @@
 """Measured speeds: examples per second of finished runs, as CSV, from which `cost` tells what others will take."""
 
 import csv
-from collections.abc import Iterable
+import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from adasde.common import InputError, atomic
-from adasde.experiments.artifacts import read_results
+from adasde.common import MALFORMED, InputError, atomic, canonical, positive, read_text
+from adasde.experiments.artifacts import read_all
 from adasde.experiments.cost import DEVICES, work
 from adasde.experiments.specs import Simulation
 
 COLUMNS = ("workload", "device", "precision", "batch_size", "examples_per_second", "runs", "source")
+LARGEST = 2**20  # bytes of a CSV file
 
 
 def write_throughput(paths: Iterable[Path], out: Path) -> None:
@@ -21,27 +23,33 @@ def write_throughput(paths: Iterable[Path], out: Path) -> None:
     """
     paths = list(paths)
     steps = [path for path in paths if path.suffix == ".csv"]
-    results = [(path, result) for path in paths if path not in steps for result in read_results(path)]
+    # A spec may have been run several times, each at a speed of its own.
+    results = read_all(
+        (path for path in paths if path not in steps), lambda result: (result.spec.hash, canonical(result.facts))
+    )
+    if len({path.resolve() for path in steps}) < len(steps):
+        raise InputError(f"{steps[-1]}: a file is named twice; name it once")
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     if out.exists():
-        with out.open(newline="") as file:
-            rows = {tuple(row[name] for name in COLUMNS[:4]): row for row in csv.DictReader(file)}
+        rows = {tuple(row[name] for name in COLUMNS[:4]): row for row in _table(out, COLUMNS)}
     sums: dict[tuple[str, ...], list] = {}
     for path, result in results:
         spec, facts = result.spec, result.facts
         simulated = isinstance(spec, Simulation)
         gpu = not simulated and spec.device == "cuda"
-        if not simulated and (result.rows[-1][1] < spec.steps or spec.ell != 1 or spec.processes != 1):
+        last = result.rows[-1][1] if result.rows else 0
+        if not simulated and (last < spec.steps or spec.ell != 1 or spec.processes != 1):
             continue
-        if not gpu and facts["threads"] != 1:
+        if not gpu and facts.get("threads") != 1:
             continue
+        device_name, torch_version = str(facts.get("device")), facts.get("torch")
         name = f"{spec.study}.{spec.oracle}" if simulated else spec.workload
-        device = _gpu_named(facts["device"], path) if gpu else "cpu-core"
+        device = _gpu_named(device_name, path) if gpu else "cpu-core"
         key = (name, device, *(("float32", "") if simulated else (spec.precision, str(spec.batch_size))))
-        source = f"finished runs on {facts['device']}, torch {facts['torch']}"
+        source = f"finished runs on {device_name}, torch {torch_version}"
         total = sums.setdefault(key, [0.0, 0.0, 0, source])
         total[0] += spec.path_steps if simulated else sum(work(spec))
-        total[1] += facts["seconds"]
+        total[1] += positive(f"{path}: seconds of {spec.run}", facts.get("seconds"))
         total[2] += 1
     for key, (amount, seconds, count, source) in sums.items():
         values = (*key, str(float(f"{amount / seconds:.4g}")), str(count), source)
@@ -52,7 +60,7 @@ def write_throughput(paths: Iterable[Path], out: Path) -> None:
     def order(row: dict[str, str]) -> tuple:
         return row["device"], row["workload"], row["precision"], float(row["batch_size"] or "inf")
 
-    with atomic(out) as temporary, temporary.open("w", newline="") as file:
+    with atomic(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(sorted(rows.values(), key=order))
@@ -60,22 +68,35 @@ def write_throughput(paths: Iterable[Path], out: Path) -> None:
 
 def _measured_steps(path: Path) -> list[dict[str, str]]:
     """Return rows of COLUMNS from a table of steps: those of plain runs."""
+    kept = ("workload", "precision", "batch_size", "examples_per_second")
+    return [
+        {
+            **{name: row[name] for name in kept},
+            "device": _gpu_named(row["device"], path),
+            "runs": "",
+            "source": f"steps on {row['device']}, torch {row['torch']}",
+        }
+        for row in _table(path, (*kept, "device", "torch", "ell"))
+        if row["ell"] == "1"
+    ]
+
+
+def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a CSV file. InputError if it lacks one of the columns, or has text where a number is due."""
+    text = read_text(path, LARGEST)
     try:
-        with path.open(newline="") as file:
-            return [
-                {
-                    **{name: row[name] for name in ("workload", "precision", "batch_size", "examples_per_second")},
-                    "device": _gpu_named(row["device"], path),
-                    "runs": "",
-                    "source": f"steps on {row['device']}, torch {row['torch']}",
-                }
-                for row in csv.DictReader(file)
-                if row["ell"] == "1"
-            ]
-    except (KeyError, ValueError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: no table of steps, as benchmarks/gpu.py writes it") from error
+        reader = csv.DictReader(io.StringIO(text), strict=True)
+        if missing := set(columns) - set(reader.fieldnames or ()):
+            raise ValueError(f"no column {missing}")
+        rows = [{name: row[name] for name in columns} for row in reader]
+        for row in rows:
+            positive("examples_per_second", float(row["examples_per_second"]))
+            positive("batch_size", float(row["batch_size"] or 1))
+            if None in row.values():
+                raise ValueError("a row that is too short")
+    except (csv.Error, *MALFORMED) as error:
+        raise InputError(f"{path}: no table of speeds, as benchmarks/gpu.py and this command write them") from error
+    return rows
 
 
 def _gpu_named(model: str, path: Path) -> str:
