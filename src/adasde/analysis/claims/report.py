@@ -11,7 +11,7 @@ from adasde.analysis.claims.base import COLUMNS, VERDICTS
 from adasde.analysis.statistics import MOST_SEEDS
 from adasde.analysis.summary import five_lines
 from adasde.analysis.tables import read_csv
-from adasde.common import InputError, atomic, text_table
+from adasde.common import InputError, atomic, read_text, text_table
 
 FIELDS = ("value", "interval", "n", "tolerance", "power", "seeds needed", "forecast", "verdict")
 TEXTS = ("forecast", "note", "figure", "experiment", "kind", "rule", "metric")  # columns that can be empty
@@ -60,9 +60,9 @@ def readme(table: pd.DataFrame) -> str:
 
 def renew_claims(table: pd.DataFrame, path: str | Path) -> None:
     """Put what `readme` returns between the two marks of the Markdown file at ``path``. InputError if it has none."""
-    before, start, rest = Path(path).read_text().partition("<!-- claims -->\n")
+    before, start, rest = read_text(path).partition("<!-- claims -->\n")
     _, end, after = rest.partition("<!-- end of claims -->")
     if not end:
         raise InputError(f"{path}: no place for the claims, between <!-- claims --> and <!-- end of claims -->")
     with atomic(path) as temporary:
-        temporary.write_text(f"{before}{start}{readme(table)}{end}{after}")
+        temporary.write_text(f"{before}{start}{readme(table)}{end}{after}", encoding="utf-8")
