@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ import torch
 import yaml
 
 from adasde.training.loop import train
-from adasde.workloads.base import Workload
-from adasde.workloads.data.registry import LARGE, _sampled, load_arrays
+from adasde.workloads.base import Form, Workload
+from adasde.workloads.data.registry import DATASETS, LARGE, _sampled, load_arrays
 from conftest import ROOT, changed
 
 pytestmark = pytest.mark.slow
@@ -78,9 +79,11 @@ def anonymous():
     return 1024 * int(line.split()[1])
 
 
-def test_data_larger_than_memory_are_mapped(tmp_path, broken):
+def test_data_larger_than_memory_are_mapped(tmp_path, broken, monkeypatch):
     """Ten gigabytes, of which the disk holds nothing: a file with a hole. What is read can be dropped again."""
     folder, shape = tmp_path / "fashion-mnist", (10 * 2**20, 1024)
+    forms = {"train-images": Form("uint8", shape[1:])}
+    monkeypatch.setitem(DATASETS, "fashion-mnist", replace(DATASETS["fashion-mnist"], forms=forms))
     folder.mkdir()
     path = folder / "train-images.npy"
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)

@@ -3,11 +3,12 @@
 from __future__ import annotations  # names torch's types without importing torch, which planning does without
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from adasde.common import InputError
 
@@ -117,6 +118,13 @@ class Workload(ABC):
         """
 
 
+class Form(NamedTuple):
+    """What an array is made of: the type of its numbers, and the shape of one item."""
+
+    dtype: str
+    item: tuple[int, ...] = ()
+
+
 class Dataset:
     """A data set in the registry: what it is, and the module that makes its arrays. Entries are frozen dataclasses.
 
@@ -131,6 +139,7 @@ class Dataset:
     train_size: int  #: training examples, counted in ``unit``
     test_size: int  #: test examples, counted in ``unit``
     unit: str  #: what sizes count, such as examples or tokens
+    forms: Mapping[str, Form] = MappingProxyType({})  #: its arrays, by name; those that other code made are made again
     module: ClassVar[str]
     tolerance: ClassVar[float] = 0.02  #: relative error of sizes; other versions of libraries change them a little
 

@@ -44,7 +44,7 @@ def test_wikitext_is_read_article_by_article(wikitext):
     assert found[0].startswith(" = First = \n")
     assert found[0].endswith(f" {prose(2)} \n")
     assert "".join(found) == "".join(WIKITEXT["train"])
-    assert arrays["train-tokens"].dtype == np.uint16
+    assert {name: (str(array.dtype), array.shape[1:]) for name, array in arrays.items()} == corpus.forms
     assert (arrays["train-tokens"][arrays["train-index"][1:] - 1] == tokenizer.token_to_id("<|endoftext|>")).all()
 
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from adasde.common import InputError
@@ -33,3 +34,15 @@ def test_a_bad_row_of_glue_is_named(columns, message, tmp_path):
     with pytest.raises(InputError, match=re.escape(message)):
         entry.make(folder)
     assert not list(folder.glob("*.npy"))
+
+
+@pytest.mark.parametrize("name", ["glue-sst2", "glue-stsb"])
+def test_classes_and_numbers_become_the_arrays_that_the_registry_declares(name, tmp_path):
+    folder, entry = tmp_path / name, dataset_named(name)
+    vocabulary = byte_level(list(SPECIAL), folder / "sources/tokenizer.json").get_vocab_size()
+    entry = replace(entry, train_size=2, test_size=2, tokenizer=("x/y", "0", vocabulary))
+    for split in ("train", "validation"):
+        rows = [dict.fromkeys(entry.columns, text) | {"label": label} for text, label in (("a", 0), ("b c", 1))]
+        parquet(folder / f"sources/{split}/0.parquet", rows)
+    arrays = {array: np.load(folder / f"{array}.npy") for array in entry.make(folder)}
+    assert {array: (str(found.dtype), found.shape[1:]) for array, found in arrays.items()} == entry.forms

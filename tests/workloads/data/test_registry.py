@@ -1,5 +1,7 @@
 """Preparing and loading: arrays with their manifest, verified, and shared by processes."""
 
+import hashlib
+import json
 import multiprocessing
 import shutil
 from concurrent.futures import ProcessPoolExecutor
@@ -35,6 +37,37 @@ def test_a_prepared_set_is_left_alone_and_an_altered_one_mended(small, tmp_path)
         load_arrays("fashion-mnist", tmp_path / "data")
     prepare("fashion-mnist", tmp_path / "data")
     assert len(load_arrays("fashion-mnist", tmp_path / "data")["train-images"]) == 20
+
+
+@pytest.mark.parametrize("fault", ["missing", "dtype", "shape"])
+def test_arrays_of_other_code_are_named_and_made_again(fault, small, tmp_path):
+    """Their digests are right, and training would stumble over them."""
+    root = tmp_path / "my data"
+    folder = prepare("fashion-mnist", root)
+    path = folder / "manifest.json"
+    manifest, content = json.loads(path.read_text()), np.load(folder / "train-labels.npy")
+    if fault == "missing":
+        del manifest["arrays"]["train-labels"]
+    else:
+        content = content.astype(np.int64) if fault == "dtype" else content[:, None]
+        np.save(folder / "train-labels.npy", content)
+        digest = hashlib.sha256((folder / "train-labels.npy").read_bytes()).hexdigest()
+        facts = {"sha256": digest, "shape": content.shape, "dtype": str(content.dtype)}
+        manifest["arrays"]["train-labels"] = facts
+    path.write_text(json.dumps(manifest))
+    there = {"missing": "no such array", "dtype": "numbers of int64", "shape": r"items of uint8 \[1\]"}[fault]
+    line = rf"my data/fashion-mnist: prepared by other code \(train-labels: {there}, and not numbers of uint8\); run "
+    with pytest.raises(InputError, match=line + f"`adasde data fashion-mnist --data '{root}'`"):
+        load_arrays("fashion-mnist", root)
+    prepare("fashion-mnist", root)
+    assert load_arrays("fashion-mnist", root)["train-labels"].shape == (20,)
+
+
+def test_arrays_are_those_that_the_registry_declares(data_root):
+    for name in ("fashion-mnist", "wiki-mini"):
+        arrays = load_arrays(name, data_root)
+        forms = {array: (str(tensor.numpy().dtype), tuple(tensor.shape[1:])) for array, tensor in arrays.items()}
+        assert forms == DATASETS[name].forms
 
 
 def _prepare(arguments):

@@ -2,7 +2,36 @@
 
 from dataclasses import dataclass, replace
 
-from adasde.workloads.base import Dataset
+from adasde.workloads.base import Dataset, Form
+
+TOKENIZER = {"tokenizer": Form("uint8")}
+
+
+def images(*item: int) -> dict[str, Form]:
+    """Return the arrays of images of this shape, as images.py makes them."""
+    kinds = {"images": Form("uint8", item), "labels": Form("uint8")}
+    return {f"{split}-{kind}": form for split in ("train", "test") for kind, form in kinds.items()}
+
+
+def ragged(values: str, index: str, dtype: str) -> dict[str, Form]:
+    """Return the arrays of items that lie back to back, as arrays.py describes them."""
+    return {values: Form(dtype), index: Form("int64")}
+
+
+def texts(*splits: str, vocabulary: int = 1 << 16) -> dict[str, Form]:
+    """Return the arrays of text, as text.py describes them."""
+    dtype, found = "uint16" if vocabulary <= 1 << 16 else "int32", dict(TOKENIZER)
+    for split in splits:
+        found |= ragged(f"{split}-tokens", f"{split}-index", dtype)
+    return found
+
+
+def classified(*names: str, labels: str) -> dict[str, Form]:
+    """Return the arrays of texts with labels, as wikipedia.py describes them."""
+    found: dict[str, Form] = {}
+    for name in names:
+        found |= {**ragged(name, f"{name}-index", "uint16"), f"{name}-labels": Form(labels)}
+    return found
 
 
 @dataclass(frozen=True)
@@ -47,6 +76,11 @@ class Corpus(Dataset):
     tolerance = 0.3
 
     @property
+    def forms(self) -> dict[str, Form]:
+        """Its arrays."""
+        return texts(*self.sources, "validation", vocabulary=self.tokenizer[2])
+
+    @property
     def prepared_bytes(self) -> int:
         """Approximate bytes of its arrays: those of the tokens."""
         return (self.train_size + self.test_size) * (2 if self.tokenizer[2] <= 1 << 16 else 4)
@@ -71,6 +105,12 @@ class Glue(Dataset):
     unit: str = "examples"
 
     module = "adasde.workloads.data.glue"
+
+    @property
+    def forms(self) -> dict[str, Form]:
+        """Its arrays."""
+        labels = "float32" if self.regression else "int64"
+        return TOKENIZER | classified("glue-train", "glue-test", labels=labels)
 
     @property
     def name(self) -> str:
@@ -108,6 +148,16 @@ class ImageNet(Dataset):
     unit: str = "images"
 
     module = "adasde.workloads.data.imagenet"
+
+    @property
+    def forms(self) -> dict[str, Form]:
+        """Its arrays."""
+        found: dict[str, Form] = {}
+        for split in ("train", "test"):
+            for kind in ("names", "jpegs") if self.packed else ("names",):
+                found |= ragged(f"{split}-{kind}", f"{split}-{kind}-index", "uint8")
+            found[f"{split}-labels"] = Form("int64")
+        return found
 
     def packed_form(self) -> Dataset:
         """Return the entry whose images are packed."""

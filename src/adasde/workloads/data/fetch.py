@@ -11,14 +11,15 @@ import os
 import shutil
 import subprocess
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 
 from adasde.common import InputError, atomic, check_regular
-from adasde.workloads.base import Dataset
+from adasde.workloads.base import Dataset, Form
 from adasde.workloads.data.arrays import save_arrays
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ class File:
 class FileDataset(Dataset):
     """Registry entry of a data set whose ``files`` fit into memory.
 
-    ``arrays`` is the name of the function that makes its arrays from their content, imported when it is needed.
+    ``arrays`` is the name of the function that makes its arrays from their content, imported when it is needed, and
+    ``forms`` are these arrays.
     """
 
     name: str
@@ -74,6 +76,7 @@ class FileDataset(Dataset):
     sources: tuple["Debian | Package | Mirror", ...]
     arrays: str
     unit: str = "examples"
+    forms: Mapping[str, Form] = field(default_factory=dict)
 
     module = __name__
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,8 @@ import numpy as np
 from filelock import FileLock
 
 from adasde.common import MALFORMED, InputError, atomic, check_regular, read_text
-from adasde.workloads.base import Dataset
-from adasde.workloads.data.entries import Corpus, Glue, ImageNet, Source
+from adasde.workloads.base import Dataset, Form
+from adasde.workloads.data.entries import Corpus, Glue, ImageNet, Source, classified, images, texts
 from adasde.workloads.data.fetch import Debian, File, FileDataset, Mirror, Package
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ FASHION_MNIST = FileDataset(
         Mirror("https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"),
     ),
     arrays="adasde.workloads.data.images:fashion_mnist",
+    forms=images(1, 28, 28),
 )
 
 CIFAR_10 = FileDataset(
@@ -57,6 +59,7 @@ CIFAR_10 = FileDataset(
     files=(File("cifar-10-python.tar.gz", "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),),
     sources=(Mirror("https://www.cs.toronto.edu/~kriz/"),),
     arrays="adasde.workloads.data.images:cifar10",
+    forms=images(3, 32, 32),
 )
 
 WIKI_MINI = FileDataset(
@@ -74,6 +77,7 @@ WIKI_MINI = FileDataset(
     ),
     sources=(Package("gensim", "test/test_data"),),
     arrays="adasde.workloads.data.wikipedia:wiki_mini",
+    forms=texts("train", "validation", "test") | classified("paragraphs-train", "paragraphs-test", labels="uint8"),
     unit="tokens",
 )
 
@@ -156,10 +160,10 @@ def prepare(name: str, root: str | Path, packed: bool = False) -> Path:
     if packed:
         dataset = dataset.packed_form()
     folder = Path(root, name)
-    if not _intact(folder, packed):
+    if not _intact(dataset, folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):  # the system releases it when the process ends, however it does
-            if not _intact(folder, packed):
+            if not _intact(dataset, folder):
                 _make(dataset, folder)
     return folder
 
@@ -189,11 +193,14 @@ def load_arrays(name: str, root: str | Path) -> "dict[str, Tensor]":
     """
     import torch  # which planning does without
 
-    folder = Path(root, dataset_named(name).name)
-    mend = f"run `adasde data {name} --data {root}`"
+    dataset = dataset_named(name)
+    folder = Path(root, dataset.name)
+    mend = f"run `{shlex.join(['adasde', 'data', name, '--data', str(root)])}`"
     try:
-        arrays = _arrays(folder)
-    except (OSError, ValueError) as error:
+        arrays = _arrays(dataset, folder)
+    except InputError as error:
+        raise InputError(f"{error}; {mend}") from error
+    except FileNotFoundError as error:
         raise InputError(f"{folder}: not prepared; {mend}") from error
     tensors = {}
     for array, facts in arrays.items():
@@ -208,26 +215,33 @@ def load_arrays(name: str, root: str | Path) -> "dict[str, Tensor]":
     return tensors
 
 
-def _intact(folder, packed):
-    """Whether every array is there and unaltered, and with ``packed`` also those of the files."""
+def _intact(dataset, folder):
+    """Whether every array is there, unaltered and of the form that is made now."""
     try:
-        arrays = _arrays(folder)
-        return (not packed or "train-jpegs" in arrays) and all(
-            _sha256(folder / f"{name}.npy") == facts["sha256"] for name, facts in arrays.items()
-        )
-    except (OSError, ValueError):
+        arrays = _arrays(dataset, folder)
+        return all(_sha256(folder / f"{name}.npy") == facts["sha256"] for name, facts in arrays.items())
+    except (OSError, InputError):
         return False
 
 
-def _arrays(folder):
-    """Return what the manifest says of each array. ValueError if it is not a manifest."""
+def _arrays(dataset, folder):
+    """Return what the manifest says of each array. InputError if it is none, or if other code made other arrays."""
     try:
         arrays = json.loads(read_text(folder / "manifest.json"))["arrays"]
         if any(not isinstance(facts["sha256"], str) for facts in arrays.values()):
             raise ValueError("a digest is no text")
-        return arrays
+        found = {name: Form(str(facts["dtype"]), tuple(facts["shape"][1:])) for name, facts in arrays.items()}
     except MALFORMED as error:
-        raise ValueError("no manifest") from error
+        raise InputError(f"{folder}: not prepared, or with a damaged manifest") from error
+    for name, form in dataset.forms.items():
+        if found.get(name) != form:
+            there = "no such array" if name not in found else _words(found[name])
+            raise InputError(f"{folder}: prepared by other code ({name}: {there}, and not {_words(form)})")
+    return arrays
+
+
+def _words(form):
+    return f"items of {form.dtype} {list(form.item)}" if form.item else f"numbers of {form.dtype}"
 
 
 def _sha256(path):
