@@ -1,5 +1,9 @@
 """tables.py, on runs whose answer is known."""
 
+import os
+import time
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -137,3 +141,77 @@ def test_runs_from_scratch_and_fine_tunings_have_their_kind(trajectories, tuned)
     assert set(trajectories(FAITHFUL)["kind"]) == {"scratch"}
     assert set(tuned["kind"]) == {"finetune"}
     assert set(tuned["second_moment"]) == {"transport"}
+
+
+CHANGES = {
+    "kappa": [0, -1.0, np.nan, np.inf, "4", True], "step": ["x", -1, None], "time": [-1.0, np.nan],
+    "value": ["x", None],
+    "rule": ["other", 4, None, ""], "kind": ["other"], "workload": ["other"], "optimizer": ["other"],
+    "second_moment": ["other"], "metric": [1], "run": [None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("column", "value"), [(column, value) for column in CHANGES for value in CHANGES[column]])
+def test_a_table_that_holds_something_else_under_a_valid_digest_is_refused(column, value, tmp_path, spec):
+    trajectories, simulations, runs = tables.collect(write_runs(tmp_path / "runs", spec, {("sqrt", 1): 0}, seeds=1))
+    trajectories[column] = [value] * len(trajectories)
+    tables.write(tmp_path, trajectories, simulations, runs)
+    if column == "value" and value is None:  # a table of nothing but unknown values
+        trajectories[column] = pd.Series([None] * len(trajectories), dtype=object)
+    with pytest.raises(InputError, match=rf"trajectories.parquet: .*\({column} has other values\)"):
+        tables.read(tmp_path)
+
+
+def test_a_row_that_is_there_twice_is_refused(tmp_path, spec):
+    trajectories, simulations, runs = tables.collect(write_runs(tmp_path / "runs", spec, {("sqrt", 1): 0}, seeds=1))
+    tables.write(tmp_path, pd.concat([trajectories, trajectories[:1]]), simulations, runs)
+    with pytest.raises(InputError, match="a row is there twice"):
+        tables.read(tmp_path)
+
+
+def test_what_may_not_be_read_is_not_called_damaged(tmp_path, spec, monkeypatch):
+    tables.write(tmp_path, *tables.collect(write_runs(tmp_path / "runs", spec, {("sqrt", 1): 0}, seeds=1)))
+    (run,) = (tmp_path / "runs").iterdir()
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)  # as root, tests can read everything
+    for read, path in ((tables.read, tmp_path), (lambda path: tables.collect([path]), run)):
+        with pytest.raises(InputError, match="parquet: cannot be read .Permission denied.$"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("run,seconds\na,x\n", "seconds = 'x': must be a number"),
+        ("run,peak_bytes\na,1\nb,many\n", "peak_bytes = 'many': must be a number"),
+        ("run,seconds\na,1" + "0" * 5000 + "x\n", "seconds = .*: must be a number"),
+        ("run\na\na\n", "run = a: is there twice"),
+        ("seconds\n1\n", "no column 'run'"),
+        ("", "no table, or a damaged one"),
+        ("run," * 10**6, "no table, or a damaged one"),
+        ('"\n",' * 10**6, "no table, or a damaged one"),
+        ("run\n" + "a," * 10**6, "no table, or a damaged one"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_an_odd_table_of_runs_is_one_line_at_once(text, words, tmp_path):
+    (tmp_path / "runs.csv").write_text(text)
+    begun = time.monotonic()
+    with pytest.raises(InputError, match=words) as caught:
+        tables.read_runs(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_pipe_or_a_huge_file_is_no_table_of_runs(tmp_path):
+    with (tmp_path / "runs.csv").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(InputError, match="runs.csv: 1,099,511,627,776 bytes; such a file has at most"):
+        tables.read_runs(tmp_path)
+    (tmp_path / "runs.csv").unlink()
+    os.mkfifo(tmp_path / "runs.csv")
+    with pytest.raises(InputError, match="runs.csv: is a pipe"):
+        tables.read_runs(tmp_path)

@@ -12,7 +12,7 @@ from adasde.analysis.claims.report import FIELDS, fields, read_claims
 from adasde.analysis.figures import captions
 from adasde.analysis.summary import five_lines
 from adasde.analysis.tables import read_runs
-from adasde.common import InputError, atomic
+from adasde.common import InputError, atomic, opened
 from adasde.experiments.jobs import Plan
 
 FACTS = {"device": "device", "threads": "threads of a run", "adasde": "adasde", "python": "Python", "torch": "torch"}
@@ -88,7 +88,8 @@ def _image(figures, name):
     path = figures / f"{name}.png"
     if not path.exists():
         raise InputError(f"{path}: no such file; Snakemake makes it, by `adasde figure {name}`")
-    return base64.b64encode(path.read_bytes()).decode()
+    with opened(path) as file:
+        return base64.b64encode(file.read()).decode()
 
 
 def _facts(runs, config_files):

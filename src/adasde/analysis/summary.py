@@ -114,7 +114,7 @@ def _foreseen(table):
     if cells.empty:
         return ""
     cell = cells.iloc[0]
-    if not cell["n"]:
+    if not cell["n"] or np.isnan(cell["value"]):
         return " No cell is decided, so the forecast cannot be judged."
     right = int((limits["verdict"] == "reproduced").sum())
     return (

@@ -7,8 +7,11 @@ simulations.parquet   run and what it simulates (oracle, optimizer, ...), proces
 runs.csv              one row per run: hyperparameters, final test functions, divergence, seconds, memory, versions
 """
 
+import csv
 import hashlib
-from collections.abc import Iterable
+import io
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +21,33 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adasde.common import InputError, atomic, check_regular
+from adasde.common import MALFORMED, InputError, atomic, opened, read_text, short
 from adasde.experiments.artifacts import COLUMNS as MEASURED
 from adasde.experiments.artifacts import KEY, SIMULATED, Result, read_all
+from adasde.experiments.oracles import ORACLES
 from adasde.experiments.specs import Simulation
-from adasde.workloads.registry import workload_named
+from adasde.scaling.hyperparameters import OPTIMIZERS
+from adasde.scaling.rules import RULES
+from adasde.workloads.registry import WORKLOADS, workload_named
 
 COORDINATES = ("experiment", "workload", "rule", "kappa", "ell", "batch_size", "seed")
 COLUMNS = {
     "trajectories": (*MEASURED, *COORDINATES, "kind", "second_moment", "parent", "optimizer", "samples", "epoch"),
     "simulations": (*SIMULATED, "simulation", "study", "oracle", "optimizer"),
 }
+KEYS = {
+    "trajectories": ["run", "step", "metric"],
+    "simulations": ["run", "process", "level", "batch", "time", "metric"],
+}
+POSITIVE = ("kappa", "ell", "batch_size", "level")
+NUMBERS = (*POSITIVE, "step", "time", "value", "seed", "samples", "epoch", "batch")
+KNOWN: dict[str, Collection[str]] = {
+    "workload": WORKLOADS, "optimizer": OPTIMIZERS, "oracle": ORACLES,
+    "rule": {*RULES, "svag", "finetune", "scratch"}, "kind": {"scratch", "branch", "finetune"},
+    "second_moment": {"transport", "keep", "fresh"},
+}  # fmt: skip
+LARGEST = 2**24  # bytes of a CSV file; a run's row has some 400
+WIDEST = 1000  # columns of one
 Tables = tuple[pd.DataFrame, pd.DataFrame]  # trajectories, simulations
 
 
@@ -98,25 +117,41 @@ def both(folder: Path) -> Tables:
 
 
 def read_runs(folder: Path) -> pd.DataFrame:
-    """Return runs.csv of a folder. InputError if it is missing, or no such table."""
-    return read_csv(Path(folder, "runs.csv"), ("run",), "collect")
+    """Return runs.csv of a folder. InputError if it is missing, no such table, or has a run twice."""
+    path = Path(folder, "runs.csv")
+    table = read_csv(path, ("run",), "collect", numbers=("seconds", "peak_bytes"), dtype={"run": str})
+    if len(twice := table.loc[table["run"].duplicated() | table["run"].isna(), "run"]):
+        raise InputError(f"{path}: run = {twice.iloc[0]}: is there twice, or no name; delete it and collect again")
+    return table
 
 
-def read_csv(path: Path, columns: Iterable[str], command: str, **options: Any) -> pd.DataFrame:
+def read_csv(
+    path: Path, columns: Iterable[str], command: str, numbers: Iterable[str] = (), **options: Any
+) -> pd.DataFrame:
     """Return the table in a CSV file that `adasde` makes by a command; ``options`` are those of pandas.
 
-    InputError if it is missing, damaged, or lacks one of the ``columns``.
+    InputError if it is missing, damaged or too large, lacks one of the ``columns``, or if one of the ``numbers`` that
+    it has is none.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file; Snakemake makes it, by `adasde {command}`")
-    check_regular(path)
+    text = read_text(path, LARGEST)
     try:
-        table = pd.read_csv(path, **options)
-    except ValueError as error:  # pandas' own, and text in another encoding
+        rows = csv.reader(io.StringIO(text))
+        names = next(rows, [])
+        if len(names) > WIDEST or any(len(row) > len(names) for row in rows):  # over which pandas would take minutes
+            raise ValueError("too many columns")
+        table = pd.read_csv(io.StringIO(text), **options)
+    except (csv.Error, *MALFORMED) as error:
         raise InputError(f"{path}: no table, or a damaged one; delete it and make it again") from error
     for column in columns:
         if column not in table:
             raise InputError(f"{path}: no such table (no column {column!r}); delete it and make it again")
+    for column in (name for name in numbers if name in table):
+        values = pd.to_numeric(table[column], errors="coerce")
+        if len(odd := table.loc[values.isna() & table[column].notna(), column]):
+            raise InputError(f"{path}: {column} = {short(odd.iloc[0])}: must be a number; make it again")
+        table[column] = values.astype(float) if values.dtype == object else values
     return table
 
 
@@ -126,9 +161,12 @@ def read(folder: Path, name: str = "trajectories") -> pd.DataFrame:
     if not path.exists():
         raise InputError(f"{path}: no such file; Snakemake makes it from the runs, by `adasde collect`")
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        with opened(path) as content:
+            table = pq.read_table(content, page_checksum_verification=True)
         frame = table.to_pandas(ignore_metadata=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, *MALFORMED) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__}); delete it and collect the runs again") from error
     missing = [column for column in COLUMNS[name] if column not in frame]
     if missing:
@@ -136,7 +174,37 @@ def read(folder: Path, name: str = "trajectories") -> pd.DataFrame:
     bytes_for_text = any(pa.types.is_binary(kind) for kind in table.schema.types)  # which have the same digest
     if bytes_for_text or (table.schema.metadata or {}).get(KEY) != _digest(frame):
         raise InputError(f"{path}: damaged (not what was written); delete it and collect the runs again")
+    for column in COLUMNS[name] if len(frame) else ():
+        if not _sound(frame[column], column):
+            raise InputError(f"{path}: no table of {name} ({column} has other values); collect the runs again")
+    if frame.duplicated(KEYS[name]).any():
+        raise InputError(f"{path}: no table of {name} (a row is there twice); collect the runs again")
     return frame
+
+
+def _sound(values: pd.Series, column: str) -> bool:
+    """Whether a column holds what it should: numbers that are finite, or texts, of those that are known."""
+    if column in NUMBERS:
+        if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+            return False
+        least = 0.0 if column in ("step", "time", "samples", "epoch", "batch") else -np.inf
+        finite = np.isfinite(values) | (column == "value")
+        return bool(finite.all() and (values[finite] >= least).all() and (column not in POSITIVE or (values > 0).all()))
+    found = set(values.unique())
+    return all(isinstance(text, str) for text in found) and found <= set(KNOWN.get(column, found))
+
+
+@contextmanager
+def whole_simulations() -> Iterator[None]:
+    """Say in one line what reading a simulation raises that has not all the rows of its study."""
+    try:
+        yield
+    except InputError:
+        raise
+    except MALFORMED as error:
+        raise InputError(
+            f"simulations.parquet: one lacks rows of its study ({type(error).__name__}); run it again, and collect"
+        ) from error
 
 
 def _digest(frame):
@@ -203,7 +271,7 @@ def groups(
     runs = runs[((runs["rule"] == rule) & (runs["second_moment"] == second_moment)) | baseline]
     level = "ell" if rule == "svag" else "kappa"
     if rule == "finetune":  # run ids end in their seed
-        runs = runs.assign(seed=runs["parent"].str.rpartition(".s")[2].astype(int))
+        runs = runs.assign(seed=runs["parent"].str.extract(r"\.s(\d+)$", expand=False).astype(int))
     rows = runs[[level, "seed"]].drop_duplicates().sort_values([level, "seed"])  # some may have diverged at once
     found = runs[runs["metric"] == metric].groupby([level, "seed", "samples"])["value"].mean().unstack("samples")
     found = found.reindex(index=pd.MultiIndex.from_frame(rows), columns=grid["samples"])

@@ -1,5 +1,7 @@
 """claims/report.py: the table of claims for people."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,3 +60,34 @@ def test_the_readme_holds_the_claims_of_the_reference_tables(tmp_path):
     (tmp_path / "other.md").write_text("nothing here")
     with pytest.raises(InputError, match="other.md: no place for the claims"):
         renew_claims(table, tmp_path / "other.md")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("value", "x", "value = 'x': must be a number"),
+        ("verdict", "maybe", "no table of claims"),
+        ("n", None, "no table of claims"),
+    ],
+)
+def test_a_table_of_claims_that_holds_something_else_is_one_line(column, value, words, tmp_path):
+    claims = evaluate_claims(table({("sqrt", 1): 0.0, ("sqrt", 4): 0.0})).astype({column: object})
+    claims.loc[0, column] = value
+    write_claims(claims, tmp_path / "claims.csv")
+    with pytest.raises(InputError, match=f"claims.csv: {words}"):
+        read_claims(tmp_path / "claims.csv")
+
+
+def test_a_readme_that_cannot_be_read_is_one_line(tmp_path):
+    claims, path = evaluate_claims(table({("sqrt", 1): 0.0})), tmp_path / "README.md"
+    path.write_bytes("<!-- claims -->\n<!-- end of claims -->".encode("utf-16"))
+    with pytest.raises(InputError, match="README.md: no text in UTF-8"):
+        renew_claims(claims, path)
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(InputError, match="README.md: .* bytes; such a file has at most"):
+        renew_claims(claims, path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="README.md: is a pipe"):
+        renew_claims(claims, path)

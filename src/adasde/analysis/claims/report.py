@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from adasde.analysis.cells import map_table
-from adasde.analysis.claims.base import COLUMNS, VERDICTS
+from adasde.analysis.claims.base import COLUMNS, NUMBERS, VERDICTS
 from adasde.analysis.statistics import MOST_SEEDS
 from adasde.analysis.summary import five_lines
 from adasde.analysis.tables import read_csv
@@ -25,7 +25,9 @@ def write_claims(table: pd.DataFrame, path: str | Path) -> None:
 
 def read_claims(path: str | Path) -> pd.DataFrame:
     """Return the table that `write_claims` wrote. InputError if there is none, or another."""
-    table = read_csv(Path(path), COLUMNS, "claims", dtype=dict.fromkeys(TEXTS, str))
+    table = read_csv(Path(path), COLUMNS, "claims", NUMBERS, dtype=dict.fromkeys(TEXTS, str))
+    if not (table["verdict"].isin(VERDICTS).all() and np.isfinite(table["n"]).all() and table["id"].notna().all()):
+        raise InputError(f"{path}: no table of claims (id, n or verdict has other values); make it again")
     return table.fillna(dict.fromkeys(TEXTS, ""))
 
 
