@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adasde.analysis.forecast import forecast_of, make_forecast, read_forecast, read_forecasts, write_forecast
-from adasde.common import InputError
+from adasde.common import InputError, canonical, digest
 from adasde.experiments.artifacts import Result
 from conftest import changed, save_run
 
@@ -143,3 +143,38 @@ def test_a_branch_is_forecast_from_the_speeds_along_it_with_its_norm(spec):
     assert gaps["train_loss"].tolerance == pytest.approx(0.1 * (loss(0) - loss(2)))
     # All times count: the gap is largest where the loss still falls fast, between the evaluations at 1 and 1.25.
     assert gaps["train_loss"].gap == pytest.approx(max(loss(0.7 * TIME) - loss(TIME)))
+
+
+@pytest.mark.parametrize("noisy", [(0.0, 0.0, 0.0), (1.0, 2.0), (0.0, 2.0, 1.0)])
+def test_times_that_do_not_rise_from_0_forecast_nothing(noisy, results, spec, adasde, tmp_path):
+    with pytest.raises(InputError, match="its noise is not measured at times that rise from 0"):
+        forecast_of(results(noisy=noisy), "a")
+    save_run(tmp_path / "a.parquet", rows_of(spec.run, noisy=noisy), spec)
+    for command in (("predict", "a.parquet"), ("forecast", "a.parquet", "--out", "a.json")):
+        done = adasde(*command, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert "times that rise from 0" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"time": time} for time in ([0.0] * 3, [0.0], [], [0.0, 1.0], [[0.0, 1.0, 2.0]], [0.0, None, 2.0])),
+        *({"speeds": speeds} for speeds in ({}, {"2": [1.0]}, {"2": 1.0})),
+        *({"curves": curves} for curves in ({}, {"train_loss": [1.0]})),
+        {"curve_time": [0.0] * 9},
+    ],
+)
+def test_a_forecast_of_other_content_under_a_valid_digest_is_one_line(change, results, tmp_path):
+    document = forecast_of(results(), "a").document | change
+    path = tmp_path / "a.json"
+    path.write_text(canonical({**document, "sha256": digest(canonical(document))}))
+    with pytest.raises(InputError, match="a.json: no forecast, or a damaged one"):
+        read_forecast(path)
+
+
+def test_seeds_that_measured_other_things_make_no_forecast(results):
+    one, other = results()
+    rows = [row for row in other.rows if row[3] != "test_accuracy"]
+    with pytest.raises(InputError, match="a: its runs measured other things, or at other times"):
+        forecast_of([one, Result(other.spec, rows, {})], "a")

@@ -140,12 +140,13 @@ def test_c15_odd_metadata_is_no_run_s_table(tmp_path, spec, broken):
     odd = ["[" * 100_000, "null", "{}", "[]", "[null]", "[[]]", '[{"rows": 1}]', '[{"rows": null}]', "1", '"x"', ""]
     odd += [json.dumps([{**good[0], "rows": rows}]) for rows in (2, -1, "1", 1e400, True, None)]
     odd += [json.dumps([{**good[0], "spec": other}]) for other in (None, 1, [], {}, {"run": "x"})]
-    odd += [json.dumps(good * 2)]
+    odd += [json.dumps(good * 2), json.dumps([{"rows": 1}])]
     for metadata in odd:
         pq.write_table(whole.replace_schema_metadata({KEY: metadata.encode()}), path)
         with pytest.raises(InputError, match="run.parquet: ") as caught:
             read_results(path)
         assert "\n" not in str(caught.value)
+        refuse_other_runs({}, tmp_path)
     pq.write_table(whole.replace_schema_metadata(None), path)
     with pytest.raises(InputError, match="no run's table"):
         read_results(path)

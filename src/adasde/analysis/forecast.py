@@ -55,6 +55,13 @@ class Forecast:
     curve_time: np.ndarray
     curves: dict[str, np.ndarray]
 
+    def __post_init__(self) -> None:
+        """Raise an InputError for times that do not rise from 0, and for curves that are not along them."""
+        for time, curves in ((self.time, self.speeds), (self.time, self.instant), (self.curve_time, self.curves)):
+            rises = time.ndim == 1 and len(time) > 1 and time[0] == 0 and bool((np.diff(time) > 0).all())
+            if not rises or not curves or any(curve.shape != time.shape for curve in curves.values()):
+                raise InputError(f"{self.experiment}: no forecast, since nothing is measured at times that rise from 0")
+
     def __str__(self) -> str:
         """Return the forecast as a sentence."""
         return f"{self.experiment}: the rule holds up to kappa {self.safe_kappa:.3g}, by the noise of the baseline"
@@ -180,6 +187,8 @@ def forecast_of(results: Sequence[Result], name: str) -> Forecast:
     (spec, *others), all_curves = [result.spec for result in results], [_curves(result.rows) for result in results]
     if strange := next((other for other in others if other.experiment != spec.experiment), None):
         raise InputError(f"{name}: holds {spec.experiment} and {strange.experiment}; a forecast is of one experiment")
+    if len({tuple((metric, *curve[0]) for metric, curve in sorted(curves.items())) for curves in all_curves}) > 1:
+        raise InputError(f"{name}: its runs measured other things, or at other times; a forecast is of equal seeds")
     means = {metric: np.mean([curves[metric] for curves in all_curves], axis=0) for metric in all_curves[0]}
     return forecast_from(spec.experiment, spec.origin, len(results), means)
 
@@ -198,6 +207,8 @@ def forecast_from(experiment: str, kind: str, seeds: int, curves: dict[str, np.n
     """
     time, speeds = speeds_along(curves, experiment)
     judged = [m for m in TEST_FUNCTIONS if m in curves and (m != "squared_norm" or kind == "branch")]
+    if not judged:
+        raise InputError(f"{experiment}: no forecast, since its baseline measured no test function")
     return Forecast(
         experiment=experiment,
         kind=kind,
@@ -236,8 +247,9 @@ def read_forecast(path: str | Path) -> Forecast | Diverged:
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; Snakemake makes it from the baseline's runs, by `adasde forecast`")
+    text = read_text(path)
     try:
-        found = json.loads(read_text(path))
+        found = json.loads(text)
         whole = found.pop("sha256") == digest(canonical(found))
         if "diverged" in found:
             forecast: Forecast | Diverged = Diverged(found["experiment"], **found["diverged"])
@@ -252,7 +264,7 @@ def read_forecast(path: str | Path) -> Forecast | Diverged:
                 curve_time=np.array(found["curve_time"], float),
                 curves={metric: np.array(curve, float) for metric, curve in found["curves"].items()},
             )
-    except (OSError, *MALFORMED) as error:
+    except MALFORMED as error:
         raise InputError(f"{path}: no forecast, or a damaged one ({type(error).__name__})") from error
     if not whole:
         raise InputError(f"{path}: damaged (not what was written); delete it and make it again")

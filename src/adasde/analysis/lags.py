@@ -45,10 +45,15 @@ def speeds_along(
             f"{name}: holds no {prefix}2, ... along the run, which a prediction reads; baselines have them, unless "
             "evaluate.noise = 0"
         )
+    time = curves[instant][0]
+    if time[0] != 0 or not (np.diff(time) > 0).all():
+        raise InputError(f"{name}: its noise is not measured at times that rise from 0, as a prediction needs them")
     speeds = {kappa: curves[metric][1] for kappa, metric in recorded.items()}
     if prefix == PERSISTENT:
         speeds = {kappa: at_ends(speed) for kappa, speed in speeds.items()}
-    return curves[instant][0], speeds
+    if any(speed.shape[-1] != len(time) for speed in speeds.values()):
+        raise InputError(f"{name}: holds {prefix}2, ... at other times than its noise")
+    return time, speeds
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def has_lags(trajectories: pd.DataFrame, experiment: str) -> bool:
     found = _runs(trajectories, experiment)
     healthy = found.groupby("kappa")["metric"].agg(lambda metrics: "diverged" not in set(metrics))
     return bool(
-        found["metric"].str.startswith(PERSISTENT).any()
+        found.loc[found["kappa"] == 1, "metric"].str.startswith(PERSISTENT).any()
         and healthy.get(1, False)
         and healthy[healthy.index > 1].any()
         and constant_rate(found)

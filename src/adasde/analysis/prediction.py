@@ -79,6 +79,8 @@ def predict_lags(path: Path) -> Prediction:
         kind = "a simulation" if isinstance(spec, Simulation) else f"SVAG at ell = {spec.ell:g}"
         raise InputError(f"{path}: holds {kind}; a prediction needs a plain training run")
     curves = [lags_of_run(result.rows, path) for result in results]
+    if any(curve.keys() != curves[0].keys() for curve in curves):
+        raise InputError(f"{path}: its runs recorded speeds at other kappas than each other; name seeds of one run")
     betas = tuple(value for name in ("beta1", "beta2", "beta") if (value := getattr(spec.optimizer, name, 0)) > 0)
     # The smallest kappa stays even where the rule cannot reach it.
     reached = [kappa for kappa in curves[0] if kappa < _limit(betas)] or [min(curves[0])]
