@@ -6,6 +6,7 @@ The random configs are those of test_faults.py. Digests are valid here, so that 
 import copy
 import json
 import math
+import random
 import time
 from collections import Counter
 
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adasde.analysis import tables
+from adasde.analysis.figures.registry import _row, possible_figures
 from adasde.common import InputError, canonical, digest, peak_memory
 from adasde.experiments.artifacts import COLUMNS, KEY, provenance, read_results, rows_digest
 from adasde.experiments.cost import work
@@ -210,6 +212,47 @@ def test_run_files(outcomes, broken, tmp_path):
     tables_()
     assert found["refused"] > 200
     broken("random input", "random table of a run, under valid digests", sum(found.values()), told(found))
+
+
+def part_of(whole, draw):
+    """Some runs of two experiments: without some seeds, kappas, the baseline or any runs."""
+    found = whole[whole["experiment"].isin(draw.sample(sorted(whole["experiment"].unique()), 2))]
+    baseline = (found["rule"] == "sqrt") & (found["kappa"] == 1) & (found["ell"] == 1)
+    runs, seeds, kappas = (sorted(found[name].unique()) for name in ("run", "seed", "kappa"))
+    return draw.choice([
+        found[~found["run"].isin(draw.sample(runs, len(runs) // 2))],
+        found[~found["seed"].isin(draw.sample(seeds, len(seeds) // 2))],
+        found[~found["kappa"].isin(draw.sample(kappas, len(kappas) // 2))],
+        found[~baseline],
+        found[baseline == (found["seed"] == seeds[0])],
+    ])  # fmt: skip
+
+
+def test_parts_of_results(adasde, broken, tmp_path):
+    """Claims, their summary, the comparison and a figure: of what is there, or one line."""
+    reference, draw, found = ROOT / "results/reference/mini", random.Random(1), Counter()
+    (whole, simulations), runs = tables.both(reference), tables.read_runs(reference)
+    for number in range(6):
+        part = part_of(whole, draw)
+        chosen = simulations[simulations["run"].isin(draw.sample(sorted(simulations["run"].unique()), number % 2))]
+        theirs = whole[whole["experiment"].isin(part["experiment"])]
+        for folder, table in (("mine", part), ("theirs", theirs)):
+            own = runs[runs["run"].isin({*table["run"], *chosen["run"]})]
+            tables.write(tmp_path / folder, table.reset_index(drop=True), chosen.reset_index(drop=True), own)
+        columns = ["experiment", "kind", "rule", "kappa", "ell", "second_moment"]
+        rows = [_row(*values) for values in part[columns].drop_duplicates().itertuples(index=False, name=None)]
+        figures = sorted(possible_figures(rows, set(chosen["study"])))
+        commands = [("claims", "mine"), ("compare", "mine", "--reference", "theirs")]
+        commands += [("figure", name, "--tables", "mine", "--out", "x.png") for name in draw.sample(figures, 1)]
+        for command in commands:
+            done = adasde(*command, cwd=tmp_path)
+            if done.returncode == 2:
+                (line,) = (line for line in done.stderr.splitlines() if line.startswith("adasde: error: "))
+                assert len(line) < 1000
+            assert "Warning" not in done.stderr
+            found["one line" if done.returncode == 2 else "what is there"] += 1
+    assert found["what is there"] > found["one line"] > 0
+    broken("random input", "random part of the results", sum(found.values()), told(found))
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def judged(trajectories: pd.DataFrame) -> pd.DataFrame:
 
 def _forecast(found: Experiment) -> Forecast | None:
     """The forecast that the baseline's rows make; the same as that in the file of the scale."""
-    if found.kind == "finetune" or found.diverged(*BASELINE):
+    if found.kind == "finetune" or found.missing(*BASELINE):
         return None
     runs = found.trajectories
     baseline = runs[(runs["rule"] == "sqrt") & (runs["kappa"] == 1) & (runs["ell"] == 1)]

@@ -21,3 +21,14 @@ def test_fine_tunings_are_judged_by_their_models(tuned):
     lost = tuned.drop_duplicates("run").assign(metric="diverged", value=1.0)
     assert judged(lost)[0]["finetuning.tuned.k4"] == "not reproduced"
     assert set(table["kind"]) == {"finetune"}
+
+
+def test_models_that_are_not_the_same_are_not_compared(tuned):
+    lost = tuned[~((tuned["kappa"] == 4) == tuned["parent"].str.endswith("s0"))]
+    _, claims = judged(lost)
+    claims = claims.set_index("id")
+    assert claims.loc["finetuning.tuned.k4", ["verdict", "note", "n"]].tolist() == [
+        "undecided",
+        "no model in common",
+        0,
+    ]

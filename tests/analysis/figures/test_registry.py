@@ -78,3 +78,34 @@ def test_a_reference_is_plotted_behind(figure, kind):
         with pytest.raises(InputError, match="reference: its figure has other panels"):
             plot_figure(figure, mine, reference=(other, None))
     plt.close("all")
+
+
+@pytest.mark.parametrize("figure", ["scaling-a", "svag-a", "branch-b", "map", "rules", "rescale", "noise"])
+def test_a_figure_without_its_baseline_is_one_line_or_shows_what_is_there(figure):
+    effects = {("sqrt", 4): 0.0, ("sqrt", 4, "keep"): 1.0, ("svag", 2): 0.0, ("none", 4): 1.0}
+    runs = pd.concat([table(effects), table(effects, "branch", experiment="b")])
+    if figure in ("map", "rules"):
+        plt.close(plot_figure(figure, runs))
+    else:
+        with pytest.raises(InputError, match="baseline|noise_trace") as caught:
+            plot_figure(figure, runs)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("figure", ["scaling-a", "branch-b"])
+def test_a_line_without_a_common_seed_is_named_and_not_drawn(figure):
+    effects = {("sqrt", 1): 0.0, ("sqrt", 4): 0.0, ("sqrt", 16): 0.0}
+    runs = pd.concat([table(effects), table(effects, "branch", experiment="b")])
+    plotted = plot_figure(
+        figure, runs[~((runs["kappa"] == 4) & (runs["seed"] < 4)) & ((runs["kappa"] == 4) | (runs["seed"] < 4))]
+    )
+    legends = [*plotted.legends, *(panel.get_legend() for panel in plotted.axes if panel.get_legend())]
+    names = [text.get_text() for legend in legends for text in legend.get_texts()]
+    assert [name.endswith(", no common seed") for name in names if "= 4$" in name] == [True]
+    plt.close(plotted)
+
+
+def test_the_map_of_svag_alone(tmp_path):
+    plotted = plot_figure("map", table({("sqrt", 1): 0.0, ("svag", 2): 0.0}, experiment="svag-a"))
+    assert "Square root within tolerance in 0 of 0 cells" in plotted.get_suptitle()
+    plt.close(plotted)

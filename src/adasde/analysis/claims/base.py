@@ -59,6 +59,7 @@ class ClaimRow:
 
 
 COLUMNS = tuple(field.name for field in fields(ClaimRow))
+NUMBERS = [field.name for field in fields(ClaimRow) if field.type in (float, int)]
 
 Claim = Callable[[pd.DataFrame, str], list[ClaimRow]]
 SimulationClaim = Callable[[pd.DataFrame], list[ClaimRow]]
@@ -129,6 +130,11 @@ def row(
         note=note,
         **columns,
     )
+
+
+def table_of(rows: Iterable[ClaimRow]) -> pd.DataFrame:
+    """Return the rows as a table; one without rows has columns of numbers too."""
+    return pd.DataFrame(rows, columns=COLUMNS).astype({name: float for name in NUMBERS if name != "n"} | {"n": int})
 
 
 def verdict(low: float, high: float, tolerance: float, below: bool = True) -> str:

@@ -12,7 +12,7 @@ from adasde.analysis.claims import trajectory, finetuning, lag, weak_error  # no
 
 # isort: on
 from adasde.analysis import tables
-from adasde.analysis.claims.base import CLAIMS, COLUMNS, SIMULATION_CLAIMS
+from adasde.analysis.claims.base import CLAIMS, SIMULATION_CLAIMS, table_of
 from adasde.analysis.claims.forecasts import forecast_claims
 from adasde.analysis.forecast import Forecast, read_forecasts
 
@@ -44,6 +44,7 @@ def evaluate_claims(
             if found.claim == "rule" and experiment in forecasts:
                 found = replace(found, forecast="holds" if forecasts[experiment].holds(found.level) else "breaks")
             rows.append(found)
-    rows += forecast_claims(pd.DataFrame(rows, columns=COLUMNS), forecasts)
-    rows += [found for ask in SIMULATION_CLAIMS for found in ask(simulations)]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    rows += forecast_claims(table_of(rows), forecasts)
+    with tables.whole_simulations():
+        rows += [found for ask in SIMULATION_CLAIMS for found in ask(simulations)]
+    return table_of(rows)

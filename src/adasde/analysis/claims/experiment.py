@@ -51,13 +51,13 @@ class Experiment:
     @cached_property
     def metrics(self) -> list[str]:
         """The test functions that count; if every run diverged before it was measured, those of its workload."""
-        found = set(self.trajectories["metric"]) - {"diverged"}
+        unjudged = set() if self.kind == "branch" else {"squared_norm"}
+        found = (set(self.trajectories["metric"]) & set(TEST_FUNCTIONS)) - unjudged
         if not found:
             workload = workload_named(self.trajectories["workload"].iloc[0])
             language = workload.kind == "language" and workload.pretrained is None
-            found = set(TEST_FUNCTIONS) - ({"test_loss", "test_accuracy"} if language else {"log_perplexity"})
-        if self.kind != "branch":
-            found.discard("squared_norm")
+            other = {"test_loss", "test_accuracy"} if language else {"log_perplexity"}
+            found = set(TEST_FUNCTIONS) - unjudged - other
         return [metric for metric in TEST_FUNCTIONS if metric in found]
 
     @cached_property
@@ -90,9 +90,23 @@ class Experiment:
         """Names of the runs at a level that diverged."""
         return self.groups(followed, self.metrics[0]).diverged.get(level, [])
 
+    def repeats(self, followed: Followed, level: float) -> list[int]:
+        """Seeds of the runs at a level; none if there are no runs."""
+        return self.groups(followed, self.metrics[0]).repeats.get(level, [])
+
     def seeds(self, followed: Followed, level: float) -> int:
         """Number of runs at a level."""
-        return len(self.groups(followed, self.metrics[0]).values[level])
+        return len(self.repeats(followed, level))
+
+    def missing(self, followed: Followed, level: float, baseline: tuple[Followed, float] = BASELINE) -> str:
+        """Why a level has no gap to the baseline, such as that this diverged or is not there; empty if it has one."""
+        if lost := self.diverged(*baseline):
+            return f"the baseline diverged: {', '.join(lost)}"
+        seeds = self.repeats(*baseline)
+        if not seeds:
+            return "the baseline is missing"
+        shared = followed.rule == "svag" or set(seeds) & set(self.repeats(followed, level))
+        return "" if shared else "no seed in common with the baseline"
 
     def sample(
         self,
@@ -129,9 +143,9 @@ class Experiment:
         return np.abs(statistics.in_deviations(*means, statistics.seed_spread(both))).max()
 
     def tolerance(self, metric: str, level: float, svag: bool = False) -> Tolerance:
-        """The tolerance of a test function at a level; NaN if the baseline diverged."""
-        if self.diverged(*BASELINE):
-            return Tolerance(np.nan, "the baseline diverged")
+        """The tolerance of a test function at a level; NaN if the baseline diverged, or is missing."""
+        if missing := self.missing(*BASELINE):
+            return Tolerance(np.nan, missing.partition(":")[0])
         baseline = self.groups(BASELINE[0], measured(metric)).values[1].mean(axis=0)
         rival = None
         if self.kind == "branch" and metric in LOSSES:  # ell is as far from the baseline as kappa = ell^2
@@ -144,7 +158,7 @@ class Experiment:
         gaps = {
             rival.rule: self.sample(rival, kappa, metric).gap.largest
             for rival in rivals
-            if kappa in self.levels(rival) and not self.diverged(rival, kappa)
+            if kappa in self.levels(rival) and not self.diverged(rival, kappa) and not self.missing(rival, kappa)
         }
         return min(gaps.items(), key=lambda item: item[1]) if gaps else None
 

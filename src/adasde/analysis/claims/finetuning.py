@@ -1,5 +1,7 @@
 """Fine-tuning sees no difference between models that were pre-trained at different batch sizes."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -35,8 +37,18 @@ def finetuning(trajectories: pd.DataFrame, experiment: str) -> list[ClaimRow]:
 def _kept(tuned, first, kappa, score, experiment):
     """The score at the end is that of models that were pre-trained at the smallest batch, seed by seed."""
     final = {level: tuned.values[level][:, -1:] for level in (first, kappa)}
-    sample = Sample.paired(*(values[:, -1:] for values in tuned.pairs(kappa, tuned, first)))
-    gap = sample.gap
+    pairs = [values[:, -1:] for values in tuned.pairs(kappa, tuned, first)]
+    facts: dict[str, Any] = {"value": np.nan, "bounds": (np.nan, np.nan), "n": 0, "note": "no model in common"}
+    if len(pairs[0]):
+        sample = Sample.paired(*pairs)
+        facts = {
+            "value": sample.gap.largest,
+            "bounds": (sample.gap.low, sample.gap.high),
+            "n": sample.n,
+            "power": sample.power(ACCURACY),
+            "seeds_needed": sample.seeds_needed(ACCURACY),
+            "note": ", ".join(f"k{level:g} {values.mean():.4f}" for level, values in final.items()),
+        }
     return row(
         claim="finetuning",
         about=f"{experiment}.k{kappa:g}",
@@ -44,15 +56,10 @@ def _kept(tuned, first, kappa, score, experiment):
         statement=f"{score} after fine-tuning from kappa {kappa:g} lies within {100 * ACCURACY:g} points of kappa "
         f"{first:g}",
         statistic=f"|mean difference of final {score}|",
-        value=gap.largest,
-        bounds=(gap.low, gap.high),
-        n=sample.n,
         tolerance=ACCURACY,
         reason="3 points: the paper's figure 18",
-        power=sample.power(ACCURACY),
-        seeds_needed=sample.seeds_needed(ACCURACY),
-        note=", ".join(f"k{level:g} {values.mean():.4f}" for level, values in final.items()),
         diverged=tuned.diverged.get(kappa, []) + tuned.diverged.get(first, []),
+        **facts,
         **_where(experiment, score, kappa),
     )
 

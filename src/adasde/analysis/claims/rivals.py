@@ -3,7 +3,7 @@
 import numpy as np
 
 from adasde.analysis.claims.base import WORDS, ClaimRow, natural, row
-from adasde.analysis.claims.experiment import BASELINE, Experiment, Followed
+from adasde.analysis.claims.experiment import Experiment, Followed
 from adasde.analysis.statistics import Sample
 from adasde.scaling.rules import ABLATIONS
 
@@ -26,10 +26,10 @@ def rivals(found: Experiment) -> list[ClaimRow]:
 def _row(found, rival, kappa):
     metrics = found.metrics
     tolerances = np.array([found.tolerance(metric, kappa).value for metric in metrics])
-    diverged, lost = found.diverged(rival, kappa), found.diverged(*BASELINE)
+    diverged, missing = found.diverged(rival, kappa), found.missing(rival, kappa)
     facts = {"value": np.nan, "bounds": (np.nan, np.nan), "n": found.seeds(rival, kappa)}
-    if lost:
-        facts["note"] = f"the baseline diverged: {', '.join(lost)}"
+    if missing:
+        facts["note"] = missing
     elif diverged:
         facts |= {"value": np.inf, "bounds": (np.inf, np.inf), "diverged": diverged}
     else:
@@ -80,5 +80,7 @@ def _told_from_sqrt(found, rival, kappa, tolerances):
         return "not run"
     if found.diverged(sqrt, kappa):
         return "it diverged"
+    if found.missing(rival, kappa, (sqrt, kappa)):
+        return "no seed in common"
     against = [found.sample(rival, kappa, metric, baseline=(sqrt, kappa)) for metric in found.metrics]
     return _told(Sample.joined(against, np.maximum(tolerances, np.finfo(float).tiny)).gap)

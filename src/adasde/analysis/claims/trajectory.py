@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from adasde.analysis.claims.base import WORDS, ClaimRow, claim, natural, row
-from adasde.analysis.claims.experiment import BASELINE, Experiment, Followed
+from adasde.analysis.claims.experiment import Experiment, Followed
 from adasde.analysis.claims.rivals import rivals
 
 SQRT, SVAG = Followed("sqrt"), Followed("svag")
@@ -46,12 +46,12 @@ def _row(found, followed, level, metric, kind, figure):
         "relative": (f"k{level:g}", f"{found.name}.{followed.rule}", f"{followed.rule} at kappa {level:g}"),
         "svag": (f"l{level:g}", found.name.removeprefix("svag-"), f"SVAG at ell {level:g}"),
     }[kind]
-    diverged, lost = found.diverged(followed, level), found.diverged(*BASELINE)
+    diverged, missing = found.diverged(followed, level), found.missing(followed, level)
     gap_of = "mean lag behind" if metric == "lag" else f"gap of {WORDS[metric]} to"
     what = f"the {gap_of} the baseline is at most"
     facts = {"value": np.nan, "bounds": (np.nan, np.nan), "n": found.seeds(followed, level)}
-    if lost:
-        facts["note"] = f"the baseline diverged: {', '.join(lost)}"
+    if missing:
+        facts["note"] = missing
     elif diverged:
         facts["diverged"] = diverged
     else:

@@ -38,7 +38,7 @@ def plot(trajectories: pd.DataFrame, claims: pd.DataFrame, experiment: str) -> F
 
 
 def _look(found, followed, kappa=None):
-    lost = ", diverged" if found.diverged(followed, kappa or found.levels(followed)[-1]) else ""
+    lost = gaps.remark(found, followed, kappa or found.levels(followed)[-1])
     if kappa:
         return {"color": style.kappa_colour(kappa), "label": style.kappa_label(kappa) + lost}
     return style.RULE_STYLES[followed.rule] | {"label": style.RULES[followed.rule] + lost}

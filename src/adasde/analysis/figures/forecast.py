@@ -10,7 +10,7 @@ from adasde.analysis import statistics
 from adasde.analysis.figures import gaps, style
 from adasde.analysis.lags import has_lags, measured_lags, paired_lags, simulated_lags
 from adasde.analysis.statistics import TAIL, Sample
-from adasde.analysis.tables import groups
+from adasde.analysis.tables import groups, whole_simulations
 from adasde.common import InputError
 from adasde.scaling.lag import TOLERATED
 
@@ -59,7 +59,10 @@ def _networks(trajectories):
             continue
         lags, losses = measured_lags(part, name), groups(part, name, "sqrt", "train_loss")
         for kappa, curve in lags.predicted.items():
-            gap = Sample((paired_lags(losses.time, losses.values[1], losses.values[kappa])[:, -1:],)).gap
+            values, reference = losses.pairs(kappa, losses, 1)
+            if not len(values):
+                continue
+            gap = Sample((paired_lags(losses.time, reference, values)[:, -1:],)).gap
             half = stdtrit(gap.freedom, 1.0 - TAIL) * gap.error[0]
             row = part.iloc[0]
             yield {
@@ -72,7 +75,8 @@ def _networks(trajectories):
 def _oracles(simulations):
     """Points of the oracles, whose gradient and noise are known exactly."""
     for run, part in simulations.groupby("run", sort=False):
-        lags = simulated_lags(part, run)
+        with whole_simulations():
+            lags = simulated_lags(part, run)
         for kappa, curve in lags.predicted.items():
             drawn, row = lags.drawn_observed[kappa][:, -1], part.iloc[0]
             drawn = drawn[np.isfinite(drawn)]

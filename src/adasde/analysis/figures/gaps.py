@@ -23,7 +23,7 @@ def gap_panel(panel: Axes, found: Experiment, metric: str, lines: Iterable[Line]
 
     The axis is linear within the tolerance, a band, and logarithmic beyond it. Where the tolerance of a line is wider,
     dashes in its colour show it. A test function that is not judged has no band and a linear axis. Runs that diverged,
-    and gaps to a baseline that did, are left out.
+    and gaps to a baseline that did, or that shares no seed, are left out.
     """
     unit, lines = style.UNITS.get(metric, 1.0), list(lines)
     panel.axhline(0, color="0.15", linewidth=1.0)
@@ -39,7 +39,7 @@ def gap_panel(panel: Axes, found: Experiment, metric: str, lines: Iterable[Line]
         panel.fill_between(ends, -min(known), min(known), **style.TOLERATED, label="tolerance")
     reach = [0.0, *(side * tolerance for tolerance in known for side in (-1, 1))]
     for (followed, level, look), tolerance in zip(lines, tolerances, strict=True):
-        if found.diverged(followed, level) or found.diverged(*BASELINE):
+        if found.diverged(followed, level) or found.missing(followed, level):
             panel.plot([], [], **look)  # for its name
             continue
         gap = found.sample(followed, level, metric, skipped=0.0).gap
@@ -80,7 +80,7 @@ def lag_panel(panel: Axes, found: Experiment, lines: Iterable[Line]) -> None:
     ends = [start, 1.02 * groups.epoch[-1]]
     panel.fill_between(ends, -tolerance, tolerance, **style.TOLERATED, label="tolerance")
     for followed, level, look in lines:
-        if found.diverged(followed, level) or found.diverged(*BASELINE):
+        if found.diverged(followed, level) or found.missing(followed, level):
             continue
         own = found.groups(followed, "train_loss")
         values, reference = own.pairs(level, groups, 1)
@@ -117,6 +117,13 @@ def curve_panel(panel: Axes, found: Experiment, metric: str, lines: Iterable[Lin
         panel.plot(own.epoch, unit * own.values[level].mean(axis=0), **{"marker": "o"} | look)
     panel.set_ylabel(style.LABELS[metric])
     style.progress_axis(panel, groups.epoch[-1], "")
+
+
+def remark(found: Experiment, followed: Followed, level: float) -> str:
+    """What the name of a line adds if there is none: that runs diverged, or share no seed with the baseline."""
+    if found.diverged(followed, level):
+        return ", diverged"
+    return ", no common seed" if found.missing(followed, level).startswith("no seed") else ""
 
 
 def seeds_of(found: Experiment, lines: Iterable[Line]) -> str:

@@ -100,5 +100,5 @@ def _message(claims):
     where = " forecast to hold" if len(inside) < len(cells) else ""
     rivals = claims[claims["claim"] == "rival"]
     saved = f"; rivals outside in {int((rivals['verdict'] == WITHIN).sum())} of {len(rivals)}"
-    text = f"Square root within tolerance in {int(inside['held'].sum())} of {len(inside)} cells"
+    text = f"Square root within tolerance in {int(inside['held'].astype(bool).sum())} of {len(inside)} cells"
     return f"{text}{where}{saved if len(rivals) else ''}"

@@ -45,6 +45,8 @@ def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
         panel.set_yscale("log")
         for kappa in [1, *sorted(sqrt.loc[sqrt["kind"] == kind, "kappa"].unique())]:
             panel.axhline(1 / kappa, color=style.kappa_colour(kappa), linestyle="--", linewidth=0.9)
+    if not last:
+        raise InputError("figure = 'noise': no baseline measured its noise up to its end")
     kappas = [1, *sorted(sqrt["kappa"].unique())]
     for kappa in kappas:
         handle = plt.Line2D([], [], color=style.kappa_colour(kappa), linestyle="--", linewidth=0.9)

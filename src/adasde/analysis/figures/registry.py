@@ -8,6 +8,7 @@ plot is one entry here, one function, and its caption in a Markdown file of the 
 """
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -156,11 +157,14 @@ def plot_figure(
     rows = [_row(*values) for values in found]
     subject = check_figure(figure, rows, set(simulations["study"]))
     plot = PLOTS[plot_named(figure)[0]]
+    if plot.subject and not any(row.followed == BASELINE and row.experiment == subject for row in rows):
+        raise InputError(f"figure = {figure!r}: no run of the baseline of {subject}, sqrt at kappa 1, is there")
     own = trajectories[trajectories["experiment"].isin(plot.experiments(subject, rows))]
     given = [own] * bool(plot.rules) + [simulations[simulations["study"] == plot.study]] * bool(plot.study)
     if plot.judged:
         given.append(import_module("adasde.analysis.cells").judged(own))
-    plotted = import_module(plot.module).plot(*given, subject)
+    with tables.whole_simulations() if plot.study and not plot.rules else nullcontext():
+        plotted = import_module(plot.module).plot(*given, subject)
     if reference is not None:
         import_module(f"{_HERE}.style").behind(plotted, plot_figure(figure, *reference))
     return plotted

@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 
 from adasde.analysis.claims.experiment import BASELINE, Experiment, Followed
 from adasde.analysis.figures import gaps, style
+from adasde.common import InputError
 
 WAYS = {"transport": "carried over (the rule)", "keep": "kept as it is", "fresh": "started afresh (new optimizer)"}
 METRICS = ("train_loss", "squared_norm")
@@ -14,6 +15,9 @@ MOST = 3  # columns
 def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
     """Gaps of loss and norm; a column per kappa, or if several experiments show it, per experiment at its largest."""
     found = [Experiment(part, name) for name, part in trajectories.groupby("experiment", sort=False)]
+    found = [one for one in found if one.seeds(*BASELINE)]
+    if not found:
+        raise InputError("figure = 'rescale': no experiment has runs of its baseline, sqrt at kappa 1")
     levels = {one.name: _levels(one) for one in found}
     shown = slice(None) if len(found) == 1 else slice(-1, None)
     places = [(one, kappa) for one in found for kappa in levels[one.name][shown]][:MOST]
@@ -22,7 +26,7 @@ def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
         lines = []
         for place, way in enumerate(way for way in WAYS if kappa in one.levels(Followed("sqrt", way))):
             followed = Followed("sqrt", way)
-            lost = ", diverged" if one.diverged(followed, kappa) else ""
+            lost = gaps.remark(one, followed, kappa)
             look = style.RULE_STYLES["sqrt" if way == "transport" else way]
             lines.append((followed, kappa, look | {"label": WAYS[way] + lost, "zorder": 3 - 0.1 * place}))
         for panel, metric in zip(column, METRICS, strict=True):
@@ -50,8 +54,8 @@ def _message(places):
         ratios = []
         for one, kappa in places:
             followed = [Followed("sqrt", name) for name in (way, "transport")]
-            if all(kappa in one.levels(f) and not one.diverged(f, kappa) for f in followed) and not one.diverged(
-                *BASELINE
+            if all(
+                kappa in one.levels(f) and not one.diverged(f, kappa) and not one.missing(f, kappa) for f in followed
             ):
                 largest = [one.sample(f, kappa, METRICS[0]).gap.largest for f in followed]
                 ratios.append(largest[0] / largest[1])

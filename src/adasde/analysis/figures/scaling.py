@@ -43,7 +43,7 @@ def compare(
     figure, axes = style.panels(2, len(metrics), (3.2 * len(metrics), 5.6), sharex=True)
     lines = [(*BASELINE, {"color": colour(1), "label": label(1)})]
     for level in found.levels(followed):
-        name = label(level) + (", diverged" if found.diverged(followed, level) else "")
+        name = label(level) + gaps.remark(found, followed, level)
         lines.append((followed, level, {"color": colour(level), "label": name}))
     for (top, bottom), metric in zip(axes.T, metrics, strict=True):
         gaps.curve_panel(top, found, metric, lines)

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from adasde.analysis import statistics, weak_error
 from adasde.analysis.figures import style
+from adasde.common import InputError
 
 FUNCTIONS = {
     "theta": r"weights $\theta$",
@@ -26,6 +27,8 @@ def plot(simulations: pd.DataFrame, subject: str) -> Figure:
     own = simulations[simulations["run"].isin(simulations.loc[simulations["process"] == "paper", "run"])]
     variants = simulations[~simulations["run"].isin(own["run"])]
     optimizers, oracles = list(own["optimizer"].unique()), list(own["oracle"].unique())
+    if own.empty:
+        raise InputError("figure = 'weak-order': no simulation is of the paper's algorithm")
     size = (0.6 + 3.2 * len(oracles), 2.0 + 2.6 * len(optimizers))
     figure, axes = style.panels(len(optimizers), len(oracles), size, sharex=True, sharey=True)
     slopes = []
