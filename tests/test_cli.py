@@ -489,6 +489,7 @@ def test_outputs_of_every_command_are_checked_before_any_work(adasde, spec, tmp_
         (("run", "--spec", spec.canonical), "out", "\udcff"),
         (("run", "--spec", spec.canonical, "--out", "x"), "weights", "file"),
         (("state", "--spec", spec.canonical, "--samples", 32), "out", "pipe"),
+        (("state", "--spec", spec.canonical, "--samples", 32, "--out", "x"), "checkpoint", "pipe"),
         (("collect", "nothing"), "out", "file"),
         (("throughput", "nothing"), "out", "pipe"),
         (("forecast", "nothing"), "out", "pipe"),

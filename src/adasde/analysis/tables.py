@@ -46,7 +46,7 @@ KNOWN: dict[str, Collection[str]] = {
     "rule": {*RULES, "svag", "finetune", "scratch"}, "kind": {"scratch", "branch", "finetune"},
     "second_moment": {"transport", "keep", "fresh"},
 }  # fmt: skip
-LARGEST = 2**24  # bytes of a CSV file; a run's row has some 400
+LARGEST = 2**23  # bytes of a CSV file; a run's row has some 400
 WIDEST = 1000  # columns of one
 Tables = tuple[pd.DataFrame, pd.DataFrame]  # trajectories, simulations
 

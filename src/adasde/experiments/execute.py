@@ -279,6 +279,8 @@ def save_state(
     if before is not None and (seen := _described(read_state(before))[1]) >= samples:
         raise InputError(f"before = {before}: a state after {seen} samples; one before {samples} is wanted")
     check_writable("out", out)
+    if checkpoint is not None:
+        check_writable("checkpoint", checkpoint)
     _prepare_process(threads=1)
     with distributed.process_group(spec.processes, spec.device) as device:
         prepare_torch(device, spec.precision)
