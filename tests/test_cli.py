@@ -161,6 +161,10 @@ def test_scale_warns_beyond_half(adasde):
         (["predict", "."], ".: is a folder; name a run's .parquet file in it"),
         (["claims", "nowhere"], "trajectories.parquet: no such file"),
         ([], "the following arguments are required: COMMAND"),
+        (["plan", "a\nb\x1b[2J.yaml"], "error: a\\nb\\x1b[2J.yaml: No such file"),
+        (["plan", 3 * (250 * "x" + "/")], "xxx/xxx"),
+        (["plan", 10_000 * "x"], "xxx: File name too long"),
+        (["run", "--spec", json.dumps({"recipe" + 10_000 * "x": 1}), "--out", "x.parquet"], "run: "),
     ],
 )
 def test_bad_input_is_one_line_and_a_non_zero_exit(arguments, message, adasde, tmp_path):
@@ -170,6 +174,7 @@ def test_bad_input_is_one_line_and_a_non_zero_exit(arguments, message, adasde, t
     (line,) = done.stderr.splitlines()
     assert line.startswith("adasde: error: ")
     assert message in line
+    assert len(line) < 620
     assert list(tmp_path.iterdir()) == []
 
 

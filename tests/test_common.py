@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from adasde.common import InputError, atomic, canonical, check_writable, digest, hold, positive, text_table, whole
+from adasde.common import (
+    InputError,
+    atomic,
+    canonical,
+    check_writable,
+    digest,
+    hold,
+    one_line,
+    positive,
+    text_table,
+    whole,
+)
 
 HOLD = "from adasde.common import hold; hold('results.lock', 'results/mini'); print('held', flush=True); input()"
 
@@ -30,6 +41,22 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
         temporary.write_text("new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_before_the_first_byte_names_the_file_that_is_wanted(tmp_path):
+    path = tmp_path / ("x" * 250)  # the temporary name is longer than a name may be
+    with pytest.raises(OSError, match="too long") as caught, atomic(path):
+        raise AssertionError
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_message_is_one_line_of_sane_length():
+    assert one_line("a é\t\x1b[2K\n\u2028\udce9b") == "a é\\t\\x1b[2K\\n\\u2028\\udce9b"
+    assert one_line("x" * 600) == "x" * 600
+    cut = one_line("begun" + "x" * 10_000 + "must be > 0")
+    assert len(cut) == 600
+    assert (cut[:5], cut[-11:]) == ("begun", "must be > 0")
 
 
 def test_a_file_has_the_rights_of_any_other(tmp_path):

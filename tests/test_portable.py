@@ -157,9 +157,28 @@ def test_a_processor_without_proc_has_a_name(monkeypatch):
     assert device_name() == os.uname().machine
 
 
-@pytest.mark.parametrize("command", [SCALE, PLAN], ids=["scale", "plan"])
-def test_a_closed_output_is_quiet(command):
-    for end in (">&-", "| true"):
-        line = f'"$0" -m adasde "$@" {end}; echo {"$?" if end == ">&-" else "${PIPESTATUS[0]}"} >&2'
-        done = subprocess.run(["bash", "-c", line, sys.executable, *command], capture_output=True, text=True)
-        assert (done.stdout, done.stderr) == ("", "0\n")
+@pytest.mark.parametrize(
+    ("end", "status", "error"),
+    [
+        (">&-", 0, ""),
+        ("| true", 0, ""),
+        (">&- 2>&-", 0, ""),
+        (">/dev/full", 2, "adasde: error: output: No space left on device\n"),
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [SCALE, PLAN, ["--help"], ["--version"]], ids=lambda command: command[0])
+def test_a_closed_output_is_quiet_and_a_full_one_an_error(command, unbuffered, end, status, error):
+    line = f'"$0" -m adasde "$@" {end}; echo ${{PIPESTATUS[0]}}; exit'
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", line, sys.executable, *command], env=env, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{status}\n", error)
+
+
+@pytest.mark.parametrize("end", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("command", [[*SCALE, "--lr", "-1"], ["nothing"]], ids=["scale", "nothing"])
+def test_an_error_without_a_place_to_say_it_is_a_status_only(command, end):
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" -m adasde "$@" {end}; exit $?', sys.executable, *command], capture_output=True, text=True
+    )
+    assert (done.returncode > 0, done.stdout, done.stderr) == (True, "", "")

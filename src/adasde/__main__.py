@@ -14,18 +14,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["scale"]:
         return command.run_command(_scale_parser, given[1:])
     if given == ["--version"]:
-        print(__version__)
-        return 0
+        return command.run_command(_version_parser, given)
     try:
         from adasde import cli  # pydantic and much else, which the core does without
     except ModuleNotFoundError as error:
         if given in ([], ["-h"], ["--help"]):
-            _scale_parser().print_help()
-            print(f"\nThe other commands need more. {not_installed(error)}")
-            return 0
-        print(f"adasde: error: {not_installed(error)}; `adasde scale` works without", file=sys.stderr)
-        return 2
+            parser = _scale_parser()
+            parser.epilog = f"The other commands need more. {not_installed(error)}"
+            return command.run_command(lambda: parser, ["--help"])
+        return command.fail(f"{not_installed(error)}; `adasde scale` works without", 2)
     return cli.main(given)
+
+
+def _version_parser() -> command.Parser:
+    parser = command.Parser(prog="adasde")
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser
 
 
 def _scale_parser() -> command.Parser:

@@ -86,8 +86,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{target.suffix}")
-    temporary.touch(exist_ok=False)
     try:
+        temporary.touch(exist_ok=False)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -95,7 +95,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     except OSError as error:  # such as a full disk; not every writer names the file in its error
         raise OSError(error.errno, os.strerror(error.errno) if error.errno else str(error), str(path)) from error
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             temporary.unlink()
 
 
@@ -196,6 +196,12 @@ def short(value: object) -> str:
     """Return a value as text of at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def one_line(text: str, most: int = 600) -> str:
+    """Return ``text`` as one line of at most ``most`` characters: control characters escaped, the middle left out."""
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return line if len(line) <= most else f"{line[: most - 205]} ... {line[-200:]}"
 
 
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:

@@ -10,11 +10,12 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from adasde.common import InputError, Stopped, not_installed
+from adasde.common import InputError, Stopped, not_installed, one_line
 from adasde.scaling import recipe
 from adasde.scaling.recipe_files import SHARES, read_recipe
 from adasde.scaling.recipe_formats import FORMATS
@@ -32,6 +33,10 @@ class Parser(argparse.ArgumentParser):
         """Raise an InputError with the message."""
         raise InputError(f"{message} (see `{self.prog} --help`)")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print, with an error where that fails, which argparse hides."""
+        print(message, end="", file=file or sys.stderr, flush=True)
+
 
 def count(value: str) -> int:
     """Return a whole number from 1 to 10^15 that is given as an argument."""
@@ -46,24 +51,22 @@ def run_command(parser: Callable[[], argparse.ArgumentParser], arguments: Sequen
     Returns 0 or the command's own status, or another one after one line on stderr that says what is wrong.
     """
     try:
-        _check_text(sys.argv[1:] if arguments is None else arguments)
-        options = parser().parse_args(arguments)
-        status = options.command(options) or 0
-        print(end="", flush=True)  # an error of the output comes up here; where stdout is closed, print does nothing
-        return status
+        with _output():
+            _check_text(sys.argv[1:] if arguments is None else arguments)
+            options = parser().parse_args(arguments)
+            return options.command(options) or 0
     except InputError as error:
-        return _fail(str(error), 2)
+        return fail(str(error), 2)
     except Stopped as error:
-        return _fail(f"{error}; a run with a checkpoint goes on from there", 128 + signal.SIGTERM)
+        return fail(f"{error}; a run with a checkpoint goes on from there", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
-        return _fail("interrupted; a run with a checkpoint goes on from there", 130)
+        return fail("interrupted; a run with a checkpoint goes on from there", 130)
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:  # an extra is missing
-        return _fail(not_installed(error), 2)
+        return fail(not_installed(error), 2)
     except OSError as error:
-        return _fail(f"{error.filename or 'output'}: {error.strerror}", 2)
+        return fail(f"{error.filename or 'output'}: {error.strerror}", 2)
 
 
 def _check_text(arguments: Sequence[str]) -> None:
@@ -73,9 +76,28 @@ def _check_text(arguments: Sequence[str]) -> None:
             raise InputError(f"{argument!a}: is not UTF-8; rename the file")
 
 
-def _fail(message: str, status: int) -> int:
-    print(f"adasde: error: {message}", file=sys.stderr)
+def fail(message: str, status: int) -> int:
+    """Print an error in one line, and return ``status``."""
+    if sys.stderr is not None:  # print would write to stdout
+        with suppress(OSError):
+            print(f"adasde: error: {one_line(message)}", file=sys.stderr)
     return status
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """Write out what is printed, with an error where that fails; what is printed to a closed output is discarded."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # Python would try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def scale(options: argparse.Namespace) -> None:

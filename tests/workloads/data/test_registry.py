@@ -98,8 +98,8 @@ def test_the_real_data(data_root):
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(InputError, match="data = 'mnist': must be one of fashion-mnist, cifar-10"):
         prepare("mnist", tmp_path)
-    with pytest.raises(InputError, match="not prepared; run `adasde data cifar-10"):
-        load_arrays("cifar-10", tmp_path)
+    with pytest.raises(InputError, match="not prepared; run `adasde data cifar-10 --data '.*/a b'`"):
+        load_arrays("cifar-10", tmp_path / "a b")
 
 
 def test_two_preparations_at_once_do_no_harm(wikitext, tmp_path, monkeypatch):
