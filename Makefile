@@ -4,12 +4,15 @@ CORES ?= all
 SCALE ?= mini
 GPUS ?= 1
 VENV := .venv
-# Snakemake, matplotlib and others keep caches in the home folder. Without one that can be written, here.
+# Snakemake, matplotlib and others keep caches in the home folder. Where these cannot be written, here.
 ifeq ($(HOME),)
 export HOME := $(CURDIR)/$(VENV)/home
-else ifneq ($(shell test -w "$$HOME" && echo yes),yes)
-export XDG_CACHE_HOME ?= $(CURDIR)/$(VENV)/home/.cache
+endif
+ifneq ($(shell test -w "$${HOME:-/dev/null}/." && echo yes),yes)
 export MPLCONFIGDIR ?= $(CURDIR)/$(VENV)/home/.cache
+endif
+ifneq ($(shell cache="$${XDG_CACHE_HOME:-$${HOME:-/dev/null}/.cache}/snakemake"; mkdir -p "$$cache" 2> /dev/null; test -w "$$cache/." && echo yes),yes)
+export XDG_CACHE_HOME := $(CURDIR)/$(VENV)/home/.cache
 endif
 # Snakemake asks who runs it, and a user of a container may have no entry in the list of users.
 ifeq ($(LOGNAME)$(USER),)

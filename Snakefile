@@ -1,13 +1,7 @@
 # The whole paper as a graph of jobs: `snakemake --cores all` builds every figure of the default scale, mini.
-import sys
-from pathlib import Path
-
 from snakemake.utils import min_version
 
 min_version("9.0")
-
-if "{" in f"{workflow.basedir}{Path.cwd()}":
-    sys.exit(f"adasde: error: {Path.cwd()}: braces are Snakemake's wildcards; move it")
 
 # --configfile merges into what is loaded here, so the default is loaded only where none was given.
 if not workflow.overwrite_configfiles:

@@ -18,6 +18,9 @@ from pathlib import Path
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from adasde.common import InputError, one_line
+from adasde.scaling.documents import read_document
+
 # What Snakemake says without a warning's level, but a reader should know; and what this handler says better.
 _SHOWN = ("Nothing to be done", "Trying to restart job", "Complete log", "Terminating processes", "Will exit after")
 _HIDDEN = ("CalledProcessError in file", "Exiting because a job execution failed", "At least one job did not complete")
@@ -74,8 +77,11 @@ class LogHandler(LogHandlerBase):
     writes_to_file = has_filter = has_formatter = needs_rulegraph = False
 
     def __post_init__(self) -> None:
-        """Prepare; nothing is shown before jobs start."""
+        """Prepare; nothing is shown before jobs start, unless a config is refused."""
+        _refuse_configs(sys.argv)
         self.stream = sys.stdout if self.common_settings.stdout else sys.stderr
+        if self.stream is None:  # closed
+            self.stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115, as long as the process
         self.live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
         self.progress, self.ended, self.writing = Progress(), threading.Event(), threading.Lock()
         self.thread = threading.Thread(target=self._repeat, daemon=True)
@@ -83,10 +89,8 @@ class LogHandler(LogHandlerBase):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep count of an event, or show a message."""
         event, fields, text = getattr(record, "event", None), record.__dict__, record.getMessage()
-        if event == LogEvent.ERROR and "load_configfile" in text:  # before the Snakefile, which says more, is read
-            self._write(_right_order(sys.argv) or f"--configfile: {text.strip().splitlines()[-1]}")
-        elif event == LogEvent.ERROR and text.startswith("Traceback"):  # of Snakemake's own, such as on a full disk
-            self._write(text.strip().splitlines()[-1])
+        if record.levelno >= logging.ERROR and event != LogEvent.JOB_ERROR:
+            self._show_error(text)
         elif self.common_settings.dryrun:
             self._write(self.format(record))
         elif event == LogEvent.RUN_INFO:
@@ -103,9 +107,7 @@ class LogHandler(LogHandlerBase):
         elif event == LogEvent.JOB_ERROR:
             name = self.progress.end(fields["jobid"], failed=True)
             self._write(f"failed: {fields['rule_name']} {name}: {_cause(fields['log'], fields['rule_msg'])}")
-        elif (
-            text.startswith(_SHOWN) or record.levelno >= logging.WARNING and not any(words in text for words in _HIDDEN)
-        ):
+        elif text.startswith(_SHOWN) or record.levelno >= logging.WARNING:
             self._write(text)
 
     def close(self) -> None:
@@ -119,6 +121,14 @@ class LogHandler(LogHandlerBase):
                 if isinstance(thread, threading.Timer):
                     thread.cancel()
         super().close()
+
+    def _show_error(self, text: str) -> None:
+        """Show an error in one line; of a traceback, such as on a full disk, the last."""
+        lines = [line.strip() for line in text.strip().splitlines()]
+        if "load_configfile" in text:  # before the Snakefile, which says more, is read
+            self._write(_right_order(sys.argv) or f"--configfile: {lines[-1]}")
+        elif not any(words in text for words in _HIDDEN):
+            self._write(one_line(lines[-1] if lines[0].startswith("Traceback") else " ".join(lines)))
 
     def _repeat(self) -> None:
         while not self.ended.wait(1 if self.live else 30):
@@ -147,11 +157,30 @@ def _cause(logs: list[str], said: str | None) -> str:
     return "; ".join(parts)
 
 
-def _right_order(arguments: Sequence[str]) -> str | None:
-    """The command with its targets before --configfile, which takes all that follows it; None if that is no cause."""
+def _refuse_configs(arguments: Sequence[str]) -> None:
+    """End, with one line, where a config is one at which Snakemake would hang, or is wrong in another way.
+
+    Snakemake reads configs before the Snakefile, which looks at them too.
+    """
+    for config in _taken(arguments)[1] if _right_order(arguments) is None else []:
+        try:
+            read_document(Path(config))
+        except InputError as error:
+            sys.exit(f"adasde: error: {one_line(str(error))}")
+        except OSError:  # there is none; Snakemake says so in one line
+            pass
+
+
+def _taken(arguments: Sequence[str]) -> tuple[int, list[str]]:
+    """Where --configfile is among the arguments, and what it takes."""
     names = ("--configfile", "--configfiles")
     place = next((n for n, argument in enumerate(arguments) if argument in names), len(arguments))
-    taken = [*takewhile(lambda argument: not argument.startswith("-"), arguments[place + 1 :])]
+    return place, [*takewhile(lambda argument: not argument.startswith("-"), arguments[place + 1 :])]
+
+
+def _right_order(arguments: Sequence[str]) -> str | None:
+    """The command with its targets before --configfile, which takes all that follows it; None if that is no cause."""
+    place, taken = _taken(arguments)
     targets = [value for value in taken if not value.endswith((".yaml", ".yml", ".json"))]
     if not targets or len(targets) == len(taken):
         return None

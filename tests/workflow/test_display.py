@@ -108,16 +108,36 @@ def test_c7_what_the_cluster_says_is_shown_and_a_silent_end_is_named(tmp_path):
             "snakemake --cores 1 --logger adasde 'figures/mini/a b.png' report -n --configfile my.yaml",
         ),
         (["--configfile", "nothing.yaml"], "--configfile: FileNotFoundError: "),
+        (["--configfile", "pipe.yaml"], "adasde: error: pipe.yaml: is a pipe, a socket or a device; name a file"),
+        (["-n", "--configfile", "my.yaml", "bomb.yaml"], "adasde: error: bomb.yaml: more than 100,000 values, with "),
+        (["--configfile", "list.yaml"], "WorkflowError: Config file must be given as JSON or YAML with keys at top"),
+        (["-n", "--configfile", "list.yaml"], "WorkflowError: Config file must be given as JSON or YAML with keys at"),
+        (["--config", "foo"], "ValueError: Invalid config definition: Config entries have to be defined as name=value"),
+        (["--nolock", "nothing.txt"], "MissingRuleException: No rule to produce nothing.txt (if you use input fun"),
     ],
 )
 def test_c12_a_target_after_configfile_is_one_line_with_the_right_command(arguments, line, tmp_path):
     (tmp_path / "my.yaml").write_text("a: 1")
+    (tmp_path / "list.yaml").write_text("[1]")
+    aliases = [f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 30)]
+    (tmp_path / "bomb.yaml").write_text("a0: &a0 {k: 1}\n" + "".join(aliases))
+    os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "Snakefile").touch()
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--logger", "adasde", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     (found,) = (done.stdout + done.stderr).splitlines()
     assert found.startswith(line)
+
+
+@pytest.mark.parametrize("end", [">&-", "2>&-", ">&- 2>&-", "2>/dev/full"])
+def test_a_closed_or_full_output_stops_no_job(end, tmp_path):
+    (tmp_path / "Snakefile").write_text('rule one:\n    output: "a.txt"\n    shell: "touch {output}"')
+    line = f'"$0" -m snakemake --cores 1 --logger adasde {end}; exit $?'
+    done = subprocess.run(["bash", "-c", line, sys.executable], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert (tmp_path / "a.txt").exists()
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 @pytest.fixture

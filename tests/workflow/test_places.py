@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from adasde.experiments.plan import plan
-from conftest import ROOT
+from conftest import ROOT, save_run
 
 # A space, quotes, an accent, a leading dash, and what shells, make, formats and patterns have a use for.
 ODD = "-a b'c\"d $HOME `e` é#%*[f];&|(g)\\h"
@@ -27,7 +27,10 @@ WITHOUT_HOME = [
     "-u",
     "MPLCONFIGDIR",
 ]
-SIMULATION = "results/smoke/runs/weak-order.quadratic.rmsprop.parquet"
+SIMULATIONS = [
+    f"results/smoke/runs/{name}.parquet" for name in ("weak-order.quadratic.rmsprop", "breakdown.linear.rmsprop")
+]
+SIMULATION = SIMULATIONS[0]
 
 
 @pytest.fixture
@@ -74,11 +77,55 @@ def test_c6_paths_of_results_data_and_configs_may_be_odd(adasde, data_root, tmp_
     assert (folder / "tables/simulations.parquet").exists()
 
 
-def test_braces_are_refused_before_anything_is_tried(clone):
-    folder = clone("a{b}c")
-    status, output = snakemake(folder, "--configfile", "workflow/config/smoke.yaml")
+NEEDED = "a path must be UTF-8 and have no braces, which Snakemake takes for wildcards; rename it"
+
+
+@pytest.mark.parametrize("name", ["a{b}c", "a}c", os.fsdecode(b"a\xe9c")])
+@pytest.mark.parametrize("options", [[], ["-n"]], ids=["", "dry"])
+def test_braces_and_other_encodings_are_refused_before_anything_is_tried(clone, name, options):
+    shown = name.encode(errors="backslashreplace").decode()
+    folder = clone(name)
+    status, output = snakemake(folder, *options, "--configfile", "workflow/config/smoke.yaml")
     assert status != 0
-    assert output == f"adasde: error: {folder}: braces are Snakemake's wildcards; move it\n"
+    assert output == f"adasde: error: {folder.parent}/{shown}: {NEEDED}\n"
+    folder = clone("clone")
+    (folder / f"{name}.yaml").symlink_to("workflow/config/smoke.yaml")
+    status, output = snakemake(folder, *options, "--configfile", f"{name}.yaml")
+    assert status != 0
+    assert output == f"adasde: error: {folder}/{shown}.yaml: {NEEDED}\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "is_folder", "line"),
+    [
+        ("results", False, "adasde: error: output = results/smoke/file: cannot be written (Not a directory)"),
+        ("results", True, "adasde: error: output = results/smoke/file: cannot be written (Permission denied)"),
+        ("results/smoke/logs", True, "adasde: error: output = results/smoke/logs/file: cannot be written (Permis"),
+        ("figures/smoke", True, "adasde: error: output = figures/smoke/file: cannot be written (Permission denied)"),
+        (".snakemake", False, "FileExistsError: [Errno 17] File exists: '"),
+        (".snakemake", True, "PermissionError: [Errno 13] Permission denied: '"),
+        (".snakemake/log", True, "adasde: error: [Errno 13] Permission denied: '.snakemake/adasde.smoke'"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_line_before_any_job(clone, place, is_folder, line):
+    without_rights = [] if os.geteuid() else ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+    if without_rights and subprocess.run([*without_rights, "true"], capture_output=True).returncode:
+        pytest.skip("needs setpriv, since root may write everywhere")
+    folder = clone("clone")
+    config = ("--configfile", "workflow/config/smoke.yaml")
+    if place == ".snakemake/log":  # all is there but what this repository adds
+        assert snakemake(folder, "-n", SIMULATION, *config)[0] == 0
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    (folder / place).mkdir(mode=0o555) if is_folder else (folder / place).touch()
+    if place == ".snakemake/log":
+        (folder / place).chmod(0o755)
+        (folder / ".snakemake").chmod(0o555)
+    status, output = snakemake(folder, "--nolock", SIMULATION, *config, prefix=without_rights)
+    assert status != 0
+    lines = output.splitlines()
+    assert lines[-1].startswith(line)
+    assert len(lines) <= 2  # and how many jobs are done, or that there is no log
+    assert not (folder / SIMULATION).exists()
 
 
 def test_c17_make_keeps_caches_here_where_the_home_cannot_be_written(clone):
@@ -95,7 +142,8 @@ def test_c17_make_keeps_caches_here_where_the_home_cannot_be_written(clone):
     own = f"{folder}/.venv/home"
     for home, wanted in (
         ("/proc/nowhere", f"/proc/nowhere, {own}/.cache, {own}/.cache"),
-        (None, f"{own}, ,"),
+        (None, f"{own}, {own}/.cache, {own}/.cache"),
+        (str(folder / "Makefile"), f"{folder}/Makefile, {own}/.cache, {own}/.cache"),
         (str(folder), f"{folder}, ,"),
     ):
         unset = ("HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR")
@@ -103,6 +151,19 @@ def test_c17_make_keeps_caches_here_where_the_home_cannot_be_written(clone):
         env |= {"HOME": home} if home else {}
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
         assert done.stdout.strip() == wanted, done.stderr
+    for cache, wanted in (
+        (folder / "Makefile", f"{own}/.cache"),
+        ("/proc/nowhere", f"{own}/.cache"),
+        (folder / "new/cache", folder / "new/cache"),
+    ):
+        env = os.environ | {"HOME": str(folder), "XDG_CACHE_HOME": str(cache), "MPLCONFIGDIR": "plots"}
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+        assert done.stdout.strip() == f"{folder}, {wanted}, plots", done.stderr
+    (folder / ".cache/snakemake").rmdir()
+    (folder / ".cache/snakemake").touch()  # as one that belongs to somebody else
+    env = {name: value for name, value in env.items() if name != "XDG_CACHE_HOME"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == f"{folder}, {own}/.cache, plots", done.stderr
 
 
 def test_a_narrow_umask_and_a_closed_output_harm_no_graph(clone):
@@ -111,6 +172,17 @@ def test_a_narrow_umask_and_a_closed_output_harm_no_graph(clone):
     done = subprocess.run(["bash", "-c", line, ".venv/bin/python"], cwd=folder)
     assert done.returncode == 0
     assert stat.S_IMODE((folder / SIMULATION).stat().st_mode) == 0o600
+
+
+def test_c8_runs_of_other_code_are_named_once_per_graph(clone, config):
+    folder = clone("clone")
+    planned, line = plan(config), f"{SIMULATION}: made by other code than this"
+    rows = [("weak-order.quadratic.rmsprop", "algorithm", 1.0, 0, 0.0, "mean", 1.0)]
+    save_run(folder / SIMULATION, rows, planned.runs["weak-order.quadratic.rmsprop"], source="other")
+    for _ in range(2):  # with something to do, and without
+        status, output = snakemake(folder, SIMULATIONS[1], "--configfile", "workflow/config/smoke.yaml")
+        assert status == 0, output
+        assert output.count(line) == 1
 
 
 def test_a_package_that_cannot_be_written_works(tmp_path):

@@ -8,12 +8,24 @@ from pathlib import Path
 
 from adasde import InputError, ScalingWarning
 from adasde.analysis.figures.registry import figure_runs
-from adasde.common import hold
+from adasde.common import check_writable, hold, one_line
 from adasde.experiments import cost
 from adasde.experiments.artifacts import other_code, other_code_line, refuse_other_runs
 from adasde.experiments.plan import plan
 from adasde.scaling.documents import read_document
 from snakemake.logging import logger
+
+
+def refuse(error):
+    """End before any job, with one line."""
+    sys.exit(f"adasde: error: {one_line(str(error))}")
+
+
+for place in (workflow.basedir, Path.cwd(), *workflow.configfiles):
+    if re.search("[{}\udc80-\udcff]", str(place)):
+        refuse(
+            f"{place}: a path must be UTF-8 and have no braces, which Snakemake takes for wildcards; rename it"
+        )
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ScalingWarning)  # `adasde plan` prints them
@@ -27,7 +39,7 @@ with warnings.catch_warnings():
             raise InputError(f"{first}: scale = {PLAN.scale}: must be {first.stem}, where make looks for its results")
         SHOWN = figure_runs(PLAN)  # the runs that each figure is drawn from
     except InputError as error:
-        sys.exit(f"adasde: error: {error}")
+        refuse(error)
 
 # What a profile leaves to its user to fill in.
 for place, values in (
@@ -39,8 +51,8 @@ for place, values in (
 ):
     for field in values:
         if "FILL-IN" in str(values[field].raw):
-            sys.exit(
-                f"adasde: error: {place}: {field} = FILL-IN: write your cluster's own into the profile's config.yaml"
+            refuse(
+                f"{place}: {field} = FILL-IN: write your cluster's own into the profile's config.yaml"
             )
 
 
@@ -48,9 +60,12 @@ def begin():
     """Hold the scale while the graph runs. Snakemake's own locks outlive a graph that is killed, this one does not."""
     try:
         refuse_other_runs(PLAN.runs, Path(f"results/{PLAN.scale}/runs"))
+        for folder in (Path("results", PLAN.scale), Path("figures", PLAN.scale)):
+            for inner in [folder, *filter(Path.is_dir, folder.rglob("*"))]:
+                check_writable("output", inner / "file")
         hold(f".snakemake/adasde.{PLAN.scale}", f"results/{PLAN.scale}")
-    except InputError as error:
-        sys.exit(f"adasde: error: {error}")
+    except (InputError, OSError) as error:
+        refuse(error)
     # `--logger adasde` estimates from it how long the graph will take.
     planned = {
         job: estimated(cost.job_seconds, specs(job))
@@ -77,10 +92,6 @@ name_other_code()  # here, since Snakemake ends before `onstart` where there is 
 
 onstart:
     begin()
-
-
-onsuccess:
-    name_other_code()
 
 
 def specs(job):

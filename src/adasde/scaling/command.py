@@ -89,7 +89,7 @@ def _output() -> Iterator[None]:
     """Write out what is printed, with an error where that fails; what is printed to a closed output is discarded."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115, as long as the process
     try:
         yield
         sys.stdout.flush()
