@@ -186,7 +186,7 @@ def test_a_process_ends_with_the_same_line(adasde_process):
     assert line.startswith("adasde: error: kappa = 16: too large for beta1 = 0.9")
 
 
-def test_a_config_that_is_no_yaml(adasde, tmp_path):
+def test_a_config_that_is_not_yaml(adasde, tmp_path):
     (tmp_path / "a.yaml").write_text("scale: [")
     done = adasde("plan", tmp_path / "a.yaml")
     assert done.returncode == 2
@@ -207,11 +207,11 @@ def test_a_key_given_twice_is_named(adasde, tmp_path):
     assert "batch_size is given twice" in done.stdout + done.stderr
 
 
-def test_a_key_that_is_no_text_is_one_line(adasde, tmp_path):
+def test_a_key_that_is_not_text_is_one_line(adasde, tmp_path):
     (tmp_path / "a.yaml").write_text("? [a, b]\n: 1\n")
     done = adasde("plan", tmp_path / "a.yaml")
     assert done.returncode == 2
-    assert "a.yaml: a key is no text (line 1)" in done.stderr
+    assert "a.yaml: a key is not text (line 1)" in done.stderr
 
 
 def test_plan_prints_one_row_per_run(adasde):
@@ -321,7 +321,7 @@ def test_outputs_are_checked_before_any_training(short, data_root, tmp_path, ada
         ("same", "same", "checkpoint = same: is also the output"),
         ("r.parquet", "note.txt", "checkpoint = note.txt: holds something else"),
         ("other.parquet", "c.pt", "out = other.parquet: holds the run of another spec"),
-        ("note.txt", "c.pt", "note.txt: no run's table, or a damaged one"),
+        ("note.txt", "c.pt", "note.txt: not a run's table, or a damaged one"),
     ):
         done = adasde(*arguments, "--out", out, "--checkpoint", checkpoint, cwd=tmp_path)
         assert done.returncode == 2, done.stdout
@@ -438,7 +438,7 @@ def test_check_tells_missing_damaged_and_foreign_runs(adasde, config, spec, tmp_
 
 
 def test_c8_check_names_what_other_code_has_made_and_deletes_it_when_asked(adasde, config, tmp_path):
-    """Tables, states and weights. What is missing only is no fault of a file's, and nothing is deleted for it."""
+    """Tables, states and weights. What is only missing is not a fault of a file, and nothing is deleted for it."""
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     planned = plan(config)
     first, second, *_ = planned.jobs.values()
@@ -453,11 +453,11 @@ def test_c8_check_names_what_other_code_has_made_and_deletes_it_when_asked(adasd
     table, saved = tmp_path / f"runs/{first.name}.parquet", tmp_path / f"states/{state}.state"
     done = adasde("check", tmp_path / "c.yaml", "--results", tmp_path)
     lines = done.stdout.splitlines()
-    assert f"{table}, {saved}: made by other code than this" in lines
+    assert f"{table}, {saved}: made by different code" in lines
     assert lines[-2].startswith("to make these again: the same command with --delete")
     assert lines[-1].startswith(f"{len(first.specs) + len(second.specs)} of {len(planned.runs)} runs are there")
     done = adasde("collect", table, tmp_path / f"runs/{second.name}.parquet", "--out", tmp_path)
-    assert f"adasde: warning: {table}: made by other code than this" in done.stderr
+    assert f"adasde: warning: {table}: made by different code" in done.stderr
     found = pd.read_csv(tmp_path / "runs.csv")
     assert found["source"].fillna("").tolist() == [""] * len(first.specs) + [source_digest()] * len(second.specs)
     assert set(found["recipe"]) == {RECIPE}
@@ -466,7 +466,7 @@ def test_c8_check_names_what_other_code_has_made_and_deletes_it_when_asked(adasd
     assert (table.exists(), saved.exists()) == (False, False)
     assert (tmp_path / f"runs/{second.name}.parquet").exists()
     assert f"{len(second.specs)} of {len(planned.runs)} runs are there" in done.stdout
-    assert "made by other code" not in done.stdout
+    assert "made by different code" not in done.stdout
 
 
 def test_check_deletes_nothing_that_it_cannot_read(adasde, config, tmp_path, monkeypatch):

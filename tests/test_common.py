@@ -142,7 +142,7 @@ def test_every_kind_of_number_becomes_one_of_python(value):
 
 
 @pytest.mark.parametrize("value", [True, "4", None, [4], math.nan, math.inf, torch.ones(2), 0])
-def test_what_is_no_number_is_refused_in_a_line(value):
+def test_what_is_not_a_number_is_refused_in_a_line(value):
     with pytest.raises(InputError, match="steps = .*: must be a whole number >= 1"):
         whole("steps", value, least=1)
     with pytest.raises(InputError, match="kappa = .*: must be a finite number > 0"):

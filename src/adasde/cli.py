@@ -219,7 +219,7 @@ def compare(options: argparse.Namespace) -> int:
 def check(options: argparse.Namespace) -> int:
     """Say for every run of a config whether it is there, whole and of the planned spec; exit 1 if not.
 
-    Files that other code than this has made are named, and count as there: most changes of code change no result.
+    Files made by different code are named, and count as there: most changes of code change no result.
     """
     from adasde.experiments.inspection import inspect
 
@@ -409,7 +409,9 @@ def _add_reading(command: _Command) -> None:
     sub = command(check, "check", "whether every run of a config is there, whole and as planned")
     _config_argument(sub)
     sub.add_argument("--results", type=Path, metavar="FOLDER", help="default results/SCALE")
-    sub.add_argument("--delete", action="store_true", help="delete what is damaged, not as planned or of other code")
+    sub.add_argument(
+        "--delete", action="store_true", help="delete what is damaged, not as planned or made by different code"
+    )
 
 
 def _config_argument(sub: argparse.ArgumentParser) -> None:

@@ -67,7 +67,7 @@ def whole(name: str, value: float, least: int) -> int:
 
 
 def _as_float(value: object) -> float | None:
-    """Return a number, of numpy or a tensor as well, as a float of Python; None if it is no number."""
+    """Return a number, of numpy or a tensor as well, as a float of Python; None if it is not a number."""
     if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
         return None
     try:
@@ -127,7 +127,7 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
 def read_text(path: str | Path, most: int = 2**26, newline: str | None = None) -> str:
     """Return a file's text, in UTF-8 and at most ``most`` bytes long; ``newline`` is that of `open`.
 
-    InputError if it is no file, larger, or in another encoding.
+    InputError if it is not a file, larger, or in another encoding.
     """
     check_regular(path)
     with Path(path).open(encoding="utf-8", newline=newline) as file:
@@ -136,7 +136,7 @@ def read_text(path: str | Path, most: int = 2**26, newline: str | None = None) -
         try:
             return file.read(size)  # no more, however it grows
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: no text in UTF-8 (byte {error.start})") from error
+            raise InputError(f"{path}: not text in UTF-8 (byte {error.start})") from error
 
 
 def check_writable(name: str, path: str | Path, folder: bool = False) -> None:

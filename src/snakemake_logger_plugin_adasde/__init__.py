@@ -179,7 +179,7 @@ def _taken(arguments: Sequence[str]) -> tuple[int, list[str]]:
 
 
 def _right_order(arguments: Sequence[str]) -> str | None:
-    """The command with its targets before --configfile, which takes all that follows it; None if that is no cause."""
+    """The command with its targets before --configfile, which takes all that follows; None if that is not the cause."""
     place, taken = _taken(arguments)
     targets = [value for value in taken if not value.endswith((".yaml", ".yml", ".json"))]
     if not targets or len(targets) == len(taken):

@@ -107,7 +107,7 @@ def test_predict_refuses_what_it_cannot_read_in_one_line(adasde, run_file, tmp_p
     save_run(tmp_path / "study.parquet", [(simulation.run, "sde", 1.0, 0, 0.0, "loss", 1.0)], simulation)
     for path, message in (
         (tmp_path / "nowhere.parquet", "no such file"),
-        (tmp_path / "note.txt", "no run's table, or a damaged one"),
+        (tmp_path / "note.txt", "not a run's table, or a damaged one"),
         (run_file([*rows[:20], ("a", 9, 1.1, "diverged", 1.0)], "lost.parquet"), "diverged at time 1.1; a prediction"),
         (run_file([row for row in rows if row[3] == "train_loss"], "old.parquet"), "holds no persistent_speed_k2"),
         (run_file(rows[:5], "short.parquet"), "holds no persistent_speed_k2, ... along"),

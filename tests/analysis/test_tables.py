@@ -50,7 +50,7 @@ def test_a_damaged_or_foreign_table_is_refused(tmp_path, spec):
         with pytest.raises(InputError, match="damaged"):
             tables.read(tmp_path)
     pd.DataFrame({"run": ["a"]}).to_parquet(path)
-    with pytest.raises(InputError, match="no table of trajectories .no column 'step'"):
+    with pytest.raises(InputError, match="not a table of trajectories .no column 'step'"):
         tables.read(tmp_path)
 
 

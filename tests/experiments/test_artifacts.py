@@ -148,14 +148,14 @@ def test_c15_odd_metadata_is_no_run_s_table(tmp_path, spec, broken):
         assert "\n" not in str(caught.value)
         refuse_other_runs({}, tmp_path)
     pq.write_table(whole.replace_schema_metadata(None), path)
-    with pytest.raises(InputError, match="no run's table"):
+    with pytest.raises(InputError, match="not a run's table"):
         read_results(path)
     for other in (rows[:0], [(spec.run, 0, 0.0, "train_loss", "text")], [("other", *rows[0][1:])]):
         own = {"spec": spec.document, "spec_hash": spec.hash, "rows_sha256": rows_digest(other), "rows": len(other)}
         sealed = {**own, "sha256": digest(canonical(own))}
         table = pa.table([pa.array([row[n] for row in other]) for n in range(5)], COLUMNS)
         pq.write_table(table.replace_schema_metadata({KEY: json.dumps([sealed]).encode()}), path)
-        with pytest.raises(InputError, match=f"run.parquet: no table of {spec.run}"):
+        with pytest.raises(InputError, match=f"run.parquet: not a table of {spec.run}"):
             read_results(path)
     broken("odd file", "a run's table with odd metadata, or another's", len(odd) + 4, "refused in one line")
 

@@ -335,7 +335,7 @@ def test_configs_merge_as_snakemake_merges_them(adasde, tmp_path):
     assert done.stdout.splitlines()[-1] == f"0 of {len(specs)} runs are there, whole and as planned"
     done = adasde("plan", SMOKE, tmp_path / "none.yaml")
     assert done.returncode == 2
-    assert done.stderr == f"adasde: error: {tmp_path / 'none.yaml'}: None is no mapping that could be merged\n"
+    assert done.stderr == f"adasde: error: {tmp_path / 'none.yaml'}: None is not a mapping, so it cannot be merged\n"
 
 
 # Facts
@@ -409,7 +409,7 @@ def test_an_odd_table_of_speeds_is_one_line(text, adasde, spec, tmp_path):
     for read, out in ((path, tmp_path / "x.csv"), (tmp_path / "a.parquet", path)):
         done = adasde("throughput", read, "--out", out)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert "odd.csv: no table of speeds" in done.stderr
+        assert "odd.csv: not a table of speeds" in done.stderr
     assert path.read_text() == text
     assert not (tmp_path / "x.csv").exists()
 

@@ -114,7 +114,7 @@ def test_weights_of_a_cell_are_where_its_children_look(config, data_root, tmp_pa
     assert not caplog.records
     monkeypatch.setattr(execute, "source_digest", lambda: "0" * 16)
     Job(children, out=tmp_path / "again.parquet", pretrained=[tmp_path / "weights"], **place).run()
-    assert {f"{parents[0].run}.safetensors: made by other code" in line for line in caplog.messages} == {True}
+    assert {f"{parents[0].run}.safetensors: made by different code" in line for line in caplog.messages} == {True}
     monkeypatch.undo()
     (tmp_path / "weights" / f"{two[1].run}.safetensors").unlink()  # a run without its weights is not finished
     new = Job(two, out=tmp_path / "parents.parquet", weights=tmp_path / "weights", **place).run()
@@ -282,7 +282,7 @@ def test_a_state_of_other_code_is_named_once(planned, saved, job, tmp_path, monk
     monkeypatch.setattr(execute, "source_digest", lambda: "0" * 16)
     job(branches, states=[state]).run()
     assert [record.getMessage() for record in caplog.records] == [
-        f"{state}: made by other code than this; `adasde check CONFIG --delete` deletes such files"
+        f"{state}: made by different code; `adasde check CONFIG --delete` deletes such files"
     ]
 
 

@@ -649,10 +649,10 @@ def test_bad_axolotl(change, line, tmp_path):
 
 def test_files_that_are_no_recipe(tmp_path):
     refused("a: [", r"recipe.txt: not YAML \(line 1\)", tmp_path)
-    refused("? [a, b]\n: 1\n", r"recipe.txt: a key is no text \(line 1\)", tmp_path)
+    refused("? [a, b]\n: 1\n", r"recipe.txt: a key is not text \(line 1\)", tmp_path)
     refused("", "recipe: must be a mapping", tmp_path)
     (tmp_path / "recipe.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"recipe.txt: no text in UTF-8 \(byte 0\)"):
+    with pytest.raises(InputError, match=r"recipe.txt: not text in UTF-8 \(byte 0\)"):
         read_recipe(tmp_path / "recipe.txt")
     refused(OWN + "loss: {a: &a [1, *a]}", "an alias stands for what it is part of", tmp_path)
     refused(OWN, "format = 'keras': must be one of adasde, transformers, deepspeed", tmp_path, format="keras")
@@ -686,7 +686,7 @@ def test_rates_and_counts_that_nothing_changes_are_named(name, addition, note, t
 
 
 def test_transformers_inside_and_shares(trainer, tmp_path):
-    """Shares of the run, -1 and null are no numbers of steps; DeepSpeed's settings inside are named, not followed."""
+    """Shares of the run, -1 and null are not numbers of steps; DeepSpeed's settings inside are named, not followed."""
     values = {"max_steps": -1, "warmup_steps": 0.1, "save_steps": 0.25, "eval_steps": None, "max_grad_norm": 0.0}
     document = json.loads(trainer(**values))
     document["deepspeed"] = {"optimizer": {"type": "AdamW", "params": {"lr": 1e-5}}}

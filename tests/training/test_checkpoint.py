@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, of another spec, or made by other code."""
+"""Checkpoints that are damaged, of another spec, or made by different code."""
 
 import json
 import os
@@ -57,11 +57,11 @@ def test_c8_a_checkpoint_of_other_code_begins_anew(small_spec, task, tmp_path, c
     train(small_spec, task, path, until=(640, tmp_path / "state"), every=0)
     monkeypatch.undo()
     again, _ = train(small_spec, task, path)
-    assert f"{path}: made by other code than this, starting from the beginning" in caplog.text
+    assert f"{path}: made by different code, starting from the beginning" in caplog.text
     assert rows_digest(again) == rows_digest(whole)
     caplog.clear()
     again, _ = train(small_spec, task, earlier=tmp_path / "state")
-    assert f"{tmp_path / 'state'}: made by other code than this, starting from the beginning" in caplog.text
+    assert f"{tmp_path / 'state'}: made by different code, starting from the beginning" in caplog.text
     assert rows_digest(again) == rows_digest(whole)
 
 

@@ -33,7 +33,7 @@ def test_names_of_files_have(tmp_path):
     before = digest(tmp_path, CODE)
     (tmp_path / "module.py").rename(tmp_path / "other.py")
     assert digest_of({"part": tmp_path}) != before
-    (tmp_path / "data.json").write_text("{}")  # is no code
+    (tmp_path / "data.json").write_text("{}")  # is not code
     (tmp_path / ".#other.py").symlink_to("nowhere")  # an editor's lock
     assert digest_of({"part": tmp_path}) != before
 

@@ -299,7 +299,7 @@ def test_c8_code_that_changes_between_interrupt_and_resume(what, spec, data_root
     process = start("resumed.parquet", "--checkpoint", saved)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    anew = f"adasde: {saved}: made by other code than this, starting from the beginning\n"
+    anew = f"adasde: {saved}: made by different code, starting from the beginning\n"
     assert (anew in errors, "resumed at step" in errors) == ((False, True) if what == "a comment" else (True, False))
     alone = start("alone.parquet")
     _, errors = alone.communicate(timeout=120)

@@ -176,7 +176,7 @@ def test_a_narrow_umask_and_a_closed_output_harm_no_graph(clone):
 
 def test_c8_runs_of_other_code_are_named_once_per_graph(clone, config):
     folder = clone("clone")
-    planned, line = plan(config), f"{SIMULATION}: made by other code than this"
+    planned, line = plan(config), f"{SIMULATION}: made by different code"
     rows = [("weak-order.quadratic.rmsprop", "algorithm", 1.0, 0, 0.0, "mean", 1.0)]
     save_run(folder / SIMULATION, rows, planned.runs["weak-order.quadratic.rmsprop"], source="other")
     for _ in range(2):  # with something to do, and without

@@ -164,7 +164,7 @@ class Miniature:
 
 
 def loaded(folder):
-    # A process that is killed may leave a temporary file, whose name is no array's.
+    # A process that is killed may leave a temporary file, whose name is not an array's.
     return {path.stem: np.load(path) for path in folder.glob("[!.]*.npy")}
 
 

@@ -129,13 +129,13 @@ def test_workers_decode_ahead_with_one_thread_each_and_end_with_the_iterator(fol
 def test_a_damaged_image_is_one_line_that_says_where_it_is(workers, folder, root_damaged):
     path = folder / "sources/val/n02119789/ILSVRC2012_val_00000002.JPEG"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match=rf"^{path}: no image, or a damaged one \(image file is truncated.*\)$"):
+    with pytest.raises(InputError, match=rf"^{path}: not an image, or a damaged one \(image file is truncated.*\)$"):
         list(task_in(folder, workers).test)
     with pytest.raises(InputError) as caught:
         list(task_in(root_damaged, workers).stream(DRAWS))
     assert str(caught.value) == (
-        f"train/n01440764/n01440764_105.JPEG (image 0 of {root_damaged}/train-jpegs.npy): no image, or a damaged one "
-        "(no known format)"
+        f"train/n01440764/n01440764_105.JPEG (image 0 of {root_damaged}/train-jpegs.npy): not an image, or a damaged "
+        "one (no known format)"
     )
     assert not multiprocessing.active_children()
 
@@ -158,7 +158,7 @@ def test_a_folder_that_went_away_is_said_before_any_image_is_read(folder):
     (folder / "val").rename(folder / "sources/val")
     task = task_in(folder)
     (folder / "sources/train/n01440764/n01440764_105.JPEG").unlink()
-    with pytest.raises(InputError, match=r"n01440764_105.JPEG: no image, or a damaged one \(.* No such file"):
+    with pytest.raises(InputError, match=r"n01440764_105.JPEG: not an image, or a damaged one \(.* No such file"):
         task.gather(torch.tensor([0]), torch.tensor([0]))
 
 

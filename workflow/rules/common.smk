@@ -76,7 +76,7 @@ def begin():
 
 
 def name_other_code():
-    """Say which runs other code than this has made."""
+    """Say which runs were made by different code."""
     files = [Path(f"results/{PLAN.scale}/runs/{job}.parquet") for job in PLAN.jobs]
     if named := other_code(files):
         check = shlex.join(

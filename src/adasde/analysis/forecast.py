@@ -174,7 +174,7 @@ def forecast_of(results: Sequence[Result], name: str) -> Forecast:
         name: What errors call them, such as the path of their file.
 
     Raises:
-        InputError: If they are no baseline, if one diverged, or if they hold no speeds.
+        InputError: If they are not a baseline, if one diverged, or if they hold no speeds.
     """
     for result in results:
         spec = result.spec

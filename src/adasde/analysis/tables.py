@@ -143,10 +143,10 @@ def read_csv(
             raise ValueError("too many columns")
         table = pd.read_csv(io.StringIO(text), **options)
     except (csv.Error, *MALFORMED) as error:
-        raise InputError(f"{path}: no table, or a damaged one; delete it and make it again") from error
+        raise InputError(f"{path}: not a table, or a damaged one; delete it and make it again") from error
     for column in columns:
         if column not in table:
-            raise InputError(f"{path}: no such table (no column {column!r}); delete it and make it again")
+            raise InputError(f"{path}: not such a table (no column {column!r}); delete it and make it again")
     for column in (name for name in numbers if name in table):
         values = pd.to_numeric(table[column], errors="coerce")
         if len(odd := table.loc[values.isna() & table[column].notna(), column]):
@@ -170,15 +170,15 @@ def read(folder: Path, name: str = "trajectories") -> pd.DataFrame:
         raise InputError(f"{path}: damaged ({type(error).__name__}); delete it and collect the runs again") from error
     missing = [column for column in COLUMNS[name] if column not in frame]
     if missing:
-        raise InputError(f"{path}: no table of {name} (no column {missing[0]!r})")
+        raise InputError(f"{path}: not a table of {name} (no column {missing[0]!r})")
     bytes_for_text = any(pa.types.is_binary(kind) for kind in table.schema.types)  # which have the same digest
     if bytes_for_text or (table.schema.metadata or {}).get(KEY) != _digest(frame):
         raise InputError(f"{path}: damaged (not what was written); delete it and collect the runs again")
     for column in COLUMNS[name] if len(frame) else ():
         if not _sound(frame[column], column):
-            raise InputError(f"{path}: no table of {name} ({column} has other values); collect the runs again")
+            raise InputError(f"{path}: not a table of {name} ({column} has other values); collect the runs again")
     if frame.duplicated(KEYS[name]).any():
-        raise InputError(f"{path}: no table of {name} (a row is there twice); collect the runs again")
+        raise InputError(f"{path}: not a table of {name} (a row is there twice); collect the runs again")
     return frame
 
 

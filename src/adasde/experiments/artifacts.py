@@ -29,7 +29,7 @@ _TYPES = {
     "level": pa.float64(), "time": pa.float64(), "value": pa.float64(),
 }  # fmt: skip
 COLUMNS = ("run", "step", "time", "metric", "value")  # of training runs
-NAMED = 3  # files of other code that a line names
+NAMED = 3  # files made by different code that a line names
 SIMULATED = ("run", "process", "level", "batch", "time", "metric", "value")  # of simulations
 
 
@@ -124,7 +124,7 @@ def read_results(path: Path) -> list[Result]:
     except InputError:
         raise
     except (pa.ArrowException, OSError, *MALFORMED) as error:
-        raise InputError(f"{path}: no run's table, or a damaged one ({type(error).__name__})") from error
+        raise InputError(f"{path}: not a run's table, or a damaged one ({type(error).__name__})") from error
     if not whole:
         raise InputError(f"{path}: damaged (its rows or spec are not what was written); delete it and run again")
     return [_result(path, table.schema, *parts) for parts in results]
@@ -148,7 +148,7 @@ def read_all(
 
 
 def _facts(schema: pa.Schema) -> list[dict[str, Any]]:
-    """What a file says of each of its runs; errors of many kinds if it is no file of ours."""
+    """What a file says of each of its runs; errors of many kinds if it is not a file of ours."""
     described = json.loads(schema.metadata[KEY])
     if not isinstance(described, list) or not described:
         raise ValueError("no facts of runs")
@@ -166,15 +166,15 @@ def _described(path: Path) -> list[dict[str, Any]]:
 
 
 def other_code(paths: Iterable[Path]) -> list[Path]:
-    """Return those files that hold a run made by other code than this, of which a change of results can come."""
+    """Return the files that hold a run made by different code, whose results may differ."""
     own = source_digest()
     return [path for path in paths if any(facts.get("source") != own for facts in _described(path))]
 
 
 def other_code_line(files: Sequence[Path]) -> str:
-    """Name files that other code has made, in one line."""
+    """Name files made by different code, in one line."""
     rest = f" and {len(files) - NAMED} more files" if len(files) > NAMED else ""
-    return f"{', '.join(map(str, files[:NAMED]))}{rest}: made by other code than this"
+    return f"{', '.join(map(str, files[:NAMED]))}{rest}: made by different code"
 
 
 def refuse_other_runs(wanted: Mapping[str, AnySpec], folder: Path) -> None:
@@ -201,7 +201,7 @@ def _result(path: Path, schema: pa.Schema, document: Any, rows: list[tuple], fac
         raise InputError(f"{path}: {error}") from error
     types = {name: _TYPES[name] for name in result.columns}
     if dict(zip(schema.names, schema.types, strict=True)) != types or any(row[0] != result.spec.run for row in rows):
-        raise InputError(f"{path}: no table of {result.spec.run}; delete it and run again")
+        raise InputError(f"{path}: not a table of {result.spec.run}; delete it and run again")
     return result
 
 

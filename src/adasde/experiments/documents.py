@@ -12,7 +12,7 @@ def merged(paths: list[Path]) -> Any:
     document, *others = [read_document(path) for path in paths]
     for path, other in zip(paths[1:], others, strict=True):
         if not isinstance(other, dict):
-            raise InputError(f"{path}: {short(other)} is no mapping that could be merged")
+            raise InputError(f"{path}: {short(other)} is not a mapping, so it cannot be merged")
         document = _merge(document, other)
     return document
 

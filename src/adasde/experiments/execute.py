@@ -212,7 +212,7 @@ class Job:
         return load_workload(spec.workload, self.root, weights, device)
 
     def _name_other_code(self, path: Path, source: str) -> None:
-        """Warn, once for each file, that a parent's state or weights were made by other code than this."""
+        """Warn, once for each file, that a parent's state or weights were made by different code."""
         if source != source_digest() and path not in self._named and distributed.rank() == 0:
             log.warning("%s; `adasde check CONFIG --delete` deletes such files", other_code_line([path]))
             self._named.add(path)
@@ -269,7 +269,7 @@ def save_state(
         progress: Shows how far the run is.
 
     Raises:
-        InputError: If the run ends before, or diverges, or if ``before`` is no earlier state of it.
+        InputError: If the run ends before, or diverges, or if ``before`` is not an earlier state of it.
     """
     if not 0 < samples <= spec.samples or samples % spec.batch_size:
         raise InputError(

@@ -14,7 +14,7 @@ from adasde.training.source import source_digest
 
 @dataclass(frozen=True)
 class Inspection:
-    """How many runs are ``planned`` and are ``there``; what is wrong with files, and which are of other code."""
+    """How many runs are ``planned`` and are ``there``; what is wrong with files, and which different code made."""
 
     planned: int
     there: int
@@ -23,7 +23,7 @@ class Inspection:
 
     @property
     def lines(self) -> list[str]:
-        """A line for each fault, one for other code, what mends both, and a line that counts."""
+        """A line for each fault, one for different code, what mends both, and a line that counts."""
         named = [f"{path}: {fault}" for path, fault in self.faults]
         named += [other_code_line(self.other)] if self.other else []
         if self.wrong:

@@ -95,7 +95,7 @@ def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             if None in row.values():
                 raise ValueError("a row that is too short")
     except (csv.Error, *MALFORMED) as error:
-        raise InputError(f"{path}: no table of speeds, as benchmarks/gpu.py and this command write them") from error
+        raise InputError(f"{path}: not a table of speeds, as benchmarks/gpu.py and this command write them") from error
     return rows
 
 

@@ -111,7 +111,7 @@ def _once(pairs: list[tuple[str, Any]], name: str | Path) -> dict[str, Any]:
 def _check_node(node: Any, name: str | Path, sizes: dict[int, int]) -> int:
     """Return how many values are at and below a node of YAML, every alias written out.
 
-    InputError if a mapping has a key that is no text, or has one twice, if an alias stands for what it is in, if a
+    InputError if a mapping has a key that is not text, or has one twice, if an alias stands for what it is in, if a
     number is too long, or if there are more than `MOST_VALUES` values. ``sizes`` are those of the nodes by id; 0 marks
     one that is being looked at.
     """
@@ -130,7 +130,7 @@ def _check_node(node: Any, name: str | Path, sizes: dict[int, int]) -> int:
             key, item = item
             line = f"(line {key.start_mark.line + 1})"
             if not isinstance(key.value, str):
-                raise InputError(f"{name}: a key is no text {line}")
+                raise InputError(f"{name}: a key is not text {line}")
             if key.value in found:
                 raise InputError(f"{name}: {key.value} is given twice {line}")
             found.add(key.value)

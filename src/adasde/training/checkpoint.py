@@ -24,7 +24,7 @@ _START = len(CHECKPOINT) + _SHA256  # of what torch has saved
 
 
 class UnusableCheckpoint(InputError):
-    """A checkpoint from which its run cannot go on: damaged, of another version, or made by other code."""
+    """A checkpoint from which its run cannot go on: damaged, of another version, or made by different code."""
 
 
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], spec_hash: str) -> None:
@@ -81,7 +81,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         UnusableCheckpoint: If it is damaged or of another version.
-        InputError: If the file is no checkpoint.
+        InputError: If the file is not a checkpoint.
     """
     with opened(path), _Saved(path) as file:
         kind, digest = file.read(len(CHECKPOINT)), file.read(_SHA256)
@@ -105,14 +105,14 @@ def read_own_checkpoint(path: Path, spec: str) -> dict[str, Any]:
     """Return the states from which the run with this spec goes on, as `read_checkpoint` does.
 
     Raises:
-        UnusableCheckpoint: If there is no going on, also because other code has made the checkpoint.
+        UnusableCheckpoint: If there is no going on, also because different code made the checkpoint.
         InputError: If it is of another spec.
     """
     state = read_checkpoint(path)
     if differs := difference(json.loads(state["spec"]), json.loads(spec)):
         raise InputError(f"{path}: checkpoint of another spec ({differs}); delete it, or name another file")
     if state["source"] != source_digest():
-        raise UnusableCheckpoint(f"{path}: made by other code than this")
+        raise UnusableCheckpoint(f"{path}: made by different code")
     return state
 
 

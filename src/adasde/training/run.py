@@ -171,7 +171,7 @@ class Run:
         state = read_own_checkpoint(path, self.spec.canonical)
         try:
             self.take(state)
-        except torch.OutOfMemoryError:  # which is no fault of the checkpoint's
+        except torch.OutOfMemoryError:  # which is not the checkpoint's fault
             raise
         except (*MALFORMED, RuntimeError) as error:
             raise UnusableCheckpoint(f"{path}: holds other states than this run has") from error

@@ -1,4 +1,4 @@
-"""The digest of the code on which results depend. Runs carry it, so that those of other code can be told apart."""
+"""The digest of the code on which results depend. Runs carry it, to tell apart those made by different code."""
 
 import ast
 import hashlib

@@ -153,7 +153,7 @@ class Crops:
             image = Image.open(io.BytesIO(self.images.read(number))).convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = "no known format" if isinstance(error, UnidentifiedImageError) else error
-            raise InputError(f"{self.images.where(number)}: no image, or a damaged one ({reason})") from error
+            raise InputError(f"{self.images.where(number)}: not an image, or a damaged one ({reason})") from error
         if seed is None:
             return np.asarray(self.centre(image))
         with torch.random.fork_rng(devices=()):

@@ -27,7 +27,7 @@ def test_every_claim_has_a_reason_a_figure_and_its_place_in_the_map():
 
 
 def test_run_files_become_claims_and_what_only_the_baseline_measured_is_none(trajectories):
-    """Gradient noise is no test function, even where it was measured at every level."""
+    """Gradient noise is not a test function, even where it was measured at every level."""
     found, claims = judged(trajectories(FAITHFUL, metrics=METRICS | NOISE, seeds=10, noise=1e-3))
     judged_metrics = ["train_loss", "test_loss", "test_accuracy", "lag"]
     assert [name for name in found if name.startswith("rule.")] == [

@@ -66,8 +66,8 @@ def test_the_readme_holds_the_claims_of_the_reference_tables(tmp_path):
     ("column", "value", "words"),
     [
         ("value", "x", "value = 'x': must be a number"),
-        ("verdict", "maybe", "no table of claims"),
-        ("n", None, "no table of claims"),
+        ("verdict", "maybe", "not a table of claims"),
+        ("n", None, "not a table of claims"),
     ],
 )
 def test_a_table_of_claims_that_holds_something_else_is_one_line(column, value, words, tmp_path):
@@ -81,7 +81,7 @@ def test_a_table_of_claims_that_holds_something_else_is_one_line(column, value, 
 def test_a_readme_that_cannot_be_read_is_one_line(tmp_path):
     claims, path = evaluate_claims(table({("sqrt", 1): 0.0})), tmp_path / "README.md"
     path.write_bytes("<!-- claims -->\n<!-- end of claims -->".encode("utf-16"))
-    with pytest.raises(InputError, match="README.md: no text in UTF-8"):
+    with pytest.raises(InputError, match="README.md: not text in UTF-8"):
         renew_claims(claims, path)
     with path.open("wb") as file:
         file.truncate(2**40)

@@ -56,7 +56,9 @@ def test_arrays_of_other_code_are_named_and_made_again(fault, small, tmp_path):
         manifest["arrays"]["train-labels"] = facts
     path.write_text(json.dumps(manifest))
     there = {"missing": "no such array", "dtype": "numbers of int64", "shape": r"items of uint8 \[1\]"}[fault]
-    line = rf"my data/fashion-mnist: prepared by other code \(train-labels: {there}, and not numbers of uint8\); run "
+    line = (
+        rf"my data/fashion-mnist: prepared by different code \(train-labels: {there}, and not numbers of uint8\); run "
+    )
     with pytest.raises(InputError, match=line + f"`adasde data fashion-mnist --data '{root}'`"):
         load_arrays("fashion-mnist", root)
     prepare("fashion-mnist", root)

@@ -27,7 +27,7 @@ def read_claims(path: str | Path) -> pd.DataFrame:
     """Return the table that `write_claims` wrote. InputError if there is none, or another."""
     table = read_csv(Path(path), COLUMNS, "claims", NUMBERS, dtype=dict.fromkeys(TEXTS, str))
     if not (table["verdict"].isin(VERDICTS).all() and np.isfinite(table["n"]).all() and table["id"].notna().all()):
-        raise InputError(f"{path}: no table of claims (id, n or verdict has other values); make it again")
+        raise InputError(f"{path}: not a table of claims (id, n or verdict has other values); make it again")
     return table.fillna(dict.fromkeys(TEXTS, ""))
 
 

@@ -229,14 +229,14 @@ def _arrays(dataset, folder):
     try:
         arrays = json.loads(read_text(folder / "manifest.json"))["arrays"]
         if any(not isinstance(facts["sha256"], str) for facts in arrays.values()):
-            raise ValueError("a digest is no text")
+            raise ValueError("a digest is not text")
         found = {name: Form(str(facts["dtype"]), tuple(facts["shape"][1:])) for name, facts in arrays.items()}
     except MALFORMED as error:
         raise InputError(f"{folder}: not prepared, or with a damaged manifest") from error
     for name, form in dataset.forms.items():
         if found.get(name) != form:
             there = "no such array" if name not in found else _words(found[name])
-            raise InputError(f"{folder}: prepared by other code ({name}: {there}, and not {_words(form)})")
+            raise InputError(f"{folder}: prepared by different code ({name}: {there}, and not {_words(form)})")
     return arrays
 
 
