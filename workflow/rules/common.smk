@@ -35,8 +35,14 @@ with warnings.catch_warnings():
             read_document(Path(file))
         PLAN = plan(config)
         first, *laid_over = map(Path, workflow.configfiles)
-        if not laid_over and first.match("workflow/config/*") and PLAN.scale != first.stem:
-            raise InputError(f"{first}: scale = {PLAN.scale}: must be {first.stem}, where make looks for its results")
+        if (
+            not laid_over
+            and first.match("workflow/config/*")
+            and PLAN.scale != first.stem
+        ):
+            raise InputError(
+                f"{first}: scale = {PLAN.scale}: must be {first.stem}, where make looks for its results"
+            )
         SHOWN = figure_runs(PLAN)  # the runs that each figure is drawn from
     except InputError as error:
         refuse(error)

@@ -174,6 +174,14 @@ def make(dataset: FileDataset, folder: Path) -> list[str]:
     return save_arrays(folder, resolve_name(dataset.arrays)(fetch(dataset, folder)))
 
 
+def _keep(path: Path, place: Path) -> None:
+    """Copy a verified file to its place in the cache, over a pipe too."""
+    if place.is_fifo():
+        place.unlink()
+    with atomic(place) as temporary:
+        shutil.copyfile(path, temporary)
+
+
 def fetch(dataset: FileDataset, folder: Path) -> dict[str, bytes]:
     """Return the verified content of every file, from the cache or else from the first source that has it.
 
@@ -205,8 +213,7 @@ def fetch(dataset: FileDataset, folder: Path) -> dict[str, bytes]:
                     tried[file.name].append(f"{source}: {error}")
                     break  # this source is unavailable; skip its other files
                 if accept(file, source, path):
-                    with atomic(cache / file.name) as temporary:
-                        shutil.copyfile(path, temporary)
+                    _keep(path, cache / file.name)
                     log.info("%s: %s from %s", dataset.name, file.name, source)
     for file in dataset.files:
         if file.name not in contents:
