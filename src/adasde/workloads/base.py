@@ -139,7 +139,7 @@ class Dataset:
     train_size: int  #: training examples, counted in ``unit``
     test_size: int  #: test examples, counted in ``unit``
     unit: str  #: what sizes count, such as examples or tokens
-    forms: Mapping[str, Form] = MappingProxyType({})  #: its arrays, by name; those that other code made are made again
+    forms: Mapping[str, Form] = MappingProxyType({})  #: its arrays, by name; others are made again
     module: ClassVar[str]
     tolerance: ClassVar[float] = 0.02  #: relative error of sizes; other versions of libraries change them a little
 

@@ -225,7 +225,7 @@ def _intact(dataset, folder):
 
 
 def _arrays(dataset, folder):
-    """Return what the manifest says of each array. InputError if it is none, or if other code made other arrays."""
+    """Return what the manifest says of each array. InputError if it is none, or if different code made other arrays."""
     try:
         arrays = json.loads(read_text(folder / "manifest.json"))["arrays"]
         if any(not isinstance(facts["sha256"], str) for facts in arrays.values()):
