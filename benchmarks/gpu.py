@@ -25,8 +25,9 @@ from torchvision.models import resnet50
 
 from adasde.experiments import cost
 from adasde.experiments.artifacts import provenance
-from adasde.experiments.documents import merged, read
+from adasde.experiments.documents import merged
 from adasde.experiments.plan import plan
+from adasde.scaling.documents import read_document
 from adasde.scaling.rules import ScalingWarning
 from adasde.training.loop import prepare_torch, train
 from adasde.training.run import CHUNK, Run
@@ -173,12 +174,13 @@ def trajectories(root, device):
     configs = [ROOT / f"workflow/config/{name}.yaml" for name in ("gpu", "fashion")]
     epoch = 480 * 128
     spec = plan(merged(configs)).runs["vgg16-adam.sqrt.k1.s0"]
-    spec = changed(spec, samples=epoch, evaluate=[epoch // 16, epoch // 4, epoch], schedule={})
+    spec = changed(spec, spec.batch_size, samples=epoch, evaluate=[epoch // 16, epoch // 4, epoch], schedule={})
     prepare("fashion-mnist", root)
     workload = load_workload(spec.workload, root, device=device)
     for seed in range(3):
         for precision in ("float32", "tf32", "bf16"):
-            spec = changed(spec, seed=seed, precision=precision, device=device.type)
+            own = {"samples": epoch, "evaluate": list(spec.evaluate), "seed": seed, "precision": precision}
+            spec = changed(spec, spec.batch_size, **own, device=device.type)
             prepare_torch(device, spec.precision)
             rows, facts = train(spec, workload)
             for _, step, _, metric, value in rows:
@@ -198,7 +200,7 @@ def main():
     device = torch.device("cuda", 0) if options.device == "cuda" else torch.device("cpu")
     facts = {**provenance(device), "products": products(device)}
     print(json.dumps(facts), flush=True)
-    paper = plan(read(ROOT / "workflow/config/paper.yaml")).runs
+    paper = plan(read_document(ROOT / "workflow/config/paper.yaml")).runs
     rows, name, workload = [], None, None
     for run, precision, size, micro in BATCHES:
         if options.only not in f"{run} {precision}":

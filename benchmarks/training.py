@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from adasde.experiments.artifacts import device_name
-from adasde.experiments.documents import read
 from adasde.experiments.plan import plan
 from adasde.experiments.specs import Training, spec_of
+from adasde.scaling.documents import read_document
 from adasde.scaling.gradient_noise import SpeedMeter
 from adasde.scaling.rules import ScalingWarning
 from adasde.training.loop import keep_memory, train
@@ -59,7 +59,7 @@ class Images(Dataset):
 
 def mini(workload, **wanted):
     """The spec of the mini scale's first run from scratch of ``workload`` with Adam and these values."""
-    runs = plan(read(ROOT / "workflow/config/mini.yaml")).runs.values()
+    runs = plan(read_document(ROOT / "workflow/config/mini.yaml")).runs.values()
     wanted = {"workload": workload, "rule": "sqrt", "kappa": 1, **wanted}
     return next(
         spec
@@ -264,7 +264,7 @@ def main():
         spec, plain = (changed(mini(name), size, **how) for how in ({"rule": "svag", "ell": 2}, {}))
         found = ratio(svag_of(spec, plain, load_workload(name, root)), "svag", "plain")
         print(f"{f'{name}, B = {size}':22}{found:>24} (<= {goal})", flush=True)
-    paper = changed(plan(read(ROOT / "workflow/config/paper.yaml")).runs["vgg16-adam.sqrt.k1.s0"], 64)
+    paper = changed(plan(read_document(ROOT / "workflow/config/paper.yaml")).runs["vgg16-adam.sqrt.k1.s0"], 64)
     rounds = paper_step(paper, load_workload("fashion32-vgg16", root))
     print(f"VGG-16, B = {paper.batch_size}, augmented: step / bare {ratio(rounds, 'ours', 'bare')} (<= 1.05)")
     rounds = loader()

@@ -1,6 +1,7 @@
 """The lock file, the conda environment, the style and structure of the code, and what a package of it holds."""
 
 import ast
+import importlib.util
 import os
 import re
 import shutil
@@ -32,6 +33,17 @@ DISTRIBUTIONS = packages_distributions()
 MODULES = sorted(SRC.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_find_what_they_import(path):
+    """They take too long to run here, and nothing else would notice that a name has moved."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                assert hasattr(module, name.name) or importlib.util.find_spec(f"{node.module}.{name.name}"), name.name
 
 
 # What is installed
