@@ -174,7 +174,7 @@ def test_a_narrow_umask_and_a_closed_output_harm_no_graph(clone):
     assert stat.S_IMODE((folder / SIMULATION).stat().st_mode) == 0o600
 
 
-def test_c8_runs_of_other_code_are_named_once_per_graph(clone, config):
+def test_c8_runs_of_other_code_are_named_once_at_the_end_of_a_graph(clone, config):
     folder = clone("clone")
     planned, line = plan(config), f"{SIMULATION}: made by different code"
     rows = [("weak-order.quadratic.rmsprop", "algorithm", 1.0, 0, 0.0, "mean", 1.0)]
@@ -183,6 +183,7 @@ def test_c8_runs_of_other_code_are_named_once_per_graph(clone, config):
         status, output = snakemake(folder, SIMULATIONS[1], "--configfile", "workflow/config/smoke.yaml")
         assert status == 0, output
         assert output.count(line) == 1
+        assert line in output.strip().splitlines()[-1]
 
 
 def test_a_package_that_cannot_be_written_works(tmp_path):

@@ -1,4 +1,5 @@
 # The plan of the config, made by the library. A mistake in the config ends here, in one line, before any job.
+import atexit
 import re
 import shlex
 import sys
@@ -88,12 +89,14 @@ def name_other_code():
         check = shlex.join(
             ["adasde", "check", *map(str, workflow.configfiles), "--delete"]
         )
-        logger.warning(
-            f"{other_code_line(named)}. To make them again: `{check}`, and then this again."
+        print(
+            f"adasde: warning: {other_code_line(named)}. To make them again: `{check}`, and then this again.",
+            file=sys.stderr,
         )
 
 
-name_other_code()  # here, since Snakemake ends before `onstart` where there is nothing to do
+# At the end in any case: where there is nothing to do, Snakemake calls neither `onstart` nor `onsuccess`.
+atexit.register(name_other_code)
 
 
 onstart:
