@@ -152,7 +152,7 @@ def test_the_citation_names_the_paper():
         "snakefmt --check Snakefile workflow",
         "snakemake --lint --configfile workflow/config/smoke.yaml",
         "lint-imports --no-cache",
-        "mypy",
+        pytest.param("mypy", marks=pytest.mark.slow),  # reads all of torch: a minute in a new environment
     ],
 )
 def test_style(command):

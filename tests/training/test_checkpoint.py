@@ -66,8 +66,8 @@ def test_c8_a_checkpoint_of_other_code_begins_anew(small_spec, task, tmp_path, c
 
 
 def test_c16_a_valid_digest_over_other_states_begins_anew(small_spec, task, tmp_path, caplog, broken):
-    path = tmp_path / "checkpoint"
-    whole, _ = train(small_spec, task, path, every=0)
+    path, short = tmp_path / "checkpoint", changed(small_spec, samples=160, evaluate=[160])
+    whole, _ = train(short, task, path, every=0)
     state = read_checkpoint(path)
     weight = next(iter(state["model"]))
     changes = [((name,), None) for name in state.keys() - {"spec", "source"}]
@@ -82,12 +82,12 @@ def test_c16_a_valid_digest_over_other_states_begins_anew(small_spec, task, tmp_
     for place, value in changes:
         caplog.clear()
         write_checkpoint(path, state["spec"], altered(state, place, value))
-        again, _ = train(small_spec, task, path)
+        again, _ = train(short, task, path)
         assert f"{path}: holds other states than this run has, starting from the beginning" in caplog.text, place
         assert rows_digest(again) == rows_digest(whole), place
     for other in ("null", "[]", "{", "1"):
         write_checkpoint(path, other, state)
-        again, _ = train(small_spec, task, path)
+        again, _ = train(short, task, path)
         assert f"{path}: holds no states of a run, starting from the beginning" in caplog.text
         assert rows_digest(again) == rows_digest(whole)
     broken("odd file", "checkpoint with a valid digest over other states", len(changes) + 4, "begun anew, and said so")

@@ -81,7 +81,7 @@ NEEDED = "a path must be UTF-8 and have no braces, which Snakemake takes for wil
 
 
 @pytest.mark.parametrize("name", ["a{b}c", "a}c", os.fsdecode(b"a\xe9c")])
-@pytest.mark.parametrize("options", [[], ["-n"]], ids=["", "dry"])
+@pytest.mark.parametrize("options", [[], pytest.param(["-n"], marks=pytest.mark.slow)], ids=["", "dry"])
 def test_braces_and_other_encodings_are_refused_before_anything_is_tried(clone, name, options):
     shown = name.encode(errors="backslashreplace").decode()
     folder = clone(name)
@@ -95,14 +95,21 @@ def test_braces_and_other_encodings_are_refused_before_anything_is_tried(clone, 
     assert output == f"adasde: error: {folder}/{shown}.yaml: {NEEDED}\n"
 
 
+def slow(*values):
+    """A case that `make test` leaves out: others of its kind are there."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("place", "is_folder", "line"),
     [
-        ("results", False, "adasde: error: output = results/smoke/file: cannot be written (Not a directory)"),
+        slow("results", False, "adasde: error: output = results/smoke/file: cannot be written (Not a directory)"),
         ("results", True, "adasde: error: output = results/smoke/file: cannot be written (Permission denied)"),
-        ("results/smoke/logs", True, "adasde: error: output = results/smoke/logs/file: cannot be written (Permis"),
-        ("figures/smoke", True, "adasde: error: output = figures/smoke/file: cannot be written (Permission denied)"),
-        (".snakemake", False, "FileExistsError: [Errno 17] File exists: '"),
+        slow("results/smoke/logs", True, "adasde: error: output = results/smoke/logs/file: cannot be written (Permis"),
+        slow(
+            "figures/smoke", True, "adasde: error: output = figures/smoke/file: cannot be written (Permission denied)"
+        ),
+        slow(".snakemake", False, "FileExistsError: [Errno 17] File exists: '"),
         (".snakemake", True, "PermissionError: [Errno 13] Permission denied: '"),
         (".snakemake/log", True, "adasde: error: [Errno 13] Permission denied: '.snakemake/adasde.smoke'"),
     ],
