@@ -104,6 +104,11 @@ def changed(spec, **changes):
     return spec_of({**spec.document, **noise, **changes})
 
 
+def slow(*values):
+    """A case that `make test` leaves out, since others of its kind are there."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def save_run(path, rows, spec, **facts):
     """Write a file with one finished run."""
     write_results(path, [Result(spec, rows, facts)])

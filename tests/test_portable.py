@@ -11,6 +11,7 @@ import pytest
 
 from adasde import common
 from adasde.experiments.artifacts import device_name
+from conftest import slow
 
 ROOT = Path(__file__).parents[1]
 SCALE = ["scale", "adam", "--lr", "1e-3", "--beta2", "0.99", "--batch-size", "256", "--to", "1024"]
@@ -55,7 +56,9 @@ def python(code, *arguments, prefix=(), **options):
     return subprocess.run(command, capture_output=True, text=True, **options)
 
 
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize(
+    "place", [place if name == "Windows" else slow(place) for name, place in PLACES.items()], ids=PLACES
+)
 def test_c3_c4_c22_the_library_works(place):
     done = python(f"{place}\n{TRAIN}")
     assert done.stdout == "0.002 True\n", done.stderr

@@ -20,7 +20,7 @@ from adasde.analysis.summary import five_lines
 from adasde.experiments.documents import merged
 from adasde.experiments.plan import plan
 from adasde.workloads import metrics
-from conftest import ROOT
+from conftest import ROOT, slow
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```([\w-]*)\n(.*?)^```$", re.M | re.S)
@@ -64,8 +64,9 @@ def blocks(page, kind):
     return [text for found, text in BLOCK.findall(page.read_text()) if found == kind]
 
 
-def pages_with(kind):
-    return pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, kind)], ids=lambda page: page.stem)
+def pages_with(kind, slow_ones=()):
+    pages = [slow(page) if page.stem in slow_ones else page for page in PAGES if blocks(page, kind)]
+    return pytest.mark.parametrize("page", pages, ids=lambda page: page.stem)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,7 @@ def test_the_tutorials_show_what_they_say(site):
     assert ramp == pytest.approx(decay, rel=0.005)
 
 
-@pages_with("python")
+@pages_with("python", slow_ones=["library"])
 def test_the_python_of_a_page_runs(page, capsys):
     """All of it, from top to bottom, as a reader would type it."""
     names = {}

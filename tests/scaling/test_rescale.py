@@ -9,6 +9,7 @@ from adasde.scaling import optimizers
 from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters
 from adasde.scaling.rescale import rescale
 from adasde.scaling.rules import ScalingWarning
+from conftest import slow
 
 KAPPA = 4.0
 
@@ -41,7 +42,7 @@ def betas_of(group):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("rule", ["sqrt", "linear", "sqrt-no-eps"])
+@pytest.mark.parametrize("rule", ["sqrt", slow("linear"), slow("sqrt-no-eps")])
 def test_all_groups_of_adam_follow_the_rule(name, rule):
     make, decoupled = OPTIMIZERS[name]
     optimizer = make()

@@ -17,7 +17,7 @@ from adasde.experiments.plan import plan
 from adasde.training import distributed
 from adasde.training.loop import train
 from adasde.workloads.vision import BUILDERS, ImageWorkload
-from conftest import changed, load_run
+from conftest import changed, load_run, slow
 
 CLOSE = 1e-5  # between sums in another order, relative to the weights' scale
 
@@ -97,7 +97,8 @@ if found:
 """
 
 
-def test_two_processes_are_one(at_ell, small_spec, tensors, tmp_path):
+@pytest.mark.parametrize("names", [("plain", "whole-saved", "svag-micro-saved"), slow(("micro", "invariant", "svag"))])
+def test_two_processes_are_one(names, at_ell, small_spec, tensors, tmp_path):
     """Plain and SVAG, whole batches with batch norm and micro-batches without, augmentation; checkpoints, too."""
     # Few steps: Adam divides by the gradient's size, and what rounding differs by grows tenfold in ten steps.
     few = changed(small_spec, evaluate=[160, 320], samples=320)
@@ -113,6 +114,7 @@ def test_two_processes_are_one(at_ell, small_spec, tensors, tmp_path):
         "svag": ("resnet", svag),
         "svag-micro-saved": ("cnn", changed(svag, micro_batch=8)),
     }
+    specs = {name: specs[name] for name in names}
     torch.save(tensors, tmp_path / "tensors")
     both = {name: (network, changed(spec, processes=2).document) for name, (network, spec) in specs.items()}
     (tmp_path / "together.py").write_text(TOGETHER)

@@ -12,7 +12,7 @@ from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperpara
 from adasde.training.loop import train
 from adasde.training.run import Run
 from adasde.workloads.vision import BUILDERS, ImageWorkload
-from conftest import changed
+from conftest import changed, slow
 
 CLOSE = 1e-5  # between sums in another order, relative to the weights' scale
 
@@ -121,7 +121,7 @@ def test_batch_norm_sees_a_base_batch(invariant_spec, resnet):
     assert sizes == [32] * 8
 
 
-@pytest.mark.parametrize("options", [{}, {"micro_batch": 8, "clip": 0.5, "sampling": "epoch"}])
+@pytest.mark.parametrize("options", [slow({}), {"micro_batch": 8, "clip": 0.5, "sampling": "epoch"}])
 def test_interrupted_and_resumed_is_uninterrupted(options, invariant_spec, task, tmp_path):
     """Also with batches that are made ahead of time."""
     spec = changed(invariant_spec, **options)

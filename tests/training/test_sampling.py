@@ -11,7 +11,7 @@ from adasde.experiments.artifacts import rows_digest
 from adasde.training.loop import train
 from adasde.training.sampling import BLOCK, Sampler
 from adasde.training.seeding import derive_seed
-from conftest import changed
+from conftest import changed, slow
 
 
 def sampler(sampling, seed=0, places=None):
@@ -77,7 +77,7 @@ def test_streams_differ_by_purpose_and_number():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-@pytest.mark.parametrize("options", [{}, {"micro_batch": 8}, {"sampling": "epoch"}])
+@pytest.mark.parametrize("options", [slow({}), {"micro_batch": 8}, {"sampling": "epoch"}])
 def test_batches_made_ahead_of_time_are_the_same(options, small_spec, task, tmp_path):
     """Also when the run is stopped, and batches that were made ahead are lost."""
     spec = changed(small_spec, **options)

@@ -11,7 +11,7 @@ from adasde.experiments.plan import plan
 from adasde.scaling.svag import coefficients
 from adasde.training.loop import train
 from adasde.training.run import Run
-from conftest import changed, save_run
+from conftest import changed, save_run, slow
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_step_is_the_plain_optimizer_on_the_combined_gradient(at_ell, task):
         assert torch.allclose(p, q, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("sampling", ["replacement", "epoch"])
+@pytest.mark.parametrize("sampling", ["replacement", slow("epoch")])
 def test_interrupted_and_resumed_is_uninterrupted(sampling, at_ell, task, tmp_path):
     spec = changed(at_ell(2), sampling=sampling)
     whole, _ = train(spec, task)

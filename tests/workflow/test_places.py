@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from adasde.experiments.plan import plan
-from conftest import ROOT, save_run
+from conftest import ROOT, save_run, slow
 
 # A space, quotes, an accent, a leading dash, and what shells, make, formats and patterns have a use for.
 ODD = "-a b'c\"d $HOME `e` é#%*[f];&|(g)\\h"
@@ -81,7 +81,7 @@ NEEDED = "a path must be UTF-8 and have no braces, which Snakemake takes for wil
 
 
 @pytest.mark.parametrize("name", ["a{b}c", "a}c", os.fsdecode(b"a\xe9c")])
-@pytest.mark.parametrize("options", [[], pytest.param(["-n"], marks=pytest.mark.slow)], ids=["", "dry"])
+@pytest.mark.parametrize("options", [[], slow(["-n"])], ids=["", "dry"])
 def test_braces_and_other_encodings_are_refused_before_anything_is_tried(clone, name, options):
     shown = name.encode(errors="backslashreplace").decode()
     folder = clone(name)
@@ -93,11 +93,6 @@ def test_braces_and_other_encodings_are_refused_before_anything_is_tried(clone, 
     status, output = snakemake(folder, *options, "--configfile", f"{name}.yaml")
     assert status != 0
     assert output == f"adasde: error: {folder}/{shown}.yaml: {NEEDED}\n"
-
-
-def slow(*values):
-    """A case that `make test` leaves out: others of its kind are there."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +168,7 @@ def test_c17_make_keeps_caches_here_where_the_home_cannot_be_written(clone):
     assert done.stdout.strip() == f"{folder}, {own}/.cache, plots", done.stderr
 
 
+@pytest.mark.slow
 def test_a_narrow_umask_and_a_closed_output_harm_no_graph(clone):
     folder = clone("clone")
     line = f'umask 077; exec "$0" -m snakemake --cores 1 {SIMULATION} --configfile workflow/config/smoke.yaml >&- 2>&-'

@@ -1,6 +1,7 @@
 """claims/rivals.py: rules that leave the baseline, and one that does not."""
 
 import numpy as np
+import pytest
 
 from analysis.runs import judged, table
 
@@ -43,6 +44,7 @@ def test_a_rival_that_diverges_leaves_the_baseline():
     assert rows_of({("sqrt", 1): 0, ("none", 4): 4.0})["note"].str.endswith("from sqrt: not run").all()
 
 
+@pytest.mark.slow
 def test_equal_runs_are_seldom_told_apart():
     """All points of all test functions count at once: of equal runs, 2.5% are told from the baseline."""
     trials = 60

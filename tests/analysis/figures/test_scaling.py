@@ -8,6 +8,7 @@ from adasde.analysis import reference
 from adasde.analysis.figures import style
 from adasde.analysis.figures.registry import plot_figure
 from analysis.runs import LANGUAGE, PARTS, table
+from conftest import slow
 
 EFFECTS = {
     ("sqrt", 1): 0.0, ("sqrt", 4): 0.2, ("sqrt", 16): 3.0, ("svag", 2): 0.1, ("svag", 4): 0.2,
@@ -25,7 +26,7 @@ def labels(plotted):
     ("scaling-a", "scratch"), ("svag-a", "scratch"), ("svag-a", "branch"), ("branch-a", "branch"),
 ])  # fmt: skip
 @pytest.mark.parametrize(
-    "options", [{}, {"seeds": 1}, {"diverged": [("linear", 16, 0), ("sqrt", 4, 1), ("svag", 2, 1)]}]
+    "options", [{}, slow({"seeds": 1}), {"diverged": [("linear", 16, 0), ("sqrt", 4, 1), ("svag", 2, 1)]}]
 )
 def test_figures_show_every_level_in_order_with_units(figure, kind, options):
     made = table(EFFECTS, kind=kind, **options)
