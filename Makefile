@@ -88,7 +88,7 @@ reference: env  ## keep the tables, figures and speeds of a finished run as the 
 	cp -r results/$(SCALE)/*.parquet results/$(SCALE)/*.csv results/$(SCALE)/forecasts results/reference/$(SCALE)
 	cp figures/$(SCALE)/*.png figures/reference/$(SCALE)
 	$(PY) -m adasde throughput results/$(SCALE)/runs/*.parquet --out src/adasde/experiments/throughput.csv
-	$(PY) -m adasde claims results/reference/$(SCALE) --readme README.md
+	$(PY) -m adasde claims results/reference/$(SCALE) --readme README.md --spreads src/adasde/analysis/claims/spreads.csv
 
 clean:  ## delete what was built; the environment and the data stay
 	rm -rf .snakemake results/smoke results/mini figures/smoke figures/mini docs/_build docs/generated

@@ -393,6 +393,7 @@ def main():
         "part-datasets.md": datasets(),
         "part-commands.txt": printed("--help"),
         "part-plan.txt": printed("plan", str(ROOT / "workflow/config/paper.yaml"), "--device", "h100"),
+        "part-budget.txt": printed("plan", str(ROOT / "workflow/config/paper.yaml"), "--budget", "100gpuh"),
         "api.md": api(),
         "options.md": options(),
     }

@@ -35,10 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Print what a config would cost, without running anything: per figure and as a whole, or every run."""
+    """Print what a config would cost, without running anything: per figure and as a whole, or every run.
+
+    The speeds behind the hours are measured, estimated or unknown. With a budget, propose what to keep of the config.
+    """
     planned, shown = _planned(options.config)
     if options.device is not None:
         cost.device_named(options.device)
+    if options.budget is not None or options.out is not None:
+        _propose(options)
+        return
     runs = cost.needed(planned, shown, options.figure) if options.figure else planned.runs
     specs = [planned.runs[run] for run in runs]
     if options.json:
@@ -47,6 +53,25 @@ def plan(options: argparse.Namespace) -> None:
         _print_runs(specs, len(planned.figures))
     else:
         print(cost.report(planned, shown, options.figure, options.device, options.gpus))
+
+
+def _propose(options: argparse.Namespace) -> None:
+    """Print what a budget leaves of a config, and write the overlay that takes the rest away."""
+    if options.budget is None:
+        raise InputError("out: goes with --budget only, whose overlay it is")
+    for name in ("figure", "gpus"):
+        if (value := getattr(options, name)) is not None:
+            raise InputError(f"{name} = {value}: does not go with --budget, which looks at hours of the whole config")
+    if options.out is not None:
+        check_writable("out", options.out)
+
+    from adasde.analysis import budget  # with pandas and scipy, which planning does not need
+
+    found = budget.cut(merged(options.config), options.budget, options.device)
+    if options.out is not None:
+        with atomic(options.out) as temporary:
+            temporary.write_text(budget.overlay_text(found, [str(path) for path in options.config]), encoding="utf-8")
+    print(budget.summary(found))
 
 
 def _print_runs(specs: list, figures: int) -> None:
@@ -175,9 +200,9 @@ def forecast(options: argparse.Namespace) -> None:
 
 def claims(options: argparse.Namespace) -> None:
     """Judge every claim that the tables can speak to, and say in five lines whether the paper replicates."""
-    from adasde.analysis.claims import evaluation, report
+    from adasde.analysis.claims import evaluation, report, spreads
 
-    for name in ("out", "readme"):
+    for name in ("out", "readme", "spreads"):
         if (path := getattr(options, name)) is not None:
             check_writable(name, path)
     table = evaluation.evaluate_scale(options.tables)
@@ -185,6 +210,8 @@ def claims(options: argparse.Namespace) -> None:
         report.write_claims(table, options.out)
     if options.readme is not None:
         report.renew_claims(table, options.readme)
+    if options.spreads is not None:
+        spreads.write_spreads(options.tables, options.spreads)
     print(report.claims_summary(table))
 
 
@@ -312,6 +339,8 @@ def _add_planning(command: _Command) -> None:
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--runs", action="store_true", help="one row per run, every number resolved")
     form.add_argument("--json", action="store_true", help="one JSON array of specs")
+    form.add_argument("--budget", metavar="HOURS", help="what to keep within it, such as 100gpuh (of GPUs) or 5h")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="with --budget: config to write, to lay over the others")
 
     sub = command(data, "data", "fetch, verify and prepare a data set")
     sub.add_argument("name")
@@ -394,6 +423,9 @@ def _add_reading(command: _Command) -> None:
     sub.add_argument("tables", type=Path, metavar="FOLDER", help="folder of the tables, such as results/mini")
     sub.add_argument("--out", type=Path, metavar="FILE", help="also write them as CSV")
     sub.add_argument("--readme", type=Path, metavar="FILE", help="also put them between the marks of a Markdown file")
+    sub.add_argument(
+        "--spreads", type=Path, metavar="FILE", help="also renew a CSV of how much gaps differ between seeds"
+    )
 
     sub = command(report, "report", "figures and claims of a scale as one HTML file")
     _config_argument(sub)

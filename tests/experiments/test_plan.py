@@ -31,7 +31,7 @@ def test_fashion_mnist_can_be_laid_over_the_gpu_scale():
 
 
 @pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")
-def test_an_experiment_that_is_null_is_left_out(config):
+def test_an_experiment_or_a_rule_that_is_null_is_left_out(config):
     names = [ROOT / f"workflow/config/{name}.yaml" for name in ("gpu", "fashion", "quarter")]
     quarter = plan.plan(merged(names))
     assert quarter.scale == "gpu-quarter"
@@ -41,6 +41,13 @@ def test_an_experiment_that_is_null_is_left_out(config):
     whole = plan.plan(config)
     config["experiments"]["extra"] = None
     assert plan.plan(config) == whole
+    config["experiments"]["fashion-cnn-adam"]["rules"]["linear"] = None
+    dropped = plan.plan(config).runs
+    assert whole.runs.keys() - dropped.keys() == {f"fashion-cnn-adam.linear.k4.s{seed}" for seed in range(2)}
+    assert all(whole.runs[run] == spec for run, spec in dropped.items())
+    config["experiments"]["fashion-cnn-adam"]["rules"]["lineer"] = None
+    with pytest.raises(InputError, match="rules.lineer: None is not of type 'object'"):
+        plan.plan(config)
 
 
 @pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")  # mini goes where the rule breaks

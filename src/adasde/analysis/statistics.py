@@ -156,6 +156,13 @@ class Sample:
         parts = zip(*(sample.groups for sample in samples), strict=True)
         return cls(tuple(np.concatenate([v / u for v, u in zip(part, units, strict=True)], axis=1) for part in parts))
 
+    @classmethod
+    def single(cls, spread: float, n: int, paired: bool) -> "Sample":
+        """Gaps at one time with this standard deviation, of ``n`` pairs of runs, or of two groups of ``n`` each."""
+        values = np.linspace(-1.0, 1.0, n)[:, None]  # any values would do
+        values *= spread / values.std(ddof=1)
+        return cls((values,) if paired else (values / np.sqrt(2), values / np.sqrt(2)))
+
     @property
     def n(self) -> int:
         """Number of seeds, of the group that has fewer."""
@@ -167,18 +174,20 @@ class Sample:
         return _gap(self.groups)
 
     def power(self, tolerance: float, draws: int = REPLICATES, seed: int = 0) -> float:
-        """Probability that a true gap of 0 with this spread is shown to be below the tolerance; NaN with one seed.
+        """Probability that a true gap of 0 with this spread is shown to be below the tolerance; NaN with one seed."""
+        return float((self.null_highs(draws, seed) < tolerance).mean()) if self.n > 1 else np.nan
+
+    def null_highs(self, draws: int = REPLICATES, seed: int = 0) -> np.ndarray:
+        """Upper ends of the intervals, (draws,), that samples of this size and spread have where the true gap is 0.
 
         Whole trajectories are drawn with the covariance that was measured over time.
         """
-        if self.n < 2:
-            return np.nan
         random = np.random.default_rng(seed)
         drawn = []
         for group in self.groups:
             n = len(group)
             drawn.append(random.normal(size=(draws, n, n)) @ (group - group.mean(axis=0)) / np.sqrt(n - 1))
-        return float((_gap(drawn).high < tolerance).mean())
+        return _gap(drawn).high
 
     def seeds_needed(self, tolerance: float) -> float:
         """Return the smallest larger number of seeds at which this mean and spread would be decided.

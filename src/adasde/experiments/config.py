@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 from adasde.common import InputError, short
 from adasde.experiments.fields import Model, Name, Number, Whole, validated
 from adasde.scaling.hyperparameters import VARIANTS, AdamHyperparameters, RMSpropHyperparameters
+from adasde.scaling.rules import RULES
 
 T = TypeVar("T")
 
@@ -373,7 +374,8 @@ _CONFIG = TypeAdapter(Config)
 def config_of(document: Any) -> Config:
     """Return the config that a YAML document holds; InputError, in one line, names the field that is wrong.
 
-    What is null in a section, such as an experiment, is left out: so a config laid over another can take less.
+    What is null in a section, such as an experiment, is left out, and so is a rule: so a config laid over another can
+    take less.
     """
     sections = ("experiments", "branches", "finetunings", "simulations")
     if isinstance(document, dict):
@@ -382,4 +384,13 @@ def config_of(document: Any) -> Config:
 
 
 def _present(section: Any) -> Any:
-    return {k: v for k, v in section.items() if v is not None} if isinstance(section, dict) else section
+    if not isinstance(section, dict):
+        return section
+    return {name: _present_rules(content) for name, content in section.items() if content is not None}
+
+
+def _present_rules(content: Any) -> Any:
+    if not (isinstance(content, dict) and isinstance(content.get("rules"), dict)):
+        return content
+    rules = content["rules"].items()
+    return {**content, "rules": {rule: given for rule, given in rules if given is not None or rule not in RULES}}

@@ -6,7 +6,8 @@ forward pass only, so it counts a third. The unit of a simulation is one step of
 
 Seconds are work over examples per second. Where a workload was measured on the device, the speed is that of
 ``throughput.csv``: the work of finished runs over the seconds that they recorded, which include evaluations but not the
-start of the process. Elsewhere it is the peak FLOP/s times an assumed utilisation. `adasde throughput` makes that file.
+start of the process. At other batches it is that of the nearest one, elsewhere the peak FLOP/s times an assumed
+utilisation: both are estimates. `adasde throughput` makes that file.
 """
 
 import csv
@@ -71,6 +72,7 @@ TABLE = 30_000  # bytes that a run leaves in files other than weights, at most
 WORKER = 0.2e9  # bytes of a process that decodes images, without what it shares with the others (measured)
 PROCESS = {"core": 0.9e9, "GPU": 6e9}  # bytes of a process without its model: libraries (measured), CUDA's (assumed)
 PARALLEL = (1, 8, 64)  # numbers of devices for which a report says the time
+SPEEDS = ("measured", "estimated", "unknown")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ class Cost:
 
     ``samples`` are the examples that it takes; ``share`` is the part of a minibatch that a process takes. ``memory`` is
     the peak of one process on its device. If the run does not fit there, ``micro_batch`` is the largest that would fit,
-    or 0. ``source`` is what the seconds rest on if that was measured, ``assumed`` if not.
+    or 0. ``speed`` is one of SPEEDS: *measured* where the workload was measured on the device at this precision and
+    batch; *estimated* from FLOPs, another batch or one device of several; *unknown* where something else stands in.
+    ``source`` is the measurement that it rests on, ``assumed`` what it assumes beside or instead.
     """
 
     run: str
@@ -93,6 +97,7 @@ class Cost:
     micro_batch: int | None = None
     weights: int = 0
     checkpoint: int = 0
+    speed: str = "measured"
     source: str | None = None
     assumed: str | None = None
 
@@ -116,6 +121,8 @@ def cost_of(spec: AnySpec, device: str | None = None) -> Cost:
         return Cost(spec.run, "cpu-core", spec.path_steps / rate, PROCESS["core"], **basis)
     name = device or ("h100" if spec.device == "cuda" else "cpu-core")
     unit, (rate, basis) = device_named(name).unit, _rate(spec, name)
+    if spec.processes > 1 and "speed" not in basis:
+        basis["speed"] = "estimated"  # by EFFICIENCY
     taken, evaluating = work(spec)
     together = rate * spec.processes * (EFFICIENCY if spec.processes > 1 else 1.0)
     share, memory = spec.batch_size // spec.processes, peak_bytes(spec, unit, _examples_per_pass(spec))
@@ -212,13 +219,22 @@ def _rate(spec: Trained, name: str) -> tuple[float, dict[str, str]]:
     precision = spec.precision if spec.precision in device.peak else "float32"
     alike = spec.workload.replace("fashion32-", "cifar10-")  # the same network on images of the same form
     measured = (_throughput().get((workload, name, precision)) for workload in (spec.workload, alike))
+    stand_in = {}
+    if precision != spec.precision:
+        stand_in = {
+            "speed": "unknown",
+            "assumed": f"{kind} in {spec.precision} on one {name}: as fast as in {precision}",
+        }
     if known := next(filter(None, measured), None):
         step = spec.batch_size // spec.processes * spec.minibatches
-        rate, source = known[min(known, key=lambda size: abs(math.log(size / step)))]
-        return rate, {"source": source}
+        size = min(known, key=lambda size: abs(math.log(size / step)))
+        rate, source = known[size]
+        if size != step and not stand_in:
+            stand_in = {"speed": "estimated", "assumed": "other batches: as fast per example as the nearest measured"}
+        return rate, {"source": source, **stand_in}
     peak, share = device.peak[precision], UTILISATION[device.unit, kind][precision]
     assumed = f"{kind} in {precision}: {share:g} of the {peak / 1e12:.3g} TFLOP/s of one {name} ({device.source})"
-    return peak * share / (BACKWARD * _profile(spec).flops), {"assumed": assumed}
+    return peak * share / (BACKWARD * _profile(spec).flops), {"speed": "estimated", "assumed": assumed, **stand_in}
 
 
 def _simulated_rate(spec: Simulation) -> tuple[float, dict[str, str]]:
@@ -228,7 +244,8 @@ def _simulated_rate(spec: Simulation) -> tuple[float, dict[str, str]]:
     if f"{study}.{oracle}" in known:
         rate, source = known[f"{study}.{oracle}"]
         return rate, {"source": source}
-    return min(known.values())[0], {"assumed": f"{study} on {oracle}: as slow as on the slowest oracle measured"}
+    assumed = f"{study} on {oracle}: as slow as on the slowest oracle measured"
+    return min(known.values())[0], {"speed": "unknown", "assumed": assumed}
 
 
 @cache
@@ -326,7 +343,7 @@ def report(
     for name, runs in parts.items():
         mine, of = [costs[run] for run in runs], hours_of(plan, runs, device)
         hours = (_hours(of[unit][0] if unit in of else 0.0) for unit in units)
-        speed = " and ".join(sorted({"estimated" if c.assumed else "measured" for c in mine}, reverse=True))
+        speed = _speeds(mine)
         memory = _bytes(max(c.memory for c in mine)) + "!" * any(c.micro_batch is not None for c in mine)
         counts = (f"{len(mine):,}", f"{sum(c.steps for c in mine):,}", f"{sum(c.samples for c in mine):,}")
         rows.append((name, *counts, *hours, speed, memory, _bytes(sum(_disk(plan, runs, costs).values()))))
@@ -342,6 +359,24 @@ def report(
     lines.append("disk: " + ", ".join(f"{what} {_bytes(size)}" for what, size in _disk(plan, whole, costs).items()))
     mine = [costs[run] for run in whole]
     return "\n".join([*lines, *_too_large(plan, mine), *_presumed(plan, mine)])
+
+
+def hours_by_speed(costs: Iterable[Cost]) -> dict[str, float]:
+    """Return the device-hours of runs by how their speed is known, without the start of their jobs."""
+    hours = dict.fromkeys(SPEEDS, 0.0)
+    for cost in costs:
+        hours[cost.speed] += cost.hours
+    return hours
+
+
+def _speeds(costs: Sequence[Cost]) -> str:
+    """Shares of the hours by how their speed is known, in percent that add up to 100; of one kind only its name."""
+    hours = {speed: share for speed, share in hours_by_speed(costs).items() if share}
+    if len(hours) == 1:
+        return next(iter(hours))
+    percent = {speed: max(1, round(100 * share / sum(hours.values()))) for speed, share in hours.items()}
+    percent[max(hours, key=lambda speed: hours[speed])] += 100 - sum(percent.values())
+    return ", ".join(f"{share}% {speed}" for speed, share in percent.items())
 
 
 def _disk(plan: Plan, runs: Sequence[str], costs: Mapping[str, Cost]) -> dict[str, float]:
@@ -375,7 +410,7 @@ def _too_large(plan: Plan, costs: Sequence[Cost]) -> Iterable[str]:
 def _presumed(plan: Plan, costs: Sequence[Cost]) -> Iterable[str]:
     """Yield lines that say what the seconds rest on."""
     yield from dict.fromkeys(f"measured: examples per second of {cost.source}" for cost in costs if cost.source)
-    yield from dict.fromkeys(f"estimated: {cost.assumed}" for cost in costs if cost.assumed)
+    yield from dict.fromkeys(f"{cost.speed}: {cost.assumed}" for cost in costs if cost.assumed)
     if any(cost.processes > 1 for cost in costs):
         yield f"estimated: several devices that share a run reach {EFFICIENCY:g} of separate ones; one evaluates"
     kinds = dict.fromkeys(plan.runs[cost.run].kind for cost in costs)

@@ -13,11 +13,12 @@ def merged(paths: list[Path]) -> Any:
     for path, other in zip(paths[1:], others, strict=True):
         if not isinstance(other, dict):
             raise InputError(f"{path}: {short(other)} is not a mapping, so it cannot be merged")
-        document = _merge(document, other)
+        document = merge(document, other)
     return document
 
 
-def _merge(old: Any, new: Any) -> Any:
+def merge(old: Any, new: Any) -> Any:
+    """Return a document with another laid over it: mappings are merged, everything else is replaced."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
-    return old | {key: _merge(old.get(key), value) for key, value in new.items()}
+    return old | {key: merge(old.get(key), value) for key, value in new.items()}

@@ -149,8 +149,7 @@ def plot_figure(
 
     If there is a ``reference``, the same two tables of other runs, its curves are plotted behind, broad and grey.
     """
-    from adasde.analysis import tables  # with pandas, which planning does not need
-
+    tables = import_module("adasde.analysis.tables")  # with pandas, which planning does not need
     simulations = tables.NO_SIMULATIONS if simulations is None else simulations
     columns = ["experiment", "kind", "rule", "kappa", "ell", "second_moment"]
     found = trajectories[columns].drop_duplicates().itertuples(index=False, name=None)

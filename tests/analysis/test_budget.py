@@ -1,0 +1,251 @@
+"""budget.py: what a budget leaves of a campaign can be decided, and plans to no more than the budget."""
+
+import math
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from adasde.analysis import budget
+from adasde.analysis.figures.registry import figure_runs
+from adasde.common import InputError
+from adasde.experiments.config import config_of
+from adasde.experiments.cost import hours_of
+from adasde.experiments.documents import merge, merged
+from adasde.experiments.plan import plan
+from adasde.experiments.specs import Training
+from adasde.scaling.documents import read_document
+from conftest import ROOT
+
+SMOKE, MINI, PAPER = (ROOT / f"workflow/config/{name}.yaml" for name in ("smoke", "mini", "paper"))
+
+pytestmark = pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")
+
+
+def held(found):
+    """What must be true of every cut: the plan of the overlay keeps to the budget, and its claims can be decided."""
+    assert hours_of(found.plan, found.plan.runs, found.device)[found.unit][0] == found.planned <= found.hours
+    assert found.plan.scale == f"{found.whole.scale}-{found.budget.replace('.', '-')}"
+    assert figure_runs(found.plan)
+    seeds: dict[tuple, set] = {}
+    for spec in found.plan.runs.values():
+        if isinstance(spec, Training):
+            level = float(spec.ell if spec.rule == "svag" else spec.kappa)
+            seeds.setdefault((spec.experiment, spec.rule, level), set()).add(spec.seed)
+    kept = {(c.experiment, c.rule, c.level): c for name in found.proposal.cells for c in found.proposal.kept(name)}
+    baselines = {(name, "sqrt", 1.0) for name in (*found.proposal.cells, *found.proposal.parents)}
+    assert set(seeds) == set(kept) | baselines
+    for key, cell in kept.items():
+        powers = cell.powers(len(seeds[key]))
+        assert powers
+        assert min(powers.values()) >= budget.POWER
+        assert len(seeds[key[0], "sqrt", 1.0]) == len(seeds[key])
+    return kept
+
+
+def decided(proposal):
+    return sum(cell.claims for name in proposal.cells for cell in proposal.kept(name))
+
+
+# Power
+
+
+@pytest.mark.parametrize(
+    ("spread", "seeds", "paired"), [(0.3, 3, True), (1.0, 9, True), (1.0, 9, False), (0.6, 4, False)]
+)
+def test_power_is_that_of_two_one_sided_t_tests(spread, seeds, paired):
+    random, freedom = np.random.default_rng(1), (1 if paired else 2) * (seeds - 1)
+    means = random.normal(scale=spread / math.sqrt(seeds), size=100_000)
+    errors = spread / math.sqrt(seeds) * np.sqrt(random.chisquare(freedom, size=len(means)) / freedom)
+    if paired:
+        expected = (np.abs(means) + stats.t.ppf(0.95, freedom) * errors < 1).mean()
+        assert budget.power(spread, seeds, paired) == pytest.approx(expected, abs=4 * math.sqrt(0.25 / 2000))
+    else:  # Welch's degrees of freedom are fewer where the two spreads differ by chance
+        expected = (np.abs(means) + stats.t.ppf(0.95, freedom) * errors < 1).mean()
+        assert expected - 0.1 < budget.power(spread, seeds, paired) < expected + 0.05
+    assert budget.power(spread, seeds + 2, paired) >= budget.power(spread, seeds, paired)
+
+
+def test_seeds_are_the_least_that_decide():
+    for spread, paired in ((0.2, True), (0.7, True), (0.7, False)):
+        needed = budget._seeds_needed((0.1, spread), paired)
+        assert budget.power(spread, needed, paired) >= budget.POWER
+        assert needed == 2 or budget.power(spread, needed - 1, paired) < budget.POWER
+    assert budget._seeds_needed((5.0,), True) is None
+    assert budget._seeds_needed((), True) is None
+
+
+# Cuts of the paper
+
+
+@cache
+def paper(budgeted):
+    return budget.cut(read_document(PAPER), budgeted)
+
+
+@pytest.mark.parametrize("hours", [0.2, 100, pytest.param(2000, marks=pytest.mark.slow)])
+def test_a_cut_of_the_paper_keeps_to_its_budget_and_decides_what_it_keeps(hours):
+    document, found = read_document(PAPER), paper(f"{hours:g}gpuh")
+    kept = held(found)
+    left = config_of(merge(document, found.overlay)).experiments
+    for (name, rule, level), cell in kept.items():
+        content = left[name]
+        assert level in (content.ell if rule == "svag" else content.rules[rule])
+        assert {"train_loss", "lag"} & {metric for metric, _ in cell.spreads}
+        whole = config_of(document).experiments[name]
+        assert content.epochs / whole.epochs == pytest.approx(found.proposal.shares[name])
+    # Snakemake lays it over as we do.
+    from snakemake.utils import update_config
+
+    theirs: dict = {}
+    for laid in (document, found.overlay):
+        update_config(theirs, laid)
+    assert plan(theirs) == found.plan
+
+
+def test_a_larger_budget_keeps_what_a_smaller_one_keeps():
+    document = read_document(PAPER)
+    start = budget.Proposal(budget._priced(document, config_of(document), None), {}, {})
+    steps = list(budget.in_order(start))
+    for step in steps:
+        less, more = step.before, step.after
+        assert step.hours > 0
+        for name in less.cells:
+            assert set(less.cells[name]) <= set(more.cells[name])
+            assert less.shares[name] <= more.shares[name]
+            assert less.seeds(name) <= more.seeds(name)
+        assert decided(less) <= decided(more)
+        assert (more.cells, more.shares) != (less.cells, less.shares)
+    # At the end there is all of it.
+    assert set(steps[-1].after.shares.values()) == {1.0}
+    assert decided(steps[-1].after) == sum(c.claims for own in start.priced.values() for c in own[1.0].cells)
+    for hours in (1, 30, 3000):
+        kept, then = budget._bought(start, hours)
+        assert kept.hours <= hours < then.after.hours
+
+
+def test_a_little_of_everything_comes_before_all_of_one():
+    found = paper("100gpuh")
+    kept = found.proposal
+    assert len(kept.cells) >= 10
+    assert {kept.shares["vgg16-adam"], kept.shares["imagenet-adam"]} == {1.0, 0.125}
+    assert "roberta-adam" not in kept.cells
+    assert found.overlay["experiments"]["roberta-adam"] is None
+    assert all(value is None for value in found.overlay["finetunings"].values())
+    assert "finetune" not in found.overlay["figures"]
+    assert found.overlay["experiments"]["imagenet-adam"]["seeds"]["value"] > 1  # one seed decides nothing
+
+
+# The command
+
+
+def test_the_command_writes_an_overlay_that_plans_to_the_budget(adasde, tmp_path):
+    out = tmp_path / "overlay.yaml"
+    done = adasde("plan", PAPER, "--budget", "30gpuh", "--out", out)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("paper-30gpuh: ")
+    assert " of 30 GPU-hours decide " in lines[0]
+    assert any(line.startswith("scaling-roberta-adam  ") and line.endswith("all of it") for line in lines)
+    assert any(line.startswith("vgg16-adam ") and "test accuracy 0.9" in line for line in lines)
+    assert lines[-1].startswith("next: ")
+    assert len(lines) < 50
+    laid = plan(merged([PAPER, out]))
+    hours = hours_of(laid, laid.runs)["GPU"][0]
+    assert f"{hours:.4g}" == lines[0].split()[1]
+    assert hours <= 30
+    text = out.read_text()
+    assert text.startswith(f"# Made by `adasde plan {PAPER} --budget 30gpuh`")
+    numbers = [value for own in yaml.safe_load(text)["experiments"].values() if own for value in own.values()]
+    assert all(value.get("source", "ours") == "ours" for value in numbers)
+
+
+def test_a_budget_too_small_for_one_claim_names_the_least(adasde, tmp_path):
+    done = adasde("plan", PAPER, "--budget", "0.01gpuh", "--out", tmp_path / "o.yaml")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "budget = '0.01gpuh': too small to decide one claim; " in done.stderr
+    assert done.stderr.rstrip().endswith("gpuh would do, for ablation-vgg16-adam.sqrt.k16 at 1/8 of its epochs")
+    assert not (tmp_path / "o.yaml").exists()
+    least = done.stderr.partition("claim; ")[2].partition("gpuh")[0]
+    assert adasde("plan", PAPER, "--budget", f"{least}gpuh").returncode == 0
+    assert adasde("plan", PAPER, "--budget", f"{0.9 * float(least):.6f}gpuh").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        *((["--budget", text], "must be a number and a unit, h or gpuh, such as 100gpuh")
+          for text in ("100", "gpuh", "100 gpuh", "1e2h", "nan", "100GPUH", "100tpuh", "", "١h", "9" * 400 + "h")),
+        *((["--budget", text], "must be above 0, and 1,000,000 hours at most") for text in ("0h", "0.0h", "1000001h")),
+        (["--budget", "3gpuh"], "smoke trains on cores; say 3h"),
+        (["--budget", "3h", "--gpus", "2"], "gpus = 2: does not go with --budget"),
+        (["--budget", "3h", "--figure", "map"], "figure = map: does not go with --budget"),
+        (["--budget", "3h", "--json"], "not allowed with argument"),
+        (["--out", "o.yaml"], "out: goes with --budget only"),
+        (["--budget", "3h", "--out", "."], "out = .: cannot be written"),
+        (["--budget", "3h", "--device", "tpu"], "device = 'tpu': must be one of"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_a_budget_is_one_line(options, words, adasde, tmp_path):
+    done = adasde("plan", SMOKE, *options, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert words in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+# Cores, branches, simulations
+
+
+def test_cuts_of_a_config_for_cores(config):
+    counts = []
+    for hours in (0.006, 0.01, 0.02, 0.03, 1):
+        found = budget.cut(config, f"{hours}h")
+        kept = held(found)
+        counts.append(len(kept))
+        assert {run for run in found.whole.runs if run.startswith(("sde.", "weak-order."))} <= set(found.plan.runs)
+        branch = {(rule, level) for name, rule, level in kept if name == "branch-cnn-adam"}
+        assert branch in (set(), {("sqrt", 4.0), ("none", 4.0)})  # the rival sets the tolerance of the rule
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+    assert (found.then, found.finetunings) == (None, tuple(config["finetunings"]))
+    assert set(found.overlay) == {"scale", "figures", "experiments", "branches"}
+    text = budget.summary(found)
+    assert "cannot be decided: branch-cnn-adam, svag 2: needs more than 20 seeds" in text
+    assert re.search(r"^map +7 of 8 +levels of branch-cnn-adam$", text, re.M)
+    assert re.search(r"^nothing given up: scaling-fashion-cnn-adam, .*weak-order", text, re.M)
+    assert budget.cut(config, "0.01gpuh", "h100").unit == "GPU"  # a device replaces that of the config
+
+
+def test_a_parent_is_kept_for_its_branches(config):
+    """The parent has no cell of its own, and all its epochs, for a branch starts within them."""
+    del config["finetunings"]
+    config["simulations"] = {}
+    config["experiments"] = {"fashion-cnn-adam": config["experiments"]["fashion-cnn-adam"]}
+    config["experiments"]["fashion-cnn-adam"]["rules"] = {"sqrt": {"value": [1], "source": "ours"}}
+    config["figures"] = ["branch-cnn-adam"]
+    found = budget.cut(config, "1h")
+    assert found.proposal.parents == ["fashion-cnn-adam"]
+    assert found.overlay["experiments"] == {
+        "fashion-cnn-adam": {"seeds": {"value": 1, "source": "ours", "note": "2 in the whole"}}
+    }
+    assert {spec.experiment for spec in found.plan.runs.values()} == {"fashion-cnn-adam", "branch-cnn-adam"}
+    assert "baseline, from which others branch" in budget.summary(found)
+    held(found)
+
+
+def test_what_no_seeds_decide_is_refused_at_any_budget(config, monkeypatch):
+    monkeypatch.setattr(budget, "read_spreads", lambda: [])
+    with pytest.raises(InputError, match="no cell of smoke can be decided with 20 seeds at any budget"):
+        budget.cut(config, "100h")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [MINI, ROOT / "workflow/config/gpu.yaml"], ids=lambda path: path.stem)
+def test_cuts_of_other_configs(path: Path):
+    document = read_document(path)
+    counts = [len(held(budget.cut(document, f"{hours}h"))) for hours in (0.05, 0.2, 0.4, 10)]
+    assert counts == sorted(counts)
