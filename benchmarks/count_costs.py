@@ -10,15 +10,13 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from adasde.workloads import language
+from adasde.workloads import counting, language
 from adasde.workloads.data.registry import load_arrays, prepare
 from adasde.workloads.data.text import SPECIAL
 from adasde.workloads.registry import WORKLOADS, CostProfile
@@ -30,8 +28,6 @@ CLASSES = {"wiki-articles": 52, "glue-mnli": 3}  # of labels; 2 otherwise
 # Bytes per example of what a step holds for a moment, where they were measured: on an H100 the step of GPT-2 needs the
 # logits of 50,257 tokens at 1,024 places, in float32, two and a half times.
 MOMENT = {"wikitext103-gpt2": round(2.5 * 4 * 50_257 * 1024)}
-
-FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def made_up(name: str) -> dict[str, torch.Tensor]:
@@ -66,32 +62,11 @@ def workload_of(name: str):
     )
 
 
-def fused(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
-    """Attention that holds no matrix of tokens by tokens, as all devices have it."""
-    return FUSED(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]
-
-
 def forward(workload, model, examples: int, device: str) -> tuple[int, int]:
     """Return the FLOPs of a forward pass, and the bytes that it holds beside the weights."""
-    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    held = {}
-
-    def hold(tensor):
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            held[storage._cdata] = storage
-        return tensor
-
     batch = [tensor.to(device) for tensor in workload.gather(torch.arange(examples))]
-    counter = FlopCounterMode(display=False, custom_mapping={FUSED: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
-    with (
-        mock.patch.object(F, "scaled_dot_product_attention", fused),
-        mock.patch.object(torch.Tensor, "__bool__", return_value=True),  # without values: no padding, no packing
-        torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor),
-        counter,
-    ):
-        workload.loss(model, *batch)
-    return counter.get_total_flops(), sum(storage.nbytes() for storage in held.values())
+    with counting.without_values():
+        return counting.forward(model, lambda: workload.loss(model, *batch))
 
 
 def counted(name: str, root: Path) -> CostProfile:

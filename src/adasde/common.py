@@ -25,7 +25,7 @@ EXTRAS = {
     "figures": ["matplotlib"],
     "language": ["datasets", "gensim", "huggingface_hub", "tokenizers", "transformers"],
     "recipes": ["yaml"],
-    "vision": ["PIL", "torchvision"],
+    "vision": ["PIL", "timm", "torchvision"],
     "workflow": [
         *("filelock", "jinja2", "pandas", "pooch", "pyarrow", "pydantic", "pydantic_core", "rich", "safetensors"),
         *("scipy", "seaborn", "snakemake", "snakemake_interface_logger_plugins"),

@@ -13,7 +13,9 @@ from adasde.common import check_writable, hold, one_line
 from adasde.experiments import cost
 from adasde.experiments.artifacts import other_code, other_code_line, refuse_other_runs
 from adasde.experiments.plan import plan
+from adasde.experiments.specs import Trained
 from adasde.scaling.documents import read_document
+from adasde.workloads.registry import check_installed
 from snakemake.logging import logger
 
 
@@ -67,6 +69,9 @@ def begin():
     """Hold the scale while the graph runs. Snakemake's own locks outlive a graph that is killed, this one does not."""
     try:
         refuse_other_runs(PLAN.runs, Path(f"results/{PLAN.scale}/runs"))
+        check_installed(
+            spec.workload for spec in PLAN.runs.values() if isinstance(spec, Trained)
+        )
         for folder in (Path("results", PLAN.scale), Path("figures", PLAN.scale)):
             for inner in [folder, *filter(Path.is_dir, folder.rglob("*"))]:
                 check_writable("output", inner / "file")

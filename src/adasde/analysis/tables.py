@@ -11,8 +11,9 @@ import csv
 import hashlib
 import io
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,15 @@ def _sound(values: pd.Series, column: str) -> bool:
         finite = np.isfinite(values) | (column == "value")
         return bool(finite.all() and (values[finite] >= least).all() and (column not in POSITIVE or (values > 0).all()))
     found = set(values.unique())
-    return all(isinstance(text, str) for text in found) and found <= set(KNOWN.get(column, found))
+    return all(isinstance(text, str) for text in found) and all(map(partial(_known, column), found))
+
+
+def _known(column: str, text: str) -> bool:
+    """Whether a column may hold a text; beside the registered workloads there are models."""
+    if column == "workload" and "/" in text:
+        with suppress(InputError):
+            return workload_named(text).model is not None
+    return text in KNOWN.get(column, (text,))
 
 
 @contextmanager

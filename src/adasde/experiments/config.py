@@ -6,13 +6,14 @@ values only.
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainSerializer, Tag, TypeAdapter
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from adasde.common import InputError, short
 from adasde.experiments.fields import Model, Name, Number, Whole, validated
 from adasde.scaling.hyperparameters import VARIANTS, AdamHyperparameters, RMSpropHyperparameters
 from adasde.scaling.rules import RULES
+from adasde.workloads.model_names import composed
 
 T = TypeVar("T")
 
@@ -155,10 +156,37 @@ class Evaluate(Model):
     tested: int | None = Field(None, ge=1, description="test examples, the first ones; by default all")
 
 
+class ModelChoice(Model):
+    """A workload by configuration alone: a library's model, trained from new weights on a data set."""
+
+    model: str = Field(
+        description="timm/NAME or torchvision/NAME, which classify images, or transformers/TYPE, the type of a "
+        "configuration of a causal language model"
+    )
+    data: str = Field(
+        description="name of the data set: fashion-mnist, cifar-10 or imagenet; wiki-mini or wikitext-103"
+    )
+    size: Omittable[int] = Field(
+        None, description="pixels of a side, or tokens of a sequence; by default those of the data's own workloads"
+    )
+    options: dict[str, Any] = Field({}, description="options of the model, by the library's names")
+
+
+def _workload_name(workload: str | ModelChoice) -> str:
+    return workload if isinstance(workload, str) else str(composed(**dict(workload)))
+
+
+_WorkloadName = Annotated[
+    Annotated[str, Tag("a name")] | Annotated[ModelChoice, Tag("a model")],
+    Discriminator(lambda workload: "a model" if isinstance(workload, dict) else "a name"),
+    AfterValidator(_workload_name),
+]
+
+
 class _Trains(Model):
     """What experiments and finetunings have in common."""
 
-    workload: str = Field(description="name in the registry of workloads")
+    workload: _WorkloadName = Field(description="name in the registry of workloads, or model, data, size and options")
     optimizer: Optimizer = Field(description="optimizer and hyperparameters of the baseline, kappa = 1")
     batch_size: Given[Whole] = Field(description="samples per step of the baseline")
     epochs: Given[Annotated[Number, Field(gt=0, le=1e6)]] = Field(

@@ -21,7 +21,7 @@ from adasde.common import InputError, text_table
 from adasde.experiments.jobs import Plan
 from adasde.experiments.specs import AnySpec, Simulation, Trained
 from adasde.workloads.data.registry import dataset_named
-from adasde.workloads.registry import CostProfile, workload_named
+from adasde.workloads.registry import CostProfile, counted, workload_named
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def peak_bytes(spec: Trained, unit: str, examples: int) -> float:
 
 
 def _profile(spec: Trained) -> CostProfile:
-    profile = workload_named(spec.workload).profile
+    profile = counted(spec.workload).profile
     if profile is None:
         raise InputError(f"workload = {spec.workload!r}: its entry has no cost profile, from which to tell its cost")
     return profile

@@ -12,7 +12,7 @@ from adasde.experiments.specs import RECIPE, AnySpec, Training, spec_of
 from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters
 from adasde.scaling.lag import KAPPAS
 from adasde.scaling.rules import SQRT, rule_named, scaled_batch_size
-from adasde.workloads.registry import Entry, workload_named
+from adasde.workloads.registry import Entry, counted, workload_named
 
 # Options of a run. A default is left out of the spec, so that a new option changes no hash.
 OPTIONS = ("device", "precision", "processes", "micro_batch", "frozen", "tested")
@@ -213,7 +213,7 @@ def _simulated(name: str, simulation: Study) -> Iterator[dict[str, Any]]:
 
 def _shared(name: str, content: Experiment | Finetuning, config: Config) -> tuple[Entry, dict[str, Any]]:
     """Return the workload of an experiment or finetuning, and what all of its specs share."""
-    workload = workload_named(content.workload)
+    workload = counted(content.workload)
     if content.sampling not in ("replacement", "epoch"):
         raise InputError(f"sampling = {content.sampling!r}: must be replacement or epoch")
     samples, evaluations = _evaluations(content.epochs * workload.train_size, content.evaluate)

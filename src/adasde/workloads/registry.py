@@ -4,36 +4,22 @@ To add a workload, write a module with a function ``load(name, tensors, device)`
 entry here, and run `make cost-profiles` so that `adasde plan` knows what it costs. Training does not change.
 """
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from adasde.common import InputError, cores
+from adasde.common import InputError, cores, not_installed
+from adasde.workloads import model_names, profiles
 from adasde.workloads.base import Workload
 from adasde.workloads.data.registry import dataset_named, load_arrays
+from adasde.workloads.profiles import CostProfile
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True)
-class CostProfile:
-    """What a workload costs, known without torch. `make cost-profiles` counts it into cost_profiles.json."""
-
-    parameters: int  #: number of trained weights
-    flops: float  #: of one example's forward pass, two per multiply-add
-    activations: float  #: float32 bytes that this pass holds for the backward pass, with fused attention
-    sampled: int  #: training examples whose loss an evaluation takes
-    graded: int  #: training examples whose gradient it takes where the noise is measured
-    chunk: int  #: examples per gradient of these
-    tested: int | None = None  #: other examples that an evaluation tests; all test examples of the data set if None
-    resident: int = 0  #: bytes of an example that stay in a GPU's memory during the whole run
-    moment: float = 0.0  #: bytes per example that a step holds for a moment beside the activations, where they matter
 
 
 @dataclass(frozen=True)
@@ -48,6 +34,7 @@ class Entry:
     examples: int | None = None  #: training examples if the data set counts something else, such as tokens
     pretrained: str | None = None  #: the workload whose models it fine-tunes
     workers: int = 0  #: most processes that decode its examples; `load` is then given `workers` and the data's `folder`
+    model: model_names.ModelName | None = None  #: a model that a config names
 
     @property
     def train_size(self) -> int:
@@ -58,6 +45,9 @@ class Entry:
     def tested(self) -> int:
         """Number of examples that an evaluation tests."""
         return (self.profile and self.profile.tested) or dataset_named(self.data).test_size
+
+
+WORKERS = 16  # processes that decode ImageNet, at most
 
 
 def _vision(title: str, data: str, module: str = "vision", workers: int = 0) -> Entry:
@@ -81,7 +71,7 @@ WORKLOADS = {
     "fashion32-vgg16": _vision("VGG-16 on framed Fashion-MNIST", "fashion-mnist"),
     "fashion32-resnet56": _vision("ResNet-56 on framed Fashion-MNIST", "fashion-mnist"),
     "fashion32-resnet50": _vision("ResNet-50 on framed Fashion-MNIST", "fashion-mnist"),
-    "imagenet-resnet50": _vision("ResNet-50 on ImageNet", "imagenet", "imagenet", workers=16),
+    "imagenet-resnet50": _vision("ResNet-50 on ImageNet", "imagenet", "imagenet", workers=WORKERS),
     "wiki-gpt2": _language("GPT-2 on a Wikipedia extract", "wiki-mini", 16_268),
     "wiki-roberta": _language("RoBERTa on a Wikipedia extract", "wiki-mini", 16_268),
     "wiki-articles": _classified("articles of paragraphs", "wiki-mini", "wiki-roberta", 2_166),
@@ -97,27 +87,65 @@ WORKLOADS = {
     "glue-qnli": _classified("GLUE QNLI", "glue-qnli", "wikibooks-roberta"),
     "glue-rte": _classified("GLUE RTE", "glue-rte", "wikibooks-roberta"),
 }
-_PROFILES = json.loads(files("adasde.workloads").joinpath("cost_profiles.json").read_text())
-WORKLOADS |= {
-    name: replace(WORKLOADS[name], profile=CostProfile(**_PROFILES[name])) for name in WORKLOADS.keys() & _PROFILES
-}
+WORKLOADS |= {name: replace(entry, profile=profiles.COMMITTED.get(name)) for name, entry in WORKLOADS.items()}
 
 
 def workload_named(name: str) -> Entry:
-    """Return an entry of the registry.
+    """Return the entry of a workload.
 
     Args:
-        name: Name in the registry.
+        name: Name in the registry, or a model, a data set and options as `ModelName` writes them.
+
+    Returns:
+        The entry. Its profile is None for a model that was not counted yet, which `counted` does.
+
+    Raises:
+        InputError: If the name is unknown; the message lists the known ones.
+    """
+    if name in WORKLOADS:
+        return WORKLOADS[name]
+    if "/" not in name:
+        raise InputError(f"workload = {name!r}: must be one of {', '.join(WORKLOADS)}, or name a model")
+    model = model_names.parsed(name)
+    kind, size = model.learned.kind, dataset_named(model.data).train_size
+    return Entry(
+        model.title,
+        model.data,
+        kind,
+        f"adasde.workloads.{kind}_models",
+        profiles.known(name, model.library),
+        examples=(size - 1) // model.size if kind == "language" else None,
+        workers=WORKERS if model.data == "imagenet" else 0,
+        model=model,
+    )
+
+
+def counted(name: str) -> Entry:
+    """Return the entry of a workload with its profile. A model that a config names is built and counted if need be.
+
+    Args:
+        name: As for `workload_named`.
 
     Returns:
         The entry.
 
     Raises:
-        InputError: If the name is unknown; the message lists the known ones.
+        InputError: If the name or one of its options is unknown, or the model refuses the size of the data.
     """
-    if name not in WORKLOADS:
-        raise InputError(f"workload = {name!r}: must be one of {', '.join(WORKLOADS)}")
-    return WORKLOADS[name]
+    entry = workload_named(name)
+    if entry.profile is None and entry.model is not None:
+        check_installed([name])
+        profile = import_module("adasde.workloads.counting").count(entry.model)
+        profiles.keep(name, entry.model.library, profile)
+        entry = replace(entry, profile=profile)
+    return entry
+
+
+def check_installed(names: Iterable[str]) -> None:
+    """Raise an InputError if one of these workloads has a model of a library that is not installed."""
+    for model in filter(None, (workload_named(name).model for name in dict.fromkeys(names))):
+        if find_spec(model.library) is None:
+            raise InputError(f"workload = {model}: {not_installed(ModuleNotFoundError(name=model.library))}")
 
 
 def load_workload(
@@ -126,7 +154,7 @@ def load_workload(
     """Return a workload on its prepared data.
 
     Args:
-        name: Name in the registry.
+        name: As for `workload_named`.
         root: Folder in which `prepare` made the folders of data sets.
         pretrained: Weights that its model starts from, by name, for a workload that fine-tunes; default none.
         device: Device that it computes on; default the CPU.

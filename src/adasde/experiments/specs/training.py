@@ -168,7 +168,7 @@ class Trained(Spec):
 
     @model_validator(mode="after")
     def _check_training(self) -> "Trained":
-        workload_named(self.workload)
+        profile = workload_named(self.workload).profile
         self._check_rule()
         _ = self.optimizer.hyperparameters, self.schedule  # which check themselves
         size, kappa, evaluations = self.batch_size, self.kappa, list(self.evaluate)
@@ -193,6 +193,11 @@ class Trained(Spec):
             )
         if self.micro_batches is not None:
             self._check_micro_batches(share)
+        if profile and (least := self.micro_batch or size) < profile.least:
+            raise InputError(
+                f"{'micro_batch' if self.micro_batch else 'batch_size'} = {least}: batch norm would see one value per "
+                f"channel, since the features of {self.workload} end as single pixels; must be at least {profile.least}"
+            )
         if strange := sorted(set(self.noise) - {0, *evaluations}):
             raise InputError(f"noise = {short(strange)}: the noise is measured at the start and at evaluations only")
         if self.precision == "tf32" and self.device != "cuda":

@@ -1,0 +1,112 @@
+"""What a model costs, counted from a few of its passes; what it refuses comes out by this as well.
+
+FLOPs are those of torch's FlopCounterMode. Models are built without values where they allow it, since large ones would
+take seconds and gigabytes.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib import import_module
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from adasde.workloads.data.registry import dataset_named
+from adasde.workloads.model_names import ModelName, refusing
+from adasde.workloads.profiles import CostProfile
+
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+# Float32 copies of the logits that a step of GPT-2 holds for a moment, measured on an H100 in bf16.
+LOGITS = 2.5
+
+
+def fused(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
+    """Attention that holds no matrix of tokens by tokens, as all devices have it."""
+    return FUSED(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Let models decide by tensors that have no values: no padding, no packing."""
+    with mock.patch.object(torch.Tensor, "__bool__", return_value=True):
+        yield
+
+
+def forward(network: nn.Module, loss: Callable[[], Tensor]) -> tuple[int, int]:
+    """Return the FLOPs of a forward pass, and the bytes that it holds beside the weights.
+
+    Args:
+        network: The network.
+        loss: Does the pass and returns the loss.
+    """
+    own = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
+    held: dict[int, Any] = {}
+
+    def hold(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            held[storage._cdata] = storage
+        return tensor
+
+    counter = FlopCounterMode(display=False, custom_mapping={FUSED: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
+    with (
+        mock.patch.object(F, "scaled_dot_product_attention", fused),
+        torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor),
+        counter,
+    ):
+        loss()
+    return counter.get_total_flops(), sum(storage.nbytes() for storage in held.values())
+
+
+def count(model: ModelName) -> CostProfile:
+    """Return the profile of a model that a config names.
+
+    Args:
+        model: The model.
+
+    Raises:
+        InputError: If the library or the model refuses: an unknown name or option, a size that it cannot take.
+    """
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with suppress(Exception), without_values():  # some models need values, and what is refused is so again
+            return _counted(model, "meta")
+        return _counted(model, "cpu")
+
+
+def _counted(model, device):
+    module = import_module(f"adasde.workloads.{model.learned.kind}_models")
+    with torch.device(device):
+        network = module.build(model)
+    with refusing(model):
+        network.eval()
+        with torch.no_grad():
+            module.trial(model, network, 2)
+        network.train()
+        (flops, held), (_, more) = (forward(network, partial(module.trial, model, network, n)) for n in (2, 4))
+    least = 1
+    try:
+        module.trial(model, network, 1)
+    except ValueError:  # batch norm's
+        least = 2
+    images = dataset_named(model.data).forms.get("train-images")
+    language = model.learned.kind == "language"
+    return CostProfile(
+        parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
+        flops=flops // 2,
+        activations=(more - held) // 2,
+        sampled=module.SUBSET,
+        graded=getattr(module, "GRADED", module.SUBSET),
+        chunk=module.NOISE_CHUNK,
+        tested=module.VALIDATION if language else None,
+        resident=math.prod(images.item) if images else 0,
+        moment=round(LOGITS * 4 * model.learned.classes * model.size) if language else 0,
+        least=least,
+    )

@@ -1,0 +1,108 @@
+"""Predicting every next token with any causal model of transformers, built from a configuration without weights."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from adasde.common import InputError
+from adasde.workloads.language import GRADED, NOISE_CHUNK, SUBSET, VALIDATION, LanguageWorkload, Size
+from adasde.workloads.model_names import ModelName, nearest, parsed, refusing
+
+__all__ = ["GRADED", "NOISE_CHUNK", "SUBSET", "VALIDATION", "build", "load", "trial"]
+
+
+def build(model: ModelName) -> nn.Module:
+    """Return a new model, its weights drawn from torch's global generator.
+
+    Args:
+        model: The model. Its vocabulary is that of the data; dropout is as its options say, and otherwise the library's
+            default for this configuration.
+
+    Raises:
+        InputError: If transformers knows no such causal model, if an option is unknown, or if it takes fewer tokens.
+    """
+    kind, able = model.architecture, [name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name in CONFIG_MAPPING]
+    if kind not in able:
+        raise InputError(
+            f"model = 'transformers/{kind}': transformers has no such causal model; nearest: {nearest(kind, able)}"
+        )
+    default = CONFIG_MAPPING[kind]()
+    if unknown := [name for name in model.options if not hasattr(default, name)]:
+        known = [name for name in default.to_dict() if not name.startswith("_")]
+        raise InputError(
+            f"options.{unknown[0]}: is not an option of transformers' {kind}; nearest: {nearest(unknown[0], known)}"
+        )
+    # Nothing is padded, and the usual numbers of special tokens may lie outside of a small vocabulary.
+    own = {"vocab_size": model.learned.classes, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    with refusing(model):
+        config = CONFIG_MAPPING[kind](**{"use_cache": False, **own, **model.options})
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        raise InputError(
+            f"model = 'transformers/{kind}': sees the tokens that it should predict; take a causal model such as gpt2, "
+            "or wiki-roberta, which predicts masked tokens"
+        )
+    places = getattr(config, "max_position_embeddings", None)
+    if isinstance(places, int) and model.size > places:
+        raise InputError(f"size = {model.size}: transformers' {kind} takes at most {places} tokens with its options")
+    with refusing(model):
+        return AutoModelForCausalLM.from_config(config)
+
+
+class ModelLanguageWorkload(LanguageWorkload):
+    """Predicting every next token, as `CausalLanguageWorkload`, with any model."""
+
+    def __init__(self, model: ModelName, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu"):
+        self.named = model
+        # The network's own size is in its configuration.
+        size = Size(layers=0, width=0, heads=0, length=model.size, vocabulary=model.learned.classes, dropout=0.0)
+        super().__init__(tensors, size, model.title, device)
+        self._check_causal()
+
+    def model(self) -> nn.Module:
+        return build(self.named)
+
+    def batch(self, sequences: Tensor, *randomness: Tensor) -> tuple[Tensor, ...]:
+        """Return inputs and targets, both (sequences, length), int64."""
+        tokens = sequences.to(self.device).long()
+        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    def losses(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        logits = model(input_ids=inputs).logits
+        return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1)
+
+    def _check_causal(self):
+        """Raise an InputError if what the model predicts depends on later tokens."""
+        with torch.random.fork_rng(), torch.inference_mode():
+            model, tokens = self.model().eval(), self.sequences[:1, :-1].long()
+            other = tokens.clone()
+            other[:, -1] = (tokens[:, -1] + 1) % self.named.learned.classes
+            before, after = (model(input_ids=ids).logits[:, :-1] for ids in (tokens, other))
+        if not torch.allclose(before, after, rtol=1e-3, atol=1e-4):
+            raise InputError(f"workload = {self.named}: the model sees the tokens that it should predict")
+
+
+def trial(model: ModelName, network: nn.Module, examples: int) -> Tensor:
+    """Return the loss of a pass over ``examples`` sequences of token 0, on the network's device.
+
+    Raises:
+        InputError: If the network returns something else than scores of the tokens.
+    """
+    tokens = torch.zeros(examples, model.size, dtype=torch.long, device=next(network.parameters()).device)
+    logits = network(input_ids=tokens).logits
+    wanted = (examples, model.size, model.learned.classes)
+    if logits.shape != wanted:
+        raise InputError(f"the model returns scores of shape {tuple(logits.shape)}, and not {wanted}")
+    return F.cross_entropy(logits.transpose(1, 2), tokens)
+
+
+def load(name: str, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> ModelLanguageWorkload:
+    """Return the workload called ``name`` on the arrays of its data set."""
+    return ModelLanguageWorkload(parsed(name), tensors, device)
