@@ -20,6 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from adasde.common import InputError
 
+PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 def world_size() -> int:
     """Return the number of processes that share the run."""
@@ -112,8 +114,15 @@ def synchronise_batch_norm(model: nn.Module, micro_batch: int | None) -> nn.Modu
     """Return ``model`` with every batch norm taking its statistics over the whole minibatch, of all processes.
 
     Raises InputError if the minibatch is cut into micro-batches: each process would have its own running statistics.
+    So does a batch norm that is not torch's own, such as timm's with an activation in it, which would be lost.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        if type(norm) not in PLAIN_NORMS:
+            raise InputError(
+                f"processes = {world_size()}: the model has a {type(norm).__name__}, and only torch's own batch norm can "
+                "take its statistics over several processes; take 1"
+            )
     if norms and micro_batch is not None:
         raise InputError(
             f"micro_batch = {micro_batch}, processes = {world_size()}: batch norm keeps one set of running statistics, "

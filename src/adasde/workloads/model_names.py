@@ -1,7 +1,7 @@
 """Workloads by configuration alone: a library's model, a data set, a size and options, in one string without torch.
 
-``timm/vit_tiny_patch16_224@fashion-mnist?size=64&depth=4`` is a `ModelName` as text. Only this order is accepted, so that
-equal workloads have equal names.
+``timm/vit_tiny_patch16_224@fashion-mnist?size=64&depth=4`` is a `ModelName` as text. Only this order is accepted, so
+that equal workloads have equal names.
 """
 
 import difflib

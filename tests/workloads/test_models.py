@@ -1,0 +1,350 @@
+"""Models that a config names: one name for each, what they refuse, what they cost, and that they train."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from adasde.common import InputError
+from adasde.experiments.plan import plan
+from adasde.training import distributed
+from adasde.training.loop import train
+from adasde.training.run import Run
+from adasde.workloads import profiles, registry
+from adasde.workloads.data.registry import DATASETS, load_arrays
+from adasde.workloads.model_names import DATA, composed, parsed
+from adasde.workloads.registry import counted, load_workload, workload_named
+from adasde.workloads.vision_models import ModelWorkload
+from conftest import ROOT, changed
+
+VIT = {"patch_size": 7, "depth": 1, "embed_dim": 16, "num_heads": 2}
+SMALL = {
+    "timm": composed("timm/vit_tiny_patch16_224", "fashion-mnist", 28, VIT),
+    "torchvision": composed("torchvision/squeezenet1_1", "fashion-mnist", 17),
+    "transformers": composed("transformers/gpt2", "wiki-mini", 16, {"n_layer": 1, "n_embd": 8, "n_head": 2}),
+}
+MAPPING = {"model": "timm/vit_tiny_patch16_224", "data": "fashion-mnist", "options": VIT}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own, and no memory of what was counted."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(profiles, "_found", {})
+    return tmp_path / "cache/adasde/profiles"
+
+
+def of(config, workload, **own):
+    """The config with only one experiment, on this workload."""
+    experiment = config["experiments"]["fashion-cnn-adam"] | {"workload": workload} | own
+    return {"scale": "one", "experiments": {"one": experiment}, "figures": []}
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, VIT, {"act_layer": "gelu"}, {"drop_path_rate": 0.1, "qkv_bias": False, "weight_init": ""},
+        {"global_pool": None, "text": "true", "number": "1e3", "odd": "a&b=c?d@e %/ü"}, {"list": [1, [2.5, "x"], {"a": None}]},
+    ],
+)  # fmt: skip
+def test_a_name_holds_a_model_and_comes_back(options):
+    model = composed("timm/vit_tiny_patch16_224", "cifar-10", 64, options)
+    again = parsed(str(model))
+    assert again == model
+    assert {key: (type(value), value) for key, value in again.options.items()} == {
+        key: (type(value), value) for key, value in options.items()
+    }
+    turned = dict(reversed(options.items()))
+    assert str(composed("timm/vit_tiny_patch16_224", "cifar-10", 64, turned)) == str(model)
+
+
+def test_the_size_is_that_of_the_data_unless_it_is_given():
+    assert str(composed("timm/resnet18", "cifar-10")) == "timm/resnet18@cifar-10?size=32"
+    for name, learned in DATA.items():
+        own = {entry.kind for entry in registry.WORKLOADS.values() if entry.data == name}
+        assert own == {learned.kind}
+        if "train-images" in DATASETS[name].forms:
+            assert DATASETS[name].forms["train-images"].item == (learned.channels, learned.size, learned.size)
+    assert DATA["imagenet"].classes == DATASETS["imagenet"].classes
+    assert DATA["wikitext-103"].classes == DATASETS["wikitext-103"].tokenizer[2]
+
+
+def test_another_way_to_write_a_name_is_refused_with_the_right_one():
+    for text in ("size=28&depth=1&patch_size=7", "patch_size=7&depth=1&size=28", "depth=1&patch_size=7"):
+        name = f"timm/vit_tiny_patch16_224@fashion-mnist?{text}"
+        if text.startswith("size"):
+            assert str(parsed(name)) == name
+        else:
+            right = r"must be written timm/vit_tiny_patch16_224@fashion-mnist\?size=28&depth=1&patch_size=7"
+            with pytest.raises(InputError, match=right):
+                parsed(name)
+
+
+def test_a_mapping_and_its_name_are_the_same_runs(config):
+    whole = plan(of(config, MAPPING))
+    assert whole == plan(of(config, str(SMALL["timm"])))
+    spec = next(iter(whole.runs.values()))
+    assert spec.workload == str(SMALL["timm"])
+    assert (spec.data, spec.kind) == ("fashion-mnist", "vision")
+    entry = workload_named(spec.workload)
+    assert entry.title == "vit_tiny_patch16_224 (depth 1, embed_dim 16, num_heads 2, patch_size 7) on Fashion-MNIST"
+
+
+# What is refused, in one line and before any job
+
+
+REFUSED = [
+    ({"model": "timm/vit_tiny_patch16_225", "data": "cifar-10"},
+     "model = 'timm/vit_tiny_patch16_225': timm has no such image classifier; nearest: vit_tiny_patch16_224"),
+    ({"model": "torchvision/squeezenet", "data": "cifar-10"}, "nearest: squeezenet1_0, squeezenet1_1"),
+    ({"model": "torchvision/fcn_resnet50", "data": "cifar-10"}, "torchvision has no such image classifier"),
+    ({"model": "transformers/gtp2", "data": "wiki-mini"}, "no such causal model; nearest: gpt2"),
+    ({"model": "transformers/bert", "data": "wiki-mini"}, "sees the tokens that it should predict; take a causal"),
+    ({"model": "jax/resnet", "data": "cifar-10"}, "workload.model = 'jax/resnet': must be timm/NAME, torchvision/NAME"),
+    ({"model": "timm/../x", "data": "cifar-10"}, "workload.model = 'timm/../x': must be timm/NAME"),
+    ({"model": "timm/resnet18", "data": "wiki-mini"},
+     "data = 'wiki-mini': models of timm classify images; must be fashion-mnist, cifar-10, imagenet"),
+    ({"model": "transformers/gpt2", "data": "cifar-10"}, "models of transformers predict text; must be wiki-mini"),
+    ({"model": "timm/resnet18", "data": "mnist"}, "data = 'mnist': models of timm classify images"),
+    ({"model": "timm/resnet18", "data": "cifar-10", "size": 0}, "size = 0: must be a whole number from 1"),
+    ({"model": "timm/resnet18", "data": "cifar-10", "size": 64.0}, "size: 64.0 is not of type 'integer'"),
+    ({"model": "timm/resnet18", "data": "cifar-10", "sise": 64}, "unknown key 'sise'; must be one of model, data, size"),
+    ({"model": "timm/resnet18"}, "workload: 'data' is a required property"),
+    ({"model": "timm/resnet18", "data": "cifar-10", "options": {"dept": 3}},
+     r"timm refuses it: TypeError: ResNet.__init__\(\) got an unexpected keyword argument 'dept'"),
+    ({"model": "torchvision/resnet18", "data": "cifar-10", "options": {"dept": 3}}, "unexpected keyword argument 'dept'"),
+    ({"model": "transformers/gpt2", "data": "wiki-mini", "options": {"n_layers": 3}},
+     "options.n_layers: is not an option of transformers' gpt2; nearest: n_layer,"),
+    ({"model": "timm/resnet18", "data": "cifar-10", "options": {"pretrained": True}}, "options.pretrained: is not a choice"),
+    ({"model": "timm/resnet18", "data": "cifar-10", "options": {"in_chans": 1}}, "images of cifar-10 have 3 channels"),
+    ({"model": "torchvision/alexnet", "data": "fashion-mnist"}, r"torchvision refuses it: RuntimeError: .* too small"),
+    ({"model": "torchvision/vit_b_16", "data": "fashion-mnist", "size": 30}, "torchvision refuses it: .*indivisible by patch size"),
+    ({"model": "timm/resnet10t", "data": "cifar-10", "options": {"features_only": True}}, "the model returns a list"),
+    ({"model": "transformers/gpt2", "data": "wikitext-103", "size": 2048}, "gpt2 takes at most 1024 tokens"),
+    ("timm/resnet18", "a model must be LIBRARY/NAME@DATA"),
+    ("timm/resnet18@cifar-10?size=x", "size = 'x': must be a whole number"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("workload", "message"), REFUSED, ids=[str(n) for n in range(len(REFUSED))])
+def test_mistakes_are_refused_in_one_line(workload, message, config):
+    with pytest.raises(InputError, match=message) as caught:
+        plan(of(config, workload))
+    assert str(caught.value).startswith("experiments.one")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_library_that_is_not_installed_is_named(config, monkeypatch):
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"workload = timm/.*: timm: is not installed; it comes with adasde\[vision\]"):
+        plan(of(config, MAPPING))
+    with pytest.raises(InputError, match="transformers: is not installed"):
+        registry.check_installed(["fashion-cnn", str(SMALL["transformers"])])
+    registry.check_installed(["fashion-cnn", "wiki-gpt2"])
+
+
+def test_batch_norm_over_one_value_per_channel_is_refused(config, spec, data_root):
+    """The features of this network are single pixels at 28 x 28: one example has no variance."""
+    sourced = {"value": 1, "source": "ours"}
+    resnet = {"model": "timm/resnet10t", "data": "fashion-mnist"}
+    with pytest.raises(InputError, match="micro_batch = 1: batch norm would see one value .*must be at least 2"):
+        plan(of(config, resnet, micro_batch=sourced))
+    with pytest.raises(InputError, match="batch_size = 1: batch norm would see one value"):
+        plan(of(config, resnet, batch_size=sourced))
+    task = load_workload("timm/resnet10t@fashion-mnist?size=28", data_root)
+    with pytest.raises(InputError, match="a pass holds 1 example, and batch norm would see one value per channel"):
+        task.loss(task.model(), *task.gather(torch.arange(1)))
+    # A vision transformer has no batch norm.
+    assert plan(of(config, MAPPING, micro_batch=sourced)).runs
+
+
+def test_batch_norm_with_an_activation_in_it_is_refused_with_several_processes():
+    """Over the whole minibatch of all processes only torch's own batch norm is known; timm's also activates."""
+    model = ModelWorkload(composed("timm/efficientnet_b0", "fashion-mnist"), images(4)).model()
+    with pytest.raises(InputError, match="processes = 1: .* BatchNormAct2d"):
+        distributed.synchronise_batch_norm(model, None)
+    plain = ModelWorkload(composed("torchvision/resnet18", "fashion-mnist"), images(4)).model()
+    assert distributed.synchronise_batch_norm(plain, None) is plain
+
+
+# Costs
+
+
+def test_counted_costs_are_those_by_hand():
+    """A vision transformer of one layer: width d, t = 16 patches of 7 x 7 and a class token, and ten classes."""
+    d, t, patches, area, hidden, classes = 16, 17, 16, 49, 64, 10
+    block = d * 3 * d + 3 * d + d * d + d + 2 * d * hidden + hidden + d + 4 * d
+    parameters = area * d + d + t * d + d + block + 2 * d + d * classes + classes
+    products = patches * area * d + t * (4 * d * d + 2 * d * hidden) + 2 * t * t * d + d * classes
+    profile = counted(str(SMALL["timm"])).profile
+    assert profile.parameters == parameters
+    assert profile.flops == 2 * products
+    assert (profile.sampled, profile.graded, profile.chunk, profile.tested) == (1000, 1000, 50, None)
+    assert (profile.resident, profile.least) == (784, 1)
+
+
+@pytest.mark.slow
+def test_a_model_costs_what_the_same_registered_one_does():
+    for name, model in {
+        "wikitext103-gpt2": composed("transformers/gpt2", "wikitext-103"),
+        "imagenet-resnet50": composed("torchvision/resnet50", "imagenet"),
+    }.items():
+        ours, theirs = counted(str(model)), registry.WORKLOADS[name]
+        assert (ours.kind, ours.data) == (theirs.kind, theirs.data)
+        assert ours.train_size == pytest.approx(theirs.train_size, rel=0.02)
+        for fact in ("parameters", "flops", "sampled", "graded", "chunk", "tested", "resident"):
+            assert getattr(ours.profile, fact) == getattr(theirs.profile, fact), (name, fact)
+        assert ours.profile.activations == pytest.approx(theirs.profile.activations, rel=1e-3)
+
+
+def test_a_model_is_counted_once(cache, monkeypatch):
+    name = str(SMALL["torchvision"])
+    assert workload_named(name).profile is None
+    profile = counted(name).profile
+    assert workload_named(name).profile == profile
+    monkeypatch.setattr(profiles, "_found", {})
+    assert workload_named(name).profile == profile  # from the file
+    (kept,) = cache.glob("*.json")
+    for broken in ("", "[]", '{"parameters": "x"}', "{}"):
+        kept.write_text(broken)
+        monkeypatch.setattr(profiles, "_found", {})
+        assert workload_named(name).profile is None
+    assert counted(name).profile == profile
+    assert workload_named(name).profile == profile
+
+
+def test_costs_are_counted_without_a_cache_folder_that_can_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert counted(str(SMALL["torchvision"])).profile.parameters == 727_626
+
+
+@pytest.mark.parametrize("name", [name for name in profiles.COMMITTED if "/" in name])
+def test_committed_costs_are_counted(name, monkeypatch):
+    committed = profiles.COMMITTED[name]
+    monkeypatch.delitem(profiles.COMMITTED, name)
+    assert counted(name).profile == committed
+
+
+def test_the_models_of_our_configs_are_planned_without_their_libraries():
+    script = (
+        "import sys, warnings; warnings.simplefilter('ignore')\n"
+        "from adasde.experiments import cost; from adasde.experiments.plan import plan\n"
+        "from adasde.experiments.documents import merged\n"
+        "for names in (['models'], ['gpu'], ['gpu', 'fashion'], ['paper']):\n"
+        "    runs = plan(merged([f'workflow/config/{name}.yaml' for name in names])).runs.values()\n"
+        "    assert any('/' in spec.workload for spec in runs if hasattr(spec, 'workload')), names\n"
+        "    [cost.cost_of(spec) for spec in runs]\n"
+        "print({'torch', 'timm', 'torchvision', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "set()\n", done.stderr
+
+
+# Data and training
+
+
+def images(count):
+    """Arrays of Fashion-MNIST's form with random pixels."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count).remainder(10).to(torch.uint8)
+    return {"train-images": pixels, "train-labels": labels, "test-images": pixels, "test-labels": labels}
+
+
+def test_images_are_resized_and_grey_ones_repeated():
+    tensors = images(8)
+    same, larger, smaller, three = (
+        ModelWorkload(model, tensors)
+        for model in (
+            composed("timm/resnet18", "fashion-mnist"), composed("timm/resnet18", "fashion-mnist", 56),
+            composed("timm/resnet18", "fashion-mnist", 14), composed("torchvision/resnet18", "fashion-mnist", 28),
+        )
+    )  # fmt: skip
+    pixels, labels = same.gather(torch.arange(8))
+    assert pixels.shape == (8, 1, 28, 28)
+    assert torch.equal(labels, tensors["train-labels"].long())
+    assert larger.gather(torch.arange(8))[0].shape == (8, 1, 56, 56)
+    halved = smaller.gather(torch.arange(8))[0]
+    assert halved.shape == (8, 1, 14, 14)
+    assert halved.mean().item() == pytest.approx(pixels.mean().item(), abs=0.02)  # antialiased: every pixel counts
+    repeated = three.gather(torch.arange(8))[0]
+    assert torch.equal(repeated, pixels.expand(-1, 3, -1, -1))
+    assert [len(labels) for _, labels in larger.test] == [8]
+    assert torch.equal(next(iter(larger.test))[0], larger.gather(torch.arange(8))[0])
+    assert not larger.streamed
+    assert ModelWorkload(composed("timm/resnet18", "fashion-mnist", 128), tensors).streamed
+
+
+@pytest.mark.parametrize("library", SMALL)
+def test_a_model_of_each_library_trains_with_adamw(library, spec, data_root, tmp_path):
+    """Four steps, stopped after the second and resumed: the same rows, bit for bit."""
+    name, size = str(SMALL[library]), 4
+    optimizer = spec.document["optimizer"] | {"lr": 1e-3, "weight_decay": 0.1, "decoupled": True}
+    own = {"batch_size": size, "samples": 4 * size, "evaluate": [2 * size, 4 * size], "noise": [], "tested": 20}
+    spec = changed(spec, workload=name, optimizer=optimizer, horizon=4e-6, **own)
+    task = load_workload(name, data_root)
+    assert task.size == workload_named(name).train_size
+    task.subset, task.graded = list(task.subset)[:1], []
+    rows, _ = train(spec, task)
+    until = (2 * size, tmp_path / "state")
+    train(spec, task, until=until)
+    again, _ = train(spec, task, earlier=tmp_path / "state")
+    assert again == rows
+    values = {(step, metric): value for _, step, _, metric, value in rows}
+    assert values[4, "train_loss"] != values[0, "train_loss"]
+    assert all(metric != "diverged" for _, metric in values)
+
+
+def test_weights_decay_without_the_gradient(spec, data_root):
+    """AdamW on a model by name: decoupled decay alone shrinks every weight by the same factor."""
+    optimizer = spec.document["optimizer"] | {"lr": 1e-3, "weight_decay": 0.5, "decoupled": True}
+    own = {"batch_size": 4, "samples": 4, "evaluate": [4], "noise": []}
+    spec = changed(spec, workload=str(SMALL["timm"]), optimizer=optimizer, horizon=1e-6, **own)
+    with torch.random.fork_rng():
+        run = Run(spec, load_workload(spec.workload, data_root))
+        before = [weight.detach().clone() for weight in run.trained]
+        for weight in run.trained:
+            weight.grad = torch.zeros_like(weight)
+        run.optimizer.step()
+    for weight, old in zip(run.trained, before, strict=True):
+        torch.testing.assert_close(weight.detach(), old * (1 - 1e-3 * 0.5))
+
+
+def test_a_model_that_sees_later_tokens_is_refused(data_root, monkeypatch):
+    from adasde.workloads import language_models
+
+    task = language_models.load(str(SMALL["transformers"]), load_arrays("wiki-mini", data_root))
+    model = task.model().eval()
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
+    monkeypatch.setattr(language_models, "build", lambda named: Blurred(model))
+    with pytest.raises(InputError, match="the model sees the tokens that it should predict"):
+        task._check_causal()
+
+
+class Blurred(torch.nn.Module):
+    """A model whose scores at every place depend on all places."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids):
+        found = self.model(input_ids=input_ids)
+        found.logits = found.logits + found.logits.mean(1, keepdim=True)
+        return found
+
+
+def test_the_config_of_models_names_them_by_mappings():
+    document = yaml.safe_load((ROOT / "workflow/config/models.yaml").read_text())
+    experiments = document["experiments"].values()
+    assert {experiment["workload"]["model"].partition("/")[0] for experiment in experiments} == {"timm", "torchvision"}
+    assert any(experiment["optimizer"].get("decoupled") for experiment in experiments)
