@@ -1,11 +1,13 @@
 """Count what each workload costs into src/adasde/workloads/cost_profiles.json: `make cost-profiles`.
 
-`adasde plan` reads that file, so that planning needs no torch. FLOPs are those of torch's FlopCounterMode. Transformers
+`adasde plan` reads that file, so that planning needs no torch. Beside the registered workloads it holds the models that
+our configs name. FLOPs are those of torch's FlopCounterMode. Transformers
 are built without values of their weights, since the largest would take gigabytes.
 """
 
 import json
 import sys
+import warnings
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -16,13 +18,19 @@ import torch
 from tokenizers import Tokenizer, models
 from torch.nn import functional as F
 
+from adasde import ScalingWarning
+from adasde.experiments.documents import merged
+from adasde.experiments.plan import plan
+from adasde.experiments.specs import Trained
 from adasde.workloads import counting, language
 from adasde.workloads.data.registry import load_arrays, prepare
 from adasde.workloads.data.text import SPECIAL
+from adasde.workloads.model_names import parsed
 from adasde.workloads.registry import WORKLOADS, CostProfile
 
 ROOT = Path(__file__).parents[1]
 PROFILES = ROOT / "src/adasde/workloads/cost_profiles.json"
+CONFIGS = ROOT / "workflow/config"
 IMAGES = {"fashion-mnist": (1, 28, 28), "cifar-10": (3, 32, 32)}
 CLASSES = {"wiki-articles": 52, "glue-mnli": 3}  # of labels; 2 otherwise
 # Bytes per example of what a step holds for a moment, where they were measured: on an H100 the step of GPT-2 needs the
@@ -95,11 +103,27 @@ def counted(name: str, root: Path) -> CostProfile:
     )
 
 
+def named_models() -> list[str]:
+    """Return the models that our configs name."""
+    warnings.simplefilter("ignore", ScalingWarning)
+    laid = [[path] for path in sorted(CONFIGS.glob("*.yaml")) if path.stem not in ("fashion", "quarter")]
+    laid.append([CONFIGS / "gpu.yaml", CONFIGS / "fashion.yaml"])
+    specs = [spec for paths in laid for spec in plan(merged(paths)).runs.values()]
+    return list(dict.fromkeys(spec.workload for spec in specs if isinstance(spec, Trained) and "/" in spec.workload))
+
+
 def main():
     """Write the file anew."""
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "results/data"
     prepare("wiki-mini", root)
-    lines = [f" {json.dumps(name)}: {json.dumps(asdict(counted(name, root)))}" for name in WORKLOADS]
+    profiles = {name: counted(name, root) for name in WORKLOADS}
+    profiles |= {name: counting.count(parsed(name)) for name in named_models()}
+    lines = []
+    for name, profile in profiles.items():
+        values = asdict(profile)
+        if profile.least == 1:
+            del values["least"]
+        lines.append(f" {json.dumps(name)}: {json.dumps(values)}")
     PROFILES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 

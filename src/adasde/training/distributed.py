@@ -120,8 +120,8 @@ def synchronise_batch_norm(model: nn.Module, micro_batch: int | None) -> nn.Modu
     for norm in norms:
         if type(norm) not in PLAIN_NORMS:
             raise InputError(
-                f"processes = {world_size()}: the model has a {type(norm).__name__}, and only torch's own batch norm can "
-                "take its statistics over several processes; take 1"
+                f"processes = {world_size()}: the model has a {type(norm).__name__}, and only torch's own batch "
+                "norm can take its statistics over several processes; take 1"
             )
     if norms and micro_batch is not None:
         raise InputError(
