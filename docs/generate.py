@@ -295,7 +295,7 @@ def options() -> str:
     """Return the page of all options of a config, from the models that check it."""
     models = {
         "A config": config.Config, "An experiment": config.Experiment, "A branch": config.Branching,
-        "A finetuning": config.Finetuning,
+        "A finetuning": config.Finetuning, "A workload by its model": config.ModelChoice,
         "optimizer: adam": config.Adam, "optimizer: rmsprop": config.RMSprop, "schedule": config.Schedule,
         "evaluate": config.Evaluate, "A simulation of the weak order": config.WeakOrder,
         "A simulation of SVAG's convergence": config.Convergence, "A simulation of the breakdown": config.Breakdown,
