@@ -146,7 +146,7 @@ def test_runs_from_scratch_and_fine_tunings_have_their_kind(trajectories, tuned)
 CHANGES = {
     "kappa": [0, -1.0, np.nan, np.inf, "4", True], "step": ["x", -1, None], "time": [-1.0, np.nan],
     "value": ["x", None],
-    "rule": ["other", 4, None, ""], "kind": ["other"], "workload": ["other"], "optimizer": ["other"],
+    "rule": ["other", 4, None, ""], "kind": ["other"], "workload": ["other", "timm/resnet18"], "optimizer": ["other"],
     "second_moment": ["other"], "metric": [1], "run": [None],
 }  # fmt: skip
 
@@ -160,6 +160,13 @@ def test_a_table_that_holds_something_else_under_a_valid_digest_is_refused(colum
         trajectories[column] = pd.Series([None] * len(trajectories), dtype=object)
     with pytest.raises(InputError, match=rf"trajectories.parquet: .*\({column} has other values\)"):
         tables.read(tmp_path)
+
+
+def test_a_table_holds_models_that_a_config_names(tmp_path, spec):
+    trajectories, simulations, runs = tables.collect(write_runs(tmp_path / "runs", spec, {("sqrt", 1): 0}, seeds=1))
+    trajectories["workload"] = "timm/resnet18@cifar-10?size=32"
+    tables.write(tmp_path, trajectories, simulations, runs)
+    assert set(tables.read(tmp_path)["workload"]) == {"timm/resnet18@cifar-10?size=32"}
 
 
 def test_a_row_that_is_there_twice_is_refused(tmp_path, spec):

@@ -1,5 +1,6 @@
 """Models that a config names: one name for each, what they refuse, what they cost, and that they train."""
 
+import math
 import subprocess
 import sys
 
@@ -12,8 +13,8 @@ from adasde.experiments.plan import plan
 from adasde.training import distributed
 from adasde.training.loop import train
 from adasde.training.run import Run
-from adasde.workloads import profiles, registry
-from adasde.workloads.data.registry import DATASETS, load_arrays
+from adasde.workloads import language_models, profiles, registry, vision_models
+from adasde.workloads.data.registry import DATASETS, load_arrays, prepare
 from adasde.workloads.model_names import DATA, composed, parsed
 from adasde.workloads.registry import counted, load_workload, workload_named
 from adasde.workloads.vision_models import ModelWorkload
@@ -303,6 +304,36 @@ def test_a_model_of_each_library_trains_with_adamw(library, spec, data_root, tmp
     assert all(metric != "diverged" for _, metric in values)
 
 
+def test_large_images_are_made_step_by_step_and_train_alike(spec, monkeypatch):
+    own = {"batch_size": 4, "samples": 16, "evaluate": [8, 16], "noise": [], "tested": 8}
+    spec = changed(spec, workload=str(SMALL["timm"]), horizon=4e-6, **own)
+    gathered = ModelWorkload(SMALL["timm"], images(40))
+    monkeypatch.setattr(vision_models, "LARGE", 1)
+    streamed = ModelWorkload(SMALL["timm"], images(40))
+    assert (gathered.streamed, streamed.streamed) == (False, True)
+    assert train(spec, streamed)[0] == train(spec, gathered)[0]
+
+
+def test_a_model_trains_on_imagenet(spec, root):
+    """On a miniature of its archives, decoded to the model's size."""
+    prepare("imagenet", root)
+    model = composed("timm/vit_tiny_patch16_224", "imagenet", 32, VIT | {"patch_size": 16})
+    own = {"batch_size": 4, "samples": 8, "evaluate": [8], "noise": [], "tested": 4}
+    spec = changed(spec, workload=str(model), horizon=4e-6, **own)
+    assert (workload_named(spec.workload).workers, spec.data) == (16, "imagenet")
+    task = load_workload(spec.workload, root)
+    rows, _ = train(spec, task)
+    values = {(step, metric): value for _, step, _, metric, value in rows}
+    assert values[0, "train_loss"] == pytest.approx(math.log(1000), rel=0.2)
+    assert values[2, "train_loss"] != values[0, "train_loss"]
+
+
+def test_a_last_layer_that_is_not_there_is_not_frozen(spec):
+    spec = changed(spec, workload=str(SMALL["torchvision"]), frozen="last-layer")
+    with pytest.raises(InputError, match="frozen = 'last-layer': the model has no linear layer; take none"):
+        Run(spec, ModelWorkload(SMALL["torchvision"], images(40)))
+
+
 def test_weights_decay_without_the_gradient(spec, data_root):
     """AdamW on a model by name: decoupled decay alone shrinks every weight by the same factor."""
     optimizer = spec.document["optimizer"] | {"lr": 1e-3, "weight_decay": 0.5, "decoupled": True}
@@ -319,8 +350,6 @@ def test_weights_decay_without_the_gradient(spec, data_root):
 
 
 def test_a_model_that_sees_later_tokens_is_refused(data_root, monkeypatch):
-    from adasde.workloads import language_models
-
     task = language_models.load(str(SMALL["transformers"]), load_arrays("wiki-mini", data_root))
     model = task.model().eval()
     for module in model.modules():

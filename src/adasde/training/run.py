@@ -266,7 +266,10 @@ def _passes(spec: RunSpec) -> tuple[int, list[float]]:
 
 
 def _last_linear(model: torch.nn.Module) -> torch.nn.Linear:
-    return [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+    found = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    if not found:
+        raise InputError("frozen = 'last-layer': the model has no linear layer; take none")
+    return found[-1]
 
 
 def _row(run: str, step: int, time: float, metric: str, value: float) -> Row:

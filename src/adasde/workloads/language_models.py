@@ -50,7 +50,7 @@ def build(model: ModelName) -> nn.Module:
             "or wiki-roberta, which predicts masked tokens"
         )
     places = getattr(config, "max_position_embeddings", None)
-    if isinstance(places, int) and model.size > places:
+    if isinstance(places, int) and 0 < places < model.size:
         raise InputError(f"size = {model.size}: transformers' {kind} takes at most {places} tokens with its options")
     with refusing(model):
         return AutoModelForCausalLM.from_config(config)
