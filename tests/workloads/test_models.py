@@ -227,7 +227,13 @@ def test_costs_are_counted_without_a_cache_folder_that_can_be_written(tmp_path, 
     assert counted(str(SMALL["torchvision"])).profile.parameters == 727_626
 
 
-@pytest.mark.parametrize("name", [name for name in profiles.COMMITTED if "/" in name])
+LARGE = {name for name, profile in profiles.COMMITTED.items() if profile.parameters > 1e6}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in profiles.COMMITTED if "/" in n],
+)
 def test_committed_costs_are_counted(name, monkeypatch):
     committed = profiles.COMMITTED[name]
     monkeypatch.delitem(profiles.COMMITTED, name)

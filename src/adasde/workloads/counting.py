@@ -29,7 +29,7 @@ FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 LOGITS = 2.5
 
 
-def fused(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **others):
+def _fused(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **others):
     """Attention that holds no matrix of tokens by tokens, as all devices have it, unless a bias is learned."""
     if query.dim() != 4 or (attn_mask is not None and attn_mask.requires_grad):
         return ATTENTION(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **others)
@@ -61,7 +61,7 @@ def forward(network: nn.Module, loss: Callable[[], Tensor]) -> tuple[int, int]:
 
     counter = FlopCounterMode(display=False, custom_mapping={FUSED: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
     with (
-        mock.patch.object(F, "scaled_dot_product_attention", fused),
+        mock.patch.object(F, "scaled_dot_product_attention", _fused),
         torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor),
         counter,
     ):
