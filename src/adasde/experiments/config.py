@@ -202,6 +202,10 @@ class _Trains(Model):
     precision: Given[Literal["float32", "bf16", "tf32"]] = Field(
         "float32", description="bf16: autocast to bfloat16; tf32: products in TensorFloat-32"
     )
+    engine: Given[Literal["eager", "compile", "graph"]] = Field(
+        "eager",
+        description="what carries out a step: eager, torch; compile, torch.compile; graph, a CUDA graph of the step",
+    )
     processes: Given[Annotated[Whole, Field(le=65536)]] = Field(
         1, description="GPUs that share a run, each with an equal shard of every batch"
     )

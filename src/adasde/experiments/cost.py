@@ -6,8 +6,8 @@ forward pass only, so it counts a third. The unit of a simulation is one step of
 
 Seconds are work over examples per second. Where a workload was measured on the device, the speed is that of
 ``throughput.csv``: the work of finished runs over the seconds that they recorded, which include evaluations but not the
-start of the process. At other batches it is that of the nearest one, elsewhere the peak FLOP/s times an assumed
-utilisation: both are estimates. `adasde throughput` makes that file.
+start of the process. At other batches it is that of the nearest one, by another engine that of eager, and elsewhere
+the peak FLOP/s times an assumed utilisation: these are estimates. `adasde throughput` makes that file.
 """
 
 import csv
@@ -202,8 +202,10 @@ def peak_bytes(spec: Trained, unit: str, examples: int) -> float:
     profile, entry = _profile(spec), workload_named(spec.workload)
     held = profile.activations * (BF16[entry.kind] if spec.precision == "bf16" else 1.0) + profile.moment
     rest = PROCESS["core"] if unit == "core" else profile.resident * entry.train_size
-    step = STATE * profile.parameters + held * examples
-    return rest + max(step, (STATE + MOMENTS) * profile.parameters + profile.activations * profile.chunk)
+    step = held * examples
+    noise = MOMENTS * profile.parameters + profile.activations * profile.chunk
+    # A CUDA graph keeps the memory of its step.
+    return rest + STATE * profile.parameters + (step + noise if spec.engine == "graph" else max(step, noise))
 
 
 def _profile(spec: Trained) -> CostProfile:
@@ -218,20 +220,24 @@ def _rate(spec: Trained, name: str) -> tuple[float, dict[str, str]]:
     device, kind = DEVICES[name], spec.kind
     precision = spec.precision if spec.precision in device.peak else "float32"
     alike = spec.workload.replace("fashion32-", "cifar10-")  # the same network on images of the same form
-    measured = (_throughput().get((workload, name, precision)) for workload in (spec.workload, alike))
     stand_in = {}
     if precision != spec.precision:
-        stand_in = {
-            "speed": "unknown",
-            "assumed": f"{kind} in {spec.precision} on one {name}: as fast as in {precision}",
-        }
-    if known := next(filter(None, measured), None):
-        step = spec.batch_size // spec.processes * spec.minibatches
-        size = min(known, key=lambda size: abs(math.log(size / step)))
-        rate, source = known[size]
-        if size != step and not stand_in:
-            stand_in = {"speed": "estimated", "assumed": "other batches: as fast per example as the nearest measured"}
-        return rate, {"source": source, **stand_in}
+        assumed = f"{kind} in {spec.precision} on one {name}: as fast as in {precision}"
+        stand_in = {"speed": "unknown", "assumed": assumed}
+    for engine in dict.fromkeys((spec.engine, "eager")):
+        measured = (_throughput().get((workload, name, precision, engine)) for workload in (spec.workload, alike))
+        if known := next(filter(None, measured), None):
+            step = spec.batch_size // spec.processes * spec.minibatches
+            size = min(known, key=lambda size: abs(math.log(size / step)))
+            rate, source = known[size]
+            if engine != spec.engine and not stand_in:
+                stand_in = {"speed": "estimated", "assumed": f"engine {spec.engine}: as fast as eager"}
+            elif size != step and not stand_in:
+                stand_in = {
+                    "speed": "estimated",
+                    "assumed": "other batches: as fast per example as the nearest measured",
+                }
+            return rate, {"source": source, **stand_in}
     peak, share = device.peak[precision], UTILISATION[device.unit, kind][precision]
     assumed = f"{kind} in {precision}: {share:g} of the {peak / 1e12:.3g} TFLOP/s of one {name} ({device.source})"
     return peak * share / (BACKWARD * _profile(spec).flops), {"speed": "estimated", "assumed": assumed, **stand_in}
@@ -249,12 +255,13 @@ def _simulated_rate(spec: Simulation) -> tuple[float, dict[str, str]]:
 
 
 @cache
-def _throughput() -> dict[tuple[str, str, str], dict[int, tuple[float, str]]]:
-    """Return what was measured: (workload, device, precision) -> {batch size: (examples per second, source)}."""
+def _throughput() -> dict[tuple[str, str, str, str], dict[int, tuple[float, str]]]:
+    """Return what was measured: (workload, device, precision, engine) -> {batch size: (examples per second, source)}."""
     measured: dict = {}
     with files("adasde.experiments").joinpath("throughput.csv").open() as file:
         for row in csv.DictReader(file):
-            sizes = measured.setdefault((row["workload"], row["device"], row["precision"]), {})
+            key = row["workload"], row["device"], row["precision"], row["engine"]
+            sizes = measured.setdefault(key, {})
             sizes[int(row["batch_size"] or 1)] = float(row["examples_per_second"]), row["source"]
     return measured
 

@@ -15,7 +15,7 @@ from adasde.scaling.rules import SQRT, rule_named, scaled_batch_size
 from adasde.workloads.registry import Entry, counted, workload_named
 
 # Options of a run. A default is left out of the spec, so that a new option changes no hash.
-OPTIONS = ("device", "precision", "processes", "micro_batch", "frozen", "tested")
+OPTIONS = ("device", "precision", "engine", "processes", "micro_batch", "frozen", "tested")
 
 
 def plan(document: Any) -> Plan:

@@ -10,7 +10,8 @@ from adasde.experiments.artifacts import read_all
 from adasde.experiments.cost import DEVICES, work
 from adasde.experiments.specs import Simulation
 
-COLUMNS = ("workload", "device", "precision", "batch_size", "examples_per_second", "runs", "source")
+KEY = ("workload", "device", "precision", "engine", "batch_size")  # what has a speed of its own
+COLUMNS = (*KEY, "examples_per_second", "runs", "source")
 LARGEST = 2**20  # bytes of a CSV file
 
 
@@ -19,7 +20,7 @@ def write_throughput(paths: Iterable[Path], out: Path) -> None:
 
     ``paths`` are files of finished runs, and tables of single steps (.csv) that benchmarks/gpu.py measured. Plain runs
     count that came to their end, on one device and, if that is a CPU, on one core; those at one batch size of a
-    workload count together. Rows of ``out`` for other workloads, devices, precisions and sizes are kept.
+    workload count together. Rows of ``out`` for other workloads, devices, precisions, engines and sizes are kept.
     """
     paths = list(paths)
     steps = [path for path in paths if path.suffix == ".csv"]
@@ -31,7 +32,7 @@ def write_throughput(paths: Iterable[Path], out: Path) -> None:
         raise InputError(f"{steps[-1]}: a file is named twice; name it once")
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     if out.exists():
-        rows = {tuple(row[name] for name in COLUMNS[:4]): row for row in _table(out, COLUMNS)}
+        rows = {tuple(row[name] for name in KEY): row for row in _table(out, COLUMNS)}
     sums: dict[tuple[str, ...], list] = {}
     for path, result in results:
         spec, facts = result.spec, result.facts
@@ -45,7 +46,8 @@ def write_throughput(paths: Iterable[Path], out: Path) -> None:
         device_name, torch_version = str(facts.get("device")), facts.get("torch")
         name = f"{spec.study}.{spec.oracle}" if simulated else spec.workload
         device = _gpu_named(device_name, path) if gpu else "cpu-core"
-        key = (name, device, *(("float32", "") if simulated else (spec.precision, str(spec.batch_size))))
+        own = ("float32", "eager", "") if simulated else (spec.precision, spec.engine, str(spec.batch_size))
+        key = (name, device, *own)
         source = f"finished runs on {device_name}, torch {torch_version}"
         total = sums.setdefault(key, [0.0, 0.0, 0, source])
         total[0] += spec.path_steps if simulated else sum(work(spec))
@@ -55,10 +57,10 @@ def write_throughput(paths: Iterable[Path], out: Path) -> None:
         values = (*key, str(float(f"{amount / seconds:.4g}")), str(count), source)
         rows[key] = dict(zip(COLUMNS, values, strict=True))
     for path in steps:
-        rows |= {tuple(row[name] for name in COLUMNS[:4]): row for row in _measured_steps(path)}
+        rows |= {tuple(row[name] for name in KEY): row for row in _measured_steps(path)}
 
     def order(row: dict[str, str]) -> tuple:
-        return row["device"], row["workload"], row["precision"], float(row["batch_size"] or "inf")
+        return row["device"], row["workload"], row["precision"], row["engine"], float(row["batch_size"] or "inf")
 
     with atomic(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -68,7 +70,7 @@ def write_throughput(paths: Iterable[Path], out: Path) -> None:
 
 def _measured_steps(path: Path) -> list[dict[str, str]]:
     """Return rows of COLUMNS from a table of steps: those of plain runs."""
-    kept = ("workload", "precision", "batch_size", "examples_per_second")
+    kept = ("workload", "precision", "engine", "batch_size", "examples_per_second")
     return [
         {
             **{name: row[name] for name in kept},
@@ -82,13 +84,16 @@ def _measured_steps(path: Path) -> list[dict[str, str]]:
 
 
 def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Return the rows of a CSV file. InputError if it lacks one of the columns, or has text where a number is due."""
+    """Return the rows of a CSV file. InputError if it lacks one of the columns, or has text where a number is due.
+
+    A file without the column ``engine`` is of the time when all was eager.
+    """
     text = read_text(path, LARGEST)
     try:
         reader = csv.DictReader(io.StringIO(text), strict=True)
-        if missing := set(columns) - set(reader.fieldnames or ()):
+        if missing := set(columns) - {"engine", *(reader.fieldnames or ())}:
             raise ValueError(f"no column {missing}")
-        rows = [{name: row[name] for name in columns} for row in reader]
+        rows = [{name: row.get(name, "eager") if name == "engine" else row[name] for name in columns} for row in reader]
         for row in rows:
             positive("examples_per_second", float(row["examples_per_second"]))
             positive("batch_size", float(row["batch_size"] or 1))

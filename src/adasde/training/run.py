@@ -14,9 +14,10 @@ import torch
 from adasde.common import MALFORMED, InputError
 from adasde.scaling import optimizers
 from adasde.scaling.gradient_noise import SpeedMeter
-from adasde.scaling.svag import SVAGLoss, coefficients
+from adasde.scaling.svag import coefficients
 from adasde.training import distributed
 from adasde.training.checkpoint import UnusableCheckpoint, read_own_checkpoint, write_checkpoint
+from adasde.training.engines import ENGINES, Batch
 from adasde.training.sampling import Prefetcher, Sampler
 from adasde.training.schedule import Schedule
 from adasde.training.seeding import derive_seed, generator_states, set_generator_states
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 CHUNK = 2048  # samples gathered and normalised at once: few Python calls, and still in cache
 Row = tuple[str, int, float, str, float]  # run, step, time, metric, value
-Batch = tuple[torch.Tensor, ...]
 
 
 class RunSpec(Protocol):
@@ -50,30 +50,20 @@ class RunSpec(Protocol):
     micro_batch: int | None
     micro_batches: int | None  # base batches of a step whose gradients are squared one by one, under rule invariant
     frozen: str  # none | last-layer
+    engine: str  # eager | compile | graph
     tested: int | None  # test examples of an evaluation, the first ones; None for all
     canonical: str  # the spec as JSON with sorted keys
     hash: str
-
-
-class Objective(torch.nn.Module):
-    """A loss as a module around the model, so that what wraps modules sees every pass."""
-
-    def __init__(self, model: torch.nn.Module, loss: Callable[..., torch.Tensor]) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, *batch: torch.Tensor) -> torch.Tensor:
-        """Return the loss of ``batch``, a scalar."""
-        return self.loss(self.model, *batch)
 
 
 class Run:
     """One run of ``spec`` on ``workload``.
 
     Each process takes its shard of every minibatch. A step is one forward and backward pass over all of its examples,
-    or one over each micro-batch. ``examples`` is the size of a pass. Batch norm takes its statistics over the examples
-    that pass at once: the whole minibatch of all processes, or each micro-batch. Under the rule ``invariant`` the
-    optimizer takes a gradient for every base batch of the minibatch, from one pass or several, and clips each of them.
+    or one over each micro-batch; under the engine ``compile`` one over each minibatch of SVAG. ``examples`` is the size
+    of a pass. Batch norm takes its statistics over the examples that pass at once: the whole minibatch of all
+    processes, or each micro-batch. Under the rule ``invariant`` the optimizer takes a gradient for every base batch of
+    the minibatch, from one pass or several, and clips each of them.
     """
 
     def __init__(self, spec: RunSpec, workload: Workload) -> None:
@@ -88,11 +78,9 @@ class Run:
         torch.manual_seed(derive_seed("dropout", *spec.stream, spec.batch_size, distributed.rank()))
         self.sampler = Sampler(workload, spec.sampling, spec.stream)
         self.drawn = spec.minibatches * spec.batch_size  # samples of a step
-        self.examples, self.weights = _passes(spec)
-        one_minibatch = spec.ell == 1 or spec.micro_batch is not None
-        loss = workload.loss if one_minibatch else SVAGLoss(workload.loss, spec.ell)
-        alone = distributed.world_size() == 1  # calling no module saves 2 % of a step of the small CNN on two images
-        self.objective = partial(loss, model) if alone else distributed.data_parallel(Objective(model, loss))
+        self.engine = ENGINES[spec.engine]()
+        self.examples, self.weights = _passes(spec, self.engine.joins_minibatches)
+        self.objective = self.engine.objective(model, workload, spec.ell if len(self.weights) == 1 else 1)
         bf16 = partial(torch.autocast, workload.device.type, torch.bfloat16)
         self.precision = bf16 if spec.precision == "bf16" else nullcontext
         self.schedule = spec.schedule
@@ -128,9 +116,7 @@ class Run:
             for batches in self._prefetched(steps) if self.workload.streamed else self._gathered(steps):
                 if not self.schedule.constant:
                     self._set_learning_rate()
-                self.optimizer.zero_grad()
-                losses.append(self._backward(batches))
-                self.optimizer.step()
+                losses.append(self.engine.step(self._take, batches, self.optimizer.param_groups[0]["lr"]))
                 self.step += 1
         diverged = distributed.any_rank(*torch.stack(losses).isfinite().logical_not().tolist())
         if any(diverged):
@@ -210,6 +196,13 @@ class Run:
         for _ in range(steps):
             yield self.prefetcher.step()
 
+    def _take(self, batches: Iterable[Batch], rate: torch.Tensor | None = None) -> torch.Tensor:
+        """Take a step; return the sum of its losses. The optimizer's learning rate is ``rate`` if that is given."""
+        self.optimizer.zero_grad()
+        loss = self._backward(batches)
+        self.optimizer.step() if rate is None else self.optimizer.step(rate)
+        return loss
+
     def _backward(self, batches: Iterable[Batch]) -> torch.Tensor:
         """Add up the gradients of a step's passes, and clip them; return the sum of its losses, without gradient.
 
@@ -239,6 +232,10 @@ class Run:
                 f"micro_batch = {self.spec.micro_batch}: the device's memory is too small for {len(batch[0])} "
                 "examples at once; try a smaller micro_batch"
             ) from error
+        except Exception as error:
+            if (failed := self.engine.failed(error)) is None:
+                raise
+            raise failed from error
         return loss.detach()
 
     def _progress(self, step: int) -> float:
@@ -255,14 +252,18 @@ class Run:
         self.rows += [(self.spec.run, step, time, metric, value) for metric, value in metrics.items()]
 
 
-def _passes(spec: RunSpec) -> tuple[int, list[float]]:
-    """Return how many examples a pass holds, and the weights with which the losses of a step's passes add up."""
+def _passes(spec: RunSpec, together: bool) -> tuple[int, list[float]]:
+    """Return how many examples a pass holds, and the weights with which the losses of a step's passes add up.
+
+    SVAG's two minibatches may go ``together``.
+    """
     shard = spec.batch_size // distributed.world_size()
-    if spec.micro_batch is None:
+    if spec.micro_batch is None and (together or spec.ell == 1):
         return spec.minibatches * shard, [1.0]
     factors = (1.0,) if spec.ell == 1 else coefficients(spec.ell)
-    passes, gradients = shard // spec.micro_batch, spec.micro_batches or 1  # of a minibatch
-    return spec.micro_batch, [factor * gradients / passes for factor in factors for _ in range(passes)]
+    size = spec.micro_batch or shard
+    passes, gradients = shard // size, spec.micro_batches or 1  # of a minibatch
+    return size, [factor * gradients / passes for factor in factors for _ in range(passes)]
 
 
 def _last_linear(model: torch.nn.Module) -> torch.nn.Linear:

@@ -93,6 +93,18 @@ class Workload(ABC):
             The loss, a scalar.
         """
 
+    def compiled_loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
+        """Return the loss of a batch, as `loss` does, in the form that torch.compile makes most of. Default: `loss`.
+
+        Args:
+            model: The model.
+            batch: What `gather` returned.
+
+        Returns:
+            The loss, a scalar; up to rounding that of `loss`.
+        """
+        return self.loss(model, *batch)
+
     def kernels(self, examples: int) -> AbstractContextManager[None]:
         """Return a context in which passes forward and back are fast. By default it does nothing.
 

@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 from transformers.models.roberta.configuration_roberta import RobertaConfig
@@ -28,6 +29,10 @@ GRADED = 512  # training sequences on which the gradient and its noise are measu
 NOISE_CHUNK = 16  # sequences per gradient of these
 VALIDATION = 128  # validation sequences, the same for all evaluations
 CHUNK = 32  # sequences per evaluation batch
+
+# Of a compiled step: the vocabulary's size is a multiple of the first, as matrix products on GPUs want it, and there are
+# at most as many logits at once as the second says: 1 GB in float32, 0.5 GB in bfloat16.
+MULTIPLE, LOGITS = 64, 1 << 28
 
 
 @dataclass(frozen=True)
@@ -192,6 +197,12 @@ class CausalLanguageWorkload(LanguageWorkload):
     def losses(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         return _mean_losses(model(input_ids=inputs).logits, targets)
 
+    def compiled_loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss per token, its logits in chunks of a padded vocabulary."""
+        if not isinstance(model, GPT2LMHeadModel):  # whose logits are not all that another model makes of them
+            return self.loss(model, inputs, targets)
+        return _chunked_loss(model.transformer(input_ids=inputs).last_hidden_state, model.lm_head, targets)
+
 
 class MaskedLanguageWorkload(LanguageWorkload):
     """Predicting masked tokens with RoBERTa, under new masks for every minibatch.
@@ -239,14 +250,46 @@ class MaskedLanguageWorkload(LanguageWorkload):
 
     def losses(self, model: nn.Module, inputs: Tensor, places: Tensor, targets: Tensor) -> Tensor:
         # The head sees only the predicted tokens; on all of them a step would take 1.6 times as long.
+        return _mean_losses(model.lm_head(self._chosen(model, inputs, places)), targets)
+
+    def compiled_loss(self, model: nn.Module, inputs: Tensor, places: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss per predicted token, its logits in chunks of a padded vocabulary."""
+        if not isinstance(model, RobertaForMaskedLM):
+            return self.loss(model, inputs, places, targets)
+        head = model.lm_head
+        features = head.layer_norm(F.gelu(head.dense(self._chosen(model, inputs, places))))
+        return _chunked_loss(features, head.decoder, targets)
+
+    @staticmethod
+    def _chosen(model, inputs, places):
+        """Return what the encoder makes of the predicted tokens, (sequences, predicted, width)."""
         hidden = model.roberta(input_ids=inputs).last_hidden_state
-        chosen = hidden.gather(1, places.unsqueeze(2).expand(-1, -1, hidden.shape[2]))
-        return _mean_losses(model.lm_head(chosen), targets)
+        return hidden.gather(1, places.unsqueeze(2).expand(-1, -1, hidden.shape[2]))
 
 
 def _mean_losses(logits, targets):
     """Return the mean cross-entropy of every row of ``targets``, for logits (*targets.shape, tokens)."""
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets).mean(1)
+
+
+def _chunked_loss(features, head, targets):
+    """Return the mean cross-entropy of ``targets`` for the logits that the linear ``head`` makes of ``features``.
+
+    The logits of a chunk are made again on the way back, if there are several, instead of being held.
+    """
+    features, targets, words = features.flatten(0, -2), targets.flatten(), len(head.weight)
+    pad = -words % MULTIPLE
+    weight = F.pad(head.weight, (0, 0, 0, pad)) if pad else head.weight
+    bias = head.bias if head.bias is None or not pad else F.pad(head.bias, (0, pad))
+
+    def total(features, targets, weight, bias):
+        return F.cross_entropy(F.linear(features, weight, bias)[:, :words], targets, reduction="sum")
+
+    chunks = -(-len(targets) * (words + pad) // LOGITS)
+    if chunks == 1:
+        return total(features, targets, weight, bias) / len(targets)
+    parts = zip(features.chunk(chunks), targets.chunk(chunks), strict=True)
+    return sum(checkpoint(total, *part, weight, bias, use_reentrant=False) for part in parts) / len(targets)
 
 
 LANGUAGE_WORKLOADS = {

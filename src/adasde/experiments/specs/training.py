@@ -117,6 +117,7 @@ class Trained(Spec):
     processes: Annotated[int, Field(ge=1)] = 1
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     frozen: Literal["none", "last-layer"] = "none"
+    engine: Literal["eager", "compile", "graph"] = "eager"
     tested: Annotated[int, Field(ge=1)] | None = None  # test examples of an evaluation, the first ones; None for all
     parent: Parent | None = None  # of a `Finetune` or a `Branch`
 
@@ -202,7 +203,23 @@ class Trained(Spec):
             raise InputError(f"noise = {short(strange)}: the noise is measured at the start and at evaluations only")
         if self.precision == "tf32" and self.device != "cuda":
             raise InputError("precision = 'tf32': only a GPU has it")
+        if self.engine == "graph":
+            self._check_graph()
         return self
+
+    def _check_graph(self) -> None:
+        """InputError unless a step of this run can be captured as a CUDA graph."""
+        another = "take compile or eager"
+        if self.device != "cuda":
+            raise InputError(f"engine = 'graph': only a GPU has CUDA graphs; {another}")
+        if self.kind != "vision":
+            raise InputError(f"engine = 'graph': {self.workload} is no vision workload; {another}")
+        if self.processes > 1:
+            raise InputError(f"engine = 'graph': does not go with processes = {self.processes}; {another}")
+        rmsprop = self.optimizer.name == "rmsprop" and self.optimizer.variant != "authors"
+        if rmsprop or self.micro_batches is not None:
+            which = f"RMSprop's variant {self.optimizer.variant!r}" if rmsprop else f"rule {self.rule!r}"
+            raise InputError(f"engine = 'graph': the update of {which} waits for the GPU; {another}")
 
     def _check_micro_batches(self, share: int) -> None:
         """InputError unless the rule ``invariant`` can be run; a process takes ``share`` examples of a batch."""

@@ -37,8 +37,13 @@ class FusedAdam:
             p.grad = None
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Take one step with the parameters that have a gradient."""
+    def step(self, rate: torch.Tensor | None = None) -> None:
+        """Take one step with the parameters that have a gradient.
+
+        Args:
+            rate: Learning rate, a scalar on the parameters' device, which a captured CUDA graph reads anew each time;
+                default that of ``param_groups``.
+        """
         columns: Sequence[list[Any]] = (
             self.params, [p.grad for p in self.params], self.first, self.second, self.counts
         )  # fmt: skip
@@ -51,8 +56,9 @@ class FusedAdam:
         params, grads, first, second, counts = columns
         # What torch.optim's functions call. They would check, sort and count parameter by parameter: 20 to 50 us.
         (torch._fused_adamw_ if self.decoupled else torch._fused_adam_)(
-            params, grads, first, second, [], counts, lr=self.param_groups[0]["lr"], beta1=self.betas[0],
-            beta2=self.betas[1], weight_decay=self.weight_decay, eps=self.eps, amsgrad=False, maximize=False,
+            params, grads, first, second, [], counts, lr=self.param_groups[0]["lr"] if rate is None else rate,
+            beta1=self.betas[0], beta2=self.betas[1], weight_decay=self.weight_decay, eps=self.eps, amsgrad=False,
+            maximize=False,
         )  # fmt: skip
 
     def as_torch(self) -> torch.optim.Optimizer:
