@@ -81,13 +81,17 @@ class Compiled(Eager):
     joins_minibatches = False
 
     def objective(self, model: nn.Module, workload: Workload, ell: float) -> Callable[..., Tensor]:  # noqa: D102
+        from torch._dynamo import config  # torch's compiler takes a second to import
+
+        # A job's runs share what is compiled. Beyond this number of batch sizes, torch would go on without compiling.
+        config.recompile_limit = max(config.recompile_limit, config.accumulated_recompile_limit)
         objective = Objective(model, workload.compiled_loss)
         # Dropout draws from torch's own generator, as under the other engines, and shapes never change.
         objective.compile(dynamic=False, options={"fallback_random": True})
         return distributed.data_parallel(objective)
 
     def failed(self, error: Exception) -> InputError | None:  # noqa: D102
-        from torch._dynamo.exc import TorchDynamoException  # torch's compiler takes a second to import
+        from torch._dynamo.exc import TorchDynamoException  # as above
 
         if not isinstance(error, TorchDynamoException):
             return None
