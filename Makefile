@@ -74,8 +74,9 @@ bench: env  ## speed as ratios to a bare training step and to the usual loader
 	$(PY) benchmarks/language.py
 	$(PY) benchmarks/noise.py --quick
 	$(PY) benchmarks/rescale.py
+	$(PY) benchmarks/engines.py
 
-bench-gpu: env  ## steps of the paper's workloads on a GPU, three minutes
+bench-gpu: env  ## steps of the paper's workloads on a GPU by each engine, in less than five minutes
 	$(PY) benchmarks/gpu.py
 
 cost-profiles: env  ## count what each workload costs, for `adasde plan`

@@ -1,19 +1,23 @@
-"""How fast one GPU trains the paper's workloads, on synthetic data of the real shapes: `make bench-gpu`.
+"""How fast one GPU trains the paper's workloads by each engine, on synthetic data of the real shapes: `make bench-gpu`.
 
-rate      examples per second of our steps, and of the decoding that feeds them (ImageNet)
-step      our step / a bare forward-backward-step of the same model, precision and passes on one fixed batch
+rate      examples per second of our steps, or tokens; ImageNet's include the decoding, which is measured alone as well
+step      eager: our step / a bare forward-backward-step of the same model, precision and passes on one fixed batch
+start     seconds until a run's sixth step: torch chooses algorithms, compiles or captures
 peak      share of the data sheet's FLOP/s, by the FLOPs that cost.py counts
 memory    the most that torch held in a step, and what cost.py expects
-precision an epoch of VGG-16 on framed Fashion-MNIST in float32, tf32 and bf16, from the same draws
+precision with --trajectories: an epoch of VGG-16 on framed Fashion-MNIST in float32, tf32 and bf16, from the same
+          draws, and in tf32 by each engine
 
-`--out FOLDER` keeps the tables; `adasde throughput FOLDER/steps.csv --out src/adasde/throughput.csv` has `adasde plan`
-tell costs from them. What one H100 gave is in results/reference/gpu.
+No case begins after LIMIT seconds, so that all takes less than five minutes; those left out are named.
+`--out FOLDER` keeps the tables. `adasde throughput FOLDER/steps.csv --out src/adasde/experiments/throughput.csv` has
+`adasde plan` tell costs from them. What one H100 gave before there were engines is in results/reference/gpu.
 """
 
 import argparse
 import json
 import math
 import statistics
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -23,6 +27,7 @@ import torch
 from tokenizers import Tokenizer, models
 from torchvision.models import resnet50
 
+from adasde.common import text_table
 from adasde.experiments import cost
 from adasde.experiments.artifacts import provenance
 from adasde.experiments.documents import merged
@@ -39,30 +44,37 @@ from training import ROOT, changed, photographs
 
 ROUNDS = 3
 SECONDS = 0.6  # of a round of one contestant
-BATCHES = (
-    # run of paper.yaml, precision, batch size, micro-batch
-    ("vgg16-adam.sqrt.k1.s0", "float32", 256, None),
-    ("vgg16-adam.sqrt.k1.s0", "tf32", 128, None),
-    ("vgg16-adam.sqrt.k1.s0", "tf32", 256, None),
-    ("vgg16-adam.sqrt.k1.s0", "tf32", 2048, None),
-    ("vgg16-adam.sqrt.k1.s0", "bf16", 256, None),
-    ("svag-vgg16-adam.svag.l2.s0", "float32", 256, None),
-    ("resnet56-adam.sqrt.k1.s0", "float32", 256, None),
-    ("resnet56-adam.sqrt.k1.s0", "tf32", 128, None),
-    ("resnet56-adam.sqrt.k1.s0", "tf32", 2048, None),
-    ("resnet56-adam.sqrt.k1.s0", "bf16", 256, None),
-    ("resnet50-adam.sqrt.k1.s0", "float32", 64, None),
-    ("resnet50-adam.sqrt.k1.s0", "float32", 256, None),
-    ("resnet50-adam.sqrt.k1.s0", "tf32", 256, None),
-    ("resnet50-adam.sqrt.k1.s0", "bf16", 256, None),
-    ("imagenet-adam.sqrt.k1.s0", "float32", 256, 256),
-    ("imagenet-adam.sqrt.k1.s0", "bf16", 256, 256),
-    ("gpt2-adam.sqrt.k1.s0", "float32", 32, 16),
-    ("gpt2-adam.sqrt.k1.s0", "bf16", 64, 32),
-    ("roberta-adam.sqrt.k1.s0", "float32", 32, 32),
-    ("roberta-adam.sqrt.k1.s0", "bf16", 64, 32),
-    ("finetune-mnli.k1.s0", "bf16", 16, None),
+LIMIT = 240  # seconds after which no case begins: compiling RoBERTa may take the last minute
+CASES = (
+    # run of paper.yaml, precision, batch size, micro-batch, engines
+    ("resnet56-adam.sqrt.k1.s0", "tf32", 128, None, "eager graph"),
+    ("vgg16-adam.sqrt.k1.s0", "tf32", 128, None, "eager graph"),
+    ("gpt2-adam.sqrt.k1.s0", "bf16", 64, 32, "eager compile"),
+    ("roberta-adam.sqrt.k1.s0", "bf16", 64, 32, "eager compile"),
+    ("imagenet-adam.sqrt.k1.s0", "bf16", 256, 256, "eager"),
+    ("resnet56-adam.sqrt.k1.s0", "float32", 256, None, "eager graph"),
+    ("svag-resnet56-adam.svag.l2.s0", "float32", 256, None, "eager graph"),
+    ("vgg16-adam.sqrt.k1.s0", "float32", 256, None, "eager graph"),
+    ("svag-vgg16-adam.svag.l2.s0", "float32", 256, None, "eager graph"),
+    ("resnet50-adam.sqrt.k1.s0", "float32", 64, None, "eager"),
+    ("finetune-mnli.k1.s0", "bf16", 16, None, "eager"),
+    ("resnet56-adam.sqrt.k1.s0", "tf32", 2048, None, "eager graph"),
+    ("vgg16-adam.sqrt.k1.s0", "tf32", 256, None, "eager graph"),
+    ("vgg16-adam.sqrt.k1.s0", "tf32", 2048, None, "eager graph"),
+    ("vgg16-adam.sqrt.k1.s0", "bf16", 256, None, "eager"),
+    ("resnet56-adam.sqrt.k1.s0", "bf16", 256, None, "eager"),
+    ("resnet50-adam.sqrt.k1.s0", "float32", 256, None, "eager"),
+    ("resnet50-adam.sqrt.k1.s0", "tf32", 256, None, "eager"),
+    ("resnet50-adam.sqrt.k1.s0", "bf16", 256, None, "eager"),
+    ("imagenet-adam.sqrt.k1.s0", "float32", 256, 256, "eager"),
 )
+# What an H100 should reach, in images or tokens per second: 3 and 1.5 times, and twice, what eager gave there.
+GOALS = {
+    ("cifar10-resnet56", "tf32", 128, "graph"): 3 * 5380,
+    ("cifar10-vgg16", "tf32", 128, "graph"): 1.5 * 20_190,
+    ("wikitext103-gpt2", "bf16", 64, "compile"): 300_000,
+    ("wikibooks-roberta", "bf16", 64, "compile"): 120_000,
+}
 
 
 def images(name, device):
@@ -109,33 +121,36 @@ def seconds(function, steps, device):
 
 
 def measured(spec, workload, device):
-    """Return the table's row for ``spec``: our steps and bare ones, interleaved."""
+    """Return the table's row for ``spec``; if its engine is eager, our steps and bare ones are interleaved."""
+    begun = time.perf_counter()
     ours = Run(spec, workload)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds(lambda: ours.advance(1), 2, device)  # warm: algorithms are chosen
+    seconds(lambda: ours.advance(1), 5, device)
+    start = time.perf_counter() - begun
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-    fixed = Run(spec, workload)
-    batch = workload.gather(*fixed.sampler.draw(fixed.drawn))
-    passes = list(zip(*(part.split(fixed.examples) for part in batch), strict=True))
-
-    def bare():
-        fixed.optimizer.zero_grad()
-        fixed._backward(passes)
-        fixed.optimizer.step()
-
-    seconds(bare, 2, device)
-    took = seconds(bare, 4, device) / 4
+    took = seconds(lambda: ours.advance(1), 4, device) / 4
     chunk = min(max(1, round(SECONDS / took)), max(1, CHUNK // ours.drawn))  # no more than a run draws at once
     repeats = max(1, round(SECONDS / took / chunk))
-    contestants = {"bare": (bare, repeats * chunk), "ours": (lambda: ours.advance(chunk), repeats)}
+    contestants = {"ours": (lambda: ours.advance(chunk), repeats)}
+    if spec.engine == "eager":
+        contestants["bare"] = (bare(spec, workload), repeats * chunk)
+    for function, _ in contestants.values():
+        seconds(function, 2, device)
     rounds = [
         {name: seconds(function, steps, device) for name, (function, steps) in contestants.items()}
         for _ in range(ROUNDS)
     ]
-    ours.close(), fixed.close()
     drawn = repeats * chunk * ours.drawn
-    rate, bare_rate = (drawn / statistics.median(r[name] for r in rounds) for name in ("ours", "bare"))
+    rate, bare_rate = (
+        drawn / statistics.median(r[name] for r in rounds) if name in contestants else math.nan
+        for name in ("ours", "bare")
+    )
+    decoding = math.nan
+    if workload.streamed:
+        steps = 16  # more than are decoded ahead
+        decoding = steps * ours.drawn / seconds(lambda: [list(step) for step in ours._prefetched(steps)], 1, device)
+    ours.close()
     precision, entry = spec.precision, workload_named(spec.workload)
     known = next((d for d in cost.DEVICES.values() if d.model in provenance(device)["device"]), None)
     share = cost.BACKWARD * entry.profile.flops / known.peak[precision] if known else math.nan
@@ -144,16 +159,44 @@ def measured(spec, workload, device):
         "torch": torch.__version__,
         "workload": spec.workload,
         "precision": precision,
+        "engine": spec.engine,
         "batch_size": spec.batch_size,
         "micro_batch": spec.micro_batch,
         "ell": spec.ell,
         "examples_per_second": rate,
-        "step_over_bare": statistics.median(r["ours"] / r["bare"] for r in rounds),
+        "decoded_per_second": decoding,
+        "start_seconds": start,
+        "step_over_bare": bare_rate / rate,
         "share_of_peak": rate * share,
         "bare_share_of_peak": bare_rate * share,
         "peak_gigabytes": peak / 1e9,
         "expected_gigabytes": cost.cost_of(spec, "h100").memory / 1e9,
     }
+
+
+def bare(spec, workload):
+    """Return a function that takes a step on a fixed batch."""
+    run = Run(spec, workload)
+    batch = workload.gather(*run.sampler.draw(run.drawn))
+    passes = list(zip(*(part.split(run.examples) for part in batch), strict=True))
+    return lambda: run._take(passes)
+
+
+def told(rows, lengths):
+    """The rows as text: examples or tokens per second, beside eager's and the goals."""
+    eager = {(r["workload"], r["precision"], r["batch_size"], r["ell"]): r["examples_per_second"]
+             for r in rows if r["engine"] == "eager"}  # fmt: skip
+    lines = [("workload", "precision", "batch", "ell", "engine", "per second", "unit", "of eager", "goal on an H100")]
+    for r in rows:
+        key = r["workload"], r["precision"], r["batch_size"]
+        unit, length = ("tokens", lengths[key[0]]) if key[0] in lengths else ("examples", 1)
+        goal = GOALS.get((*key, r["engine"]))
+        rate, ratio = r["examples_per_second"], r["examples_per_second"] / eager.get((*key, r["ell"]), math.nan)
+        lines.append((
+            key[0], key[1], str(key[2]), f"{r['ell']:g}", r["engine"], f"{length * rate:,.0f}", unit, f"{ratio:.2f}",
+            f"{goal:,.0f}" if goal else "",
+        ))  # fmt: skip
+    return text_table(lines)
 
 
 def products(device):
@@ -170,47 +213,58 @@ def products(device):
 
 
 def trajectories(root, device):
-    """Yield rows of runs that differ in nothing but their precision, three seeds each."""
+    """Yield rows of runs that differ in nothing but their precision or engine, three seeds each."""
     configs = [ROOT / f"workflow/config/{name}.yaml" for name in ("gpu", "fashion")]
     epoch = 480 * 128
     spec = plan(merged(configs)).runs["vgg16-adam.sqrt.k1.s0"]
     spec = changed(spec, spec.batch_size, samples=epoch, evaluate=[epoch // 16, epoch // 4, epoch], schedule={})
     prepare("fashion-mnist", root)
     workload = load_workload(spec.workload, root, device=device)
+    ways = [("float32", "eager"), ("tf32", "eager"), ("tf32", "graph"), ("tf32", "compile"), ("bf16", "eager")]
     for seed in range(3):
-        for precision in ("float32", "tf32", "bf16"):
+        for precision, engine in ways:
             own = {"samples": epoch, "evaluate": list(spec.evaluate), "seed": seed, "precision": precision}
-            spec = changed(spec, spec.batch_size, **own, device=device.type)
+            spec = changed(spec, spec.batch_size, **own, engine=engine, device=device.type)
             prepare_torch(device, spec.precision)
             rows, facts = train(spec, workload)
-            for _, step, _, metric, value in rows:
+            for _, step, _, metric, value in [*rows, (None, rows[-1][1], None, "seconds", facts["seconds"])]:
                 if not metric.startswith("speed"):
-                    yield {"precision": precision, "seed": seed, "step": step, "metric": metric, "value": value}
-            yield {"precision": precision, "seed": seed, "step": step, "metric": "seconds", "value": facts["seconds"]}
+                    yield {"way": f"{precision} {engine}", "seed": seed, "step": step, "metric": metric, "value": value}
 
 
 def main():
+    begun = time.monotonic()
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--out", type=Path)
     options.add_argument("--device", default="cuda", help="cpu only tries the script out")
-    options.add_argument("--only", default="", help="part of a run's name and precision")
+    options.add_argument("--only", default="", help="part of a run's name, precision and engine")
+    options.add_argument("--limit", type=float, default=LIMIT, help="seconds after which no case begins")
+    options.add_argument("--trajectories", action="store_true", help="also whole epochs, in two minutes more")
     options.add_argument("--data", type=Path, default=ROOT / "results/data")
     options = options.parse_args()
     warnings.simplefilter("ignore", ScalingWarning)
     device = torch.device("cuda", 0) if options.device == "cuda" else torch.device("cpu")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("torch finds no GPU here; --device cpu tries the script out")
     facts = {**provenance(device), "products": products(device)}
     print(json.dumps(facts), flush=True)
     paper = plan(read_document(ROOT / "workflow/config/paper.yaml")).runs
-    rows, name, workload = [], None, None
-    for run, precision, size, micro in BATCHES:
-        if options.only not in f"{run} {precision}":
+    rows, lengths, name, workload = [], {}, None, None
+    for run, precision, size, micro, engine in ((*case[:4], engine) for case in CASES for engine in case[4].split()):
+        title = f"{run} {precision} {engine}"
+        if options.only not in title or (device.type == "cpu" and (precision == "tf32" or engine == "graph")):
             continue
-        spec = changed(paper[run], size, processes=1, micro_batch=micro, precision=precision, device=device.type)
+        if time.monotonic() - begun > options.limit:
+            print(f"left out after {options.limit:g} s: {title} at batch size {size}")
+            continue
+        own = {"processes": 1, "micro_batch": micro, "precision": precision, "engine": engine, "device": device.type}
+        spec = changed(paper[run], size, **own)
         if device.type == "cuda":
             torch.cuda.empty_cache()
         if spec.workload != name:
             name, workload = spec.workload, None
             workload = workload_of(name, device)
+            lengths |= {name: workload.length} if hasattr(workload, "length") else {}
         prepare_torch(device, spec.precision)
         rows.append(measured(spec, workload, device))
         print(json.dumps(rows[-1]), flush=True)
@@ -218,11 +272,12 @@ def main():
             options.out.mkdir(parents=True, exist_ok=True)
             pd.DataFrame(rows).to_csv(options.out / "steps.csv", index=False, float_format="%.4g")
             (options.out / "device.json").write_text(json.dumps(facts, indent=2) + "\n")
-    if device.type != "cuda":
+    print(told(rows, lengths))
+    if not options.trajectories:
         return
     rows = pd.DataFrame(trajectories(options.data, device))
     ends = rows[rows["step"] == rows["step"].max()]
-    print(ends.pivot_table(index=["metric", "seed"], columns="precision", values="value").to_string())
+    print(ends.pivot_table(index=["metric", "seed"], columns="way", values="value").to_string())
     if options.out:
         rows.to_csv(options.out / "precision.csv", index=False, float_format="%.6g")
 

@@ -72,10 +72,10 @@ def mini(workload, **wanted):
 
 
 def changed(spec, batch_size, **changes):
-    """Return the spec at another batch size, with a length that it divides and no evaluation in between."""
+    """Return the spec at another batch size, with a length that it divides and no evaluation in between, eager."""
     samples = (1 << 14) * batch_size
     length = {"batch_size": batch_size, "samples": samples, "evaluate": [samples], "noise": []}
-    return spec_of({**spec.document, **length, "micro_batch": None, **changes})
+    return spec_of({**spec.document, **length, "micro_batch": None, "engine": "eager", **changes})
 
 
 def bare(spec, workload):

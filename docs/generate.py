@@ -200,15 +200,27 @@ def numbers(claims) -> dict[str, str]:
 def gpu() -> str:
     """Return the speeds that were measured on a GPU."""
     steps = pd.read_csv(REFERENCE / "gpu/steps.csv")
+    steps["engine"] = steps.get("engine", "eager")  # without the column, all was eager
     device = f"One {steps['device'][0]}, torch {steps['torch'][0]}."
     rows = [
         (
-            WORKLOADS[s.workload].title, s.precision, s.batch_size, s.ell, f"{s.examples_per_second:,.0f}",
-            f"{s.share_of_peak:.2f}", f"{s.step_over_bare:.2f}", f"{s.peak_gigabytes:.1f} GB",
+            WORKLOADS[s.workload].title, s.precision, s.engine, s.batch_size, s.ell, f"{s.examples_per_second:,.0f}",
+            f"{s.share_of_peak:.2f}", "" if pd.isna(s.step_over_bare) else f"{s.step_over_bare:.2f}",
+            f"{s.peak_gigabytes:.1f} GB",
         )
         for s in steps.itertuples()
     ]  # fmt: skip
-    header = ("workload", "precision", "batch", "ell", "examples/s", "share of peak", "step / bare step", "memory")
+    header = (
+        "workload",
+        "precision",
+        "engine",
+        "batch",
+        "ell",
+        "examples/s",
+        "share of peak",
+        "step / bare step",
+        "memory",
+    )
     return f"{device}\n\n{table(header, rows)}"
 
 

@@ -15,7 +15,7 @@ from adasde.common import InputError
 from adasde.experiments import cost, plan
 from adasde.experiments.documents import merged
 from adasde.experiments.specs import spec_of
-from adasde.experiments.throughput import COLUMNS
+from adasde.experiments.throughput import COLUMNS, KEY
 from adasde.scaling.documents import read_document
 from adasde.workloads.registry import WORKLOADS, CostProfile, Entry
 from conftest import ROOT, changed, save_run
@@ -115,6 +115,29 @@ def test_seconds_on_a_gpu_are_flops_over_a_share_of_the_peak(spec):
     assert cost.cost_of(changed(spec, precision="float32"), "cpu-core").seconds > 100 * one.seconds
     with pytest.raises(InputError, match="device = 'tpu': must be one of h100, h200, a100, cpu-core"):
         cost.cost_of(spec, "tpu")
+
+
+def test_an_engine_has_a_speed_of_its_own(spec, monkeypatch):
+    """One that was not measured is said to be as fast as eager, which is an estimate."""
+    spec = changed(spec, workload="cifar10-resnet56", device="cuda", precision="tf32", tested=None, **sized(128))
+    eager, graph = cost.cost_of(spec), cost.cost_of(changed(spec, engine="graph"))
+    assert graph.seconds == eager.seconds
+    assert eager.source
+    assert (graph.source, graph.assumed) == (
+        None, f"engine graph as fast as eager, by examples per second of {eager.source}"
+    )  # fmt: skip
+    known = dict(cost._throughput())
+    known["cifar10-resnet56", "h100", "tf32", "graph"] = {128: (4 * 5380.0, "a graph")}
+    monkeypatch.setattr(cost, "_throughput", lambda: known)
+    other = changed(spec, engine="graph", workload="fashion32-resnet56")  # the same network
+    measured = cost.cost_of(changed(spec, engine="graph"))
+    assert (measured.source, measured.assumed, cost.cost_of(other).source) == ("a graph", None, "a graph")
+    assert measured.seconds == pytest.approx(eager.seconds / 4)
+    assert cost.cost_of(spec).seconds == eager.seconds
+    # The graph keeps the memory of its step while the noise is measured.
+    whole = (16 + 20) * 853_018 + (128 + 50) * 4_272_432 + 50_000 * 3072
+    assert graph.memory == pytest.approx(whole)
+    assert eager.memory == pytest.approx(whole - 20 * 853_018 - 50 * 4_272_432)
 
 
 def test_memory_by_hand_and_the_micro_batch_that_fits(spec):
@@ -415,16 +438,21 @@ def test_throughput_is_work_over_seconds(adasde, spec, small_spec, tmp_path):
     run(done, spec, threads=2, seconds=0.1)
     gpu = changed(spec, device="cuda", precision="bf16")
     run(done, gpu, device="NVIDIA H100 80GB HBM3", seconds=1.0)
+    run(done, changed(gpu, engine="graph"), device="NVIDIA H100 80GB HBM3", seconds=0.5)
     out = tmp_path / "throughput.csv"
-    out.write_text(",".join(COLUMNS) + "\nfashion-cnn,cpu-core,float32,32,1.0,1,old\nother,h100,bf16,,2.0,1,x\n")
+    # As it was written before there were engines.
+    header = ",".join(name for name in COLUMNS if name != "engine")
+    out.write_text(f"{header}\nfashion-cnn,cpu-core,float32,32,1.0,1,old\nother,h100,bf16,,2.0,1,x\n")
     assert adasde("throughput", *paths, "--out", out).returncode == 0
     examples = 13_824 + 4 * 2_000 / 3 + 3 * 1000
-    found = [(r["workload"], r["device"], r["precision"], r["batch_size"], float(r["examples_per_second"]), r["runs"])
-             for r in csv.DictReader(out.open())]  # fmt: skip
+    found = [
+        (*(r[name] for name in KEY), float(r["examples_per_second"]), r["runs"]) for r in csv.DictReader(out.open())
+    ]
     assert found == [
-        ("fashion-cnn", "cpu-core", "float32", "32", pytest.approx(2 * examples / 6.0, rel=1e-3), "2"),
-        ("fashion-cnn", "h100", "bf16", "32", pytest.approx(examples, rel=1e-3), "1"),
-        ("other", "h100", "bf16", "", 2.0, "1"),
+        ("fashion-cnn", "cpu-core", "float32", "eager", "32", pytest.approx(2 * examples / 6.0, rel=1e-3), "2"),
+        ("fashion-cnn", "h100", "bf16", "eager", "32", pytest.approx(examples, rel=1e-3), "1"),
+        ("fashion-cnn", "h100", "bf16", "graph", "32", pytest.approx(2 * examples, rel=1e-3), "1"),
+        ("other", "h100", "bf16", "eager", "", 2.0, "1"),
     ]
     run(done, gpu, device="AMD Instinct MI300X")
     done = adasde("throughput", *paths, "--out", out)
@@ -434,9 +462,16 @@ def test_throughput_is_work_over_seconds(adasde, spec, small_spec, tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "\0", "a" * 200_000, "\n" * 100, ",".join(COLUMNS) + "\n1,2\n", ",".join(COLUMNS) + "\na,b,c,x,1,1,1\n"),
-        *(",".join(COLUMNS) + f"\na,b,c,1,{speed},1,1\n" for speed in ("x", "nan", "0", "inf", "")),
-        ",".join(COLUMNS) + '\na,"b,c,1,1,1,1\n',
+        *(
+            "",
+            "\0",
+            "a" * 200_000,
+            "\n" * 100,
+            ",".join(COLUMNS) + "\n1,2\n",
+            ",".join(COLUMNS) + "\na,b,c,e,x,1,1,1\n",
+        ),
+        *(",".join(COLUMNS) + f"\na,b,c,e,1,{speed},1,1\n" for speed in ("x", "nan", "0", "inf", "")),
+        ",".join(COLUMNS) + '\na,"b,c,e,1,1,1,1\n',
     ],
 )
 def test_an_odd_table_of_speeds_is_one_line(text, adasde, spec, tmp_path):

@@ -97,8 +97,15 @@ if found:
 """
 
 
-@pytest.mark.parametrize("names", [("plain", "whole-saved", "svag-micro-saved"), slow(("micro", "invariant", "svag"))])
-def test_two_processes_are_one(names, at_ell, small_spec, tensors, tmp_path):
+@pytest.mark.parametrize(
+    ("engine", "names"),
+    [
+        ("eager", ("plain", "whole-saved", "svag-micro-saved")),
+        slow("eager", ("micro", "invariant", "svag")),
+        slow("compile", ("whole-saved", "svag", "svag-micro-saved")),
+    ],
+)
+def test_two_processes_are_one(engine, names, at_ell, small_spec, tensors, tmp_path):
     """Plain and SVAG, whole batches with batch norm and micro-batches without, augmentation; checkpoints, too."""
     # Few steps: Adam divides by the gradient's size, and what rounding differs by grows tenfold in ten steps.
     few = changed(small_spec, evaluate=[160, 320], samples=320)
@@ -116,7 +123,8 @@ def test_two_processes_are_one(names, at_ell, small_spec, tensors, tmp_path):
     }
     specs = {name: specs[name] for name in names}
     torch.save(tensors, tmp_path / "tensors")
-    both = {name: (network, changed(spec, processes=2).document) for name, (network, spec) in specs.items()}
+    shared = {"processes": 2, "engine": engine}
+    both = {name: (network, changed(spec, **shared).document) for name, (network, spec) in specs.items()}
     (tmp_path / "together.py").write_text(TOGETHER)
     job = _torchrun(
         [tmp_path / "together.py", tmp_path / "tensors", json.dumps(both), tmp_path / "checkpoint-"],
@@ -124,7 +132,7 @@ def test_two_processes_are_one(names, at_ell, small_spec, tensors, tmp_path):
         stderr=subprocess.PIPE,
     )
     try:
-        output, errors = job.communicate(timeout=180)
+        output, errors = job.communicate(timeout=180 if engine == "eager" else 900)
     finally:
         job.kill()
     assert job.returncode == 0, errors[:3000]

@@ -79,9 +79,8 @@ def tape(monkeypatch):
 def traced(monkeypatch):
     """torch.compile traces, and leaves the code to eager; returns the number of graphs that it has made."""
     torch.compiler.reset()
-    monkeypatch.setattr(
-        engines.Objective, "compile", lambda self, dynamic, options: nn.Module.compile(self, dynamic=False, backend="eager")
-    )  # fmt: skip
+    whole = nn.Module.compile
+    monkeypatch.setattr(engines.Objective, "compile", lambda self, **_: whole(self, dynamic=False, backend="eager"))
     torch._dynamo.utils.counters.clear()
     return lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
@@ -183,7 +182,10 @@ def test_a_captured_step_is_an_eager_one(changes, small_spec, resnet, tape):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "authors"])
 def test_svag_is_captured_whole(optimizer, at_ell, resnet, tape):
-    other = {"authors": {**RMSPROP, "variant": "authors"}, "adamw": {**at_ell(2).document["optimizer"], "decoupled": True}}
+    other = {
+        "authors": {**RMSPROP, "variant": "authors"},
+        "adamw": {**at_ell(2).document["optimizer"], "decoupled": True},
+    }
     spec = exact(changed(at_ell(2), optimizer={**other[optimizer], "weight_decay": 1e-2}))
     assert torch.equal(weights(advanced(spec, resnet)), weights(advanced(graphed(spec), resnet)))
 
@@ -204,7 +206,7 @@ def test_a_tape_shows_what_python_would_have_frozen(small_spec, cnn, tape, monke
 
 
 def interrupted(spec, task, path, at):
-    """Rows of a run that is stopped after each of these steps, each time to be resumed by code that has forgotten it."""
+    """Rows of a run that is stopped after each of these steps, and each time resumed by code that is compiled anew."""
 
     def stop(now, steps):
         if now in at:
@@ -299,10 +301,8 @@ def test_what_cannot_be_compiled_is_told_in_one_line(small_spec, cnn, monkeypatc
     def broken(*_):
         raise RuntimeError("no compiler\nat all")
 
-    monkeypatch.setattr(
-        engines.Objective, "compile", lambda self, dynamic, options: nn.Module.compile(self, backend=broken)
-    )
-    with pytest.raises(InputError, match="^engine = 'compile': torch cannot compile this workload here .*; take eager$"):
+    monkeypatch.setattr(engines.Objective, "compile", lambda self, **_: nn.Module.compile(self, backend=broken))
+    with pytest.raises(InputError, match="^engine = 'compile': torch cannot compile this workload .*; take eager$"):
         Run(compiled(small_spec), cnn).advance(1)
 
 
@@ -381,7 +381,7 @@ def compare(spec, task, bound, steps):
 @pytest.mark.slow
 @pytest.mark.parametrize(("network", "bound"), [("cnn", 1e-5), ("resnet", 0.1)])
 def test_compiled_images_follow_eager_ones(network, bound, small_spec, tensors):
-    """A residual network's areas of equal pixels lie on the kink of a ReLU, where rounding moves them to either side."""
+    """A residual network's areas of equal pixels lie on the kink of a ReLU, where rounding moves them both ways."""
     compare(small_spec, ImageWorkload(tensors, BUILDERS[network], 0.5, 0.3), bound, 40)
 
 

@@ -14,6 +14,7 @@ from adasde.scaling.hyperparameters import AdamHyperparameters
 from adasde.scaling.monitor import NoiseMonitor
 from adasde.scaling.rescale import rescale
 from adasde.training.loop import prepare_torch, train
+from adasde.training.run import Run
 from adasde.workloads import language, vision
 from adasde.workloads.data.registry import prepare
 from conftest import changed, load_run
@@ -79,22 +80,75 @@ def _interrupt(step, seen):
     raise InterruptedError
 
 
-def test_dropout_goes_on_where_it_was(spec, tmp_path):
+def texts():
+    """A small GPT-2 with dropout on random tokens."""
     size = dataclasses.replace(language.SIZES["gpt2-mini"], dropout=0.3, vocabulary=64)
     known = {"<|endoftext|>": 0} | {f"t{n}": n for n in range(1, 64)}
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(language.text, "vocabulary", lambda _: known)
     generator = torch.Generator().manual_seed(0)
     tokens = {
         f"{split}-tokens": torch.randint(1, 64, (64 * 200,), generator=generator) for split in ("train", "validation")
     }
-    task = language.CausalLanguageWorkload(tokens, size, "GPT-2", DEVICE)
-    monkey.undo()
-    spec = changed(spec, samples=256, evaluate=[128, 256], batch_size=16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language.text, "vocabulary", lambda _: known)
+        return language.CausalLanguageWorkload(tokens, size, "GPT-2", DEVICE)
+
+
+@pytest.mark.parametrize("engine", ["eager", "compile"])
+def test_dropout_goes_on_where_it_was(spec, tmp_path, engine):
+    task = texts()
+    spec = changed(spec, samples=256, evaluate=[128, 256], batch_size=16, device="cuda", engine=engine)
     path = tmp_path / "checkpoint"
     with pytest.raises(InterruptedError):
         trained(spec, task, checkpoint=path, every=0, report=lambda step, _: _interrupt(step, []))
-    close(trained(spec, task, checkpoint=path), trained(spec, task), rel=1e-3, abs=1e-4)
+    found = trained(spec, task, checkpoint=path)
+    close(found, trained(spec, task), rel=1e-3, abs=1e-4)
+    close(found, trained(changed(spec, engine="eager"), task), rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{}, {"micro_batch": 8, "clip": 0.1}, {"ell": 2, "rule": "svag"}], ids=str)
+@pytest.mark.parametrize("engine", ["graph", "compile"])
+def test_an_engine_follows_eager(few, tensors, engine, changes):
+    """With batch norm. Eight steps: three before the capture, and five replays, in which the schedule changes."""
+    task = vision.ImageWorkload(tensors, vision.BUILDERS["resnet"], 0.5, 0.3, crop=2, device=DEVICE)
+    spec = changed(few, device="cuda", **changes)
+    close(trained(changed(spec, engine=engine), task), trained(spec, task), rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["graph", "compile"])
+def test_an_engine_stops_and_resumes(small_spec, tensors, tmp_path, engine):
+    spec, task = changed(small_spec, device="cuda", engine=engine), on(DEVICE, tensors)
+    path = tmp_path / "checkpoint"
+    with pytest.raises(InterruptedError):
+        trained(spec, task, checkpoint=path, every=0, report=lambda step, _: _interrupt(step, []))
+    close(trained(spec, task, checkpoint=path), trained(spec, task), rel=1e-2, abs=1e-3)
+
+
+def test_a_graph_diverges_as_eager_does(small_spec, tensors):
+    lr = {**small_spec.document["optimizer"], "lr": 1e30}
+    spec = changed(small_spec, device="cuda", schedule={}, optimizer=lr)
+    rows = [train(changed(spec, engine=engine), on(DEVICE, tensors))[0][-1] for engine in ("eager", "graph")]
+    assert rows[0] == rows[1]
+    assert rows[0][3] == "diverged"
+
+
+def test_a_step_that_waits_for_the_gpu_is_refused(few, tensors, monkeypatch):
+    task = on(DEVICE, tensors)
+    plain = type(task).loss
+    monkeypatch.setattr(
+        type(task), "loss", lambda *batch, **weights: plain(*batch, **weights) * float(batch[2].sum() > 0)
+    )
+    with pytest.raises(InputError, match="engine = 'graph': CUDA cannot capture this step .*; take eager"):
+        train(changed(few, device="cuda", engine="graph"), task)
+
+
+@pytest.mark.parametrize("engine", ["eager", "compile"])
+def test_attention_is_flash_attention_in_bf16(engine, spec):
+    """Which neither a mask nor the compiler takes away: nothing else is allowed here."""
+    task = texts()
+    run = Run(changed(spec, batch_size=16, device="cuda", precision="bf16", engine=engine), task)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+        run.advance(2)
+    assert not run.diverged
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])

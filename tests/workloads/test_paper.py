@@ -41,7 +41,9 @@ def specs():
 
 def steps(spec, size, count, **changes):
     """The spec cut to ``count`` steps of ``size`` examples on a CPU, evaluated in the middle and at the end."""
-    kept = {key: value for key, value in spec.document.items() if key not in ("device", "processes", "precision")}
+    kept = {
+        key: value for key, value in spec.document.items() if key not in ("device", "engine", "processes", "precision")
+    }
     if spec.micro_batch is not None:
         kept["micro_batch"] = max(1, size // 2)
     half, whole = size * (count // 2), size * count

@@ -256,7 +256,7 @@ def _simulated_rate(spec: Simulation) -> tuple[float, dict[str, str]]:
 
 @cache
 def _throughput() -> dict[tuple[str, str, str, str], dict[int, tuple[float, str]]]:
-    """Return what was measured: (workload, device, precision, engine) -> {batch size: (examples per second, source)}."""
+    """Return what was measured: (workload, device, precision, engine) -> {batch size: (examples a second, source)}."""
     measured: dict = {}
     with files("adasde.experiments").joinpath("throughput.csv").open() as file:
         for row in csv.DictReader(file):
