@@ -367,33 +367,35 @@ def test_the_head_of_another_model_is_left_to_it(kind, monkeypatch):
 # torch.compile itself
 
 
-def learning(spec, workload="wiki-gpt2"):
+def learning(spec):
     """A short spec for random texts."""
-    return changed(spec, workload=workload, samples=320, evaluate=[160, 320], batch_size=8, tested=None)
-
-
-def compare(spec, task, bound, steps):
-    eager, other = advanced(spec, task, steps), advanced(compiled(spec), task, steps)
-    assert not torch.equal(weights(eager), weights(other))  # it is other code
-    assert gap(eager, other, task) < bound
+    return changed(spec, workload="wiki-gpt2", samples=320, evaluate=[160, 320], batch_size=8, tested=None)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("network", "bound"), [("cnn", 1e-5), ("resnet", 0.1)])
 def test_compiled_images_follow_eager_ones(network, bound, small_spec, tensors):
     """A residual network's areas of equal pixels lie on the kink of a ReLU, where rounding moves them both ways."""
-    compare(small_spec, ImageWorkload(tensors, BUILDERS[network], 0.5, 0.3), bound, 40)
+    task = ImageWorkload(tensors, BUILDERS[network], 0.5, 0.3)
+    eager, other = advanced(small_spec, task, 40), advanced(compiled(small_spec), task, 40)
+    assert 0 < gap(eager, other, task) < bound
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [*LANGUAGE, glue.ClassificationWorkload])
 def test_compiled_texts_follow_eager_ones_with_their_dropout(kind, spec, tmp_path):
-    """And stopped and resumed they are uninterrupted, bit for bit."""
+    """And stopped and resumed they are uninterrupted, bit for bit.
+
+    Metrics are compared, not weights: attention does not depend on the bias of its keys, whose gradient is rounding,
+    which Adam makes as large as any other.
+    """
     task, spec = texts(kind, dropout=0.2), learning(spec)
-    compare(spec, task, 1e-4, 20)
-    again = changed(spec, seed=1)
-    assert gap(advanced(spec, task, 20), advanced(again, task, 20), task) > 0.1
-    whole, _ = train(compiled(spec), task)
+    (eager, _), (whole, _) = train(spec, task), train(compiled(spec), task)
+    assert rows_digest(eager) != rows_digest(whole)  # it is other code
+    for (*place, value), (*other, found) in zip(eager, whole, strict=True):
+        assert place == other
+        if not place[3].startswith(("speed", "persistent", "test_accuracy")):
+            assert found == pytest.approx(value, rel=1e-5), place
     assert rows_digest(interrupted(compiled(spec), task, tmp_path / "c", (20,))) == rows_digest(whole)
 
 

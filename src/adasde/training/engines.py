@@ -81,8 +81,7 @@ class Compiled(Eager):
     joins_minibatches = False
 
     def objective(self, model: nn.Module, workload: Workload, ell: float) -> Callable[..., Tensor]:  # noqa: D102
-        from torch._dynamo import config  # torch's compiler takes a second to import
-
+        config = torch._dynamo.config  # which torch imports here
         # A job's runs share what is compiled. Beyond this number of batch sizes, torch would go on without compiling.
         config.recompile_limit = max(config.recompile_limit, config.accumulated_recompile_limit)
         objective = Objective(model, workload.compiled_loss)
@@ -91,9 +90,7 @@ class Compiled(Eager):
         return distributed.data_parallel(objective)
 
     def failed(self, error: Exception) -> InputError | None:  # noqa: D102
-        from torch._dynamo.exc import TorchDynamoException  # as above
-
-        if not isinstance(error, TorchDynamoException):
+        if not isinstance(error, torch._dynamo.exc.TorchDynamoException):
             return None
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         return InputError(f"engine = 'compile': torch cannot compile this workload here ({reason}); take eager")

@@ -30,8 +30,8 @@ NOISE_CHUNK = 16  # sequences per gradient of these
 VALIDATION = 128  # validation sequences, the same for all evaluations
 CHUNK = 32  # sequences per evaluation batch
 
-# Of a compiled step. Matrix products on GPUs are fast where the vocabulary's size is a multiple of the first number. The
-# second is the most logits at once: 1 GB in float32, 0.5 GB in bfloat16.
+# Of a compiled step. Matrix products on GPUs are fast where the vocabulary's size is a multiple of the first number.
+# The second is the most logits at once: 1 GB in float32, 0.5 GB in bfloat16.
 MULTIPLE, LOGITS = 64, 1 << 28
 
 
