@@ -410,7 +410,13 @@ def test_steps_measured_on_a_gpu_are_throughput(adasde, tmp_path):
     for row in wanted:
         rate = found[row["workload"], row["precision"], row["batch_size"]]
         assert float(rate["examples_per_second"]) == float(row["examples_per_second"])
-        assert rate["device"] == "h100"
+        assert (rate["device"], rate["engine"]) == ("h100", "eager")  # in a table of the time before there were engines
+    row = {**wanted[0], "engine": "graph", "examples_per_second": "99", "decoded_per_second": "nan"}
+    (tmp_path / "steps.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
+    assert adasde("throughput", tmp_path / "steps.csv", "--out", out).returncode == 0
+    more = list(csv.DictReader(out.open()))
+    assert len(more) == len(wanted) + 1
+    assert [r["examples_per_second"] for r in more if r["engine"] == "graph"] == ["99"]
     for text in (
         "a,b\n1,2\n",
         "task,device,torch,precision,batch_size,examples_per_second,ell\nx,Quadro,2,bf16,1,1,1\n",
