@@ -364,6 +364,19 @@ def test_the_head_of_another_model_is_left_to_it(kind, monkeypatch):
     assert texts(kind).compiled_loss(nn.Linear(1, 1), *[None] * (2 if kind is LANGUAGE[0] else 3)) == "its own"
 
 
+@pytest.mark.parametrize("kind", LANGUAGE)
+def test_compiled_attention_has_no_mask(kind, spec, monkeypatch):
+    """So that a GPU may take flash attention, which takes none."""
+    graphs, whole = [], nn.Module.compile
+    backend = lambda graph, _: graphs.append(graph.graph) or graph.forward  # noqa: E731
+    torch.compiler.reset()
+    monkeypatch.setattr(engines.Objective, "compile", lambda self, **_: whole(self, dynamic=False, backend=backend))
+    Run(compiled(learning(spec)), texts(kind)).advance(1)
+    (graph,) = graphs
+    attention = [n for n in graph.nodes if n.target is nn.functional.scaled_dot_product_attention]
+    assert [(n.kwargs["attn_mask"], n.kwargs["is_causal"]) for n in attention] == [(None, kind is LANGUAGE[0])]
+
+
 # torch.compile itself
 
 

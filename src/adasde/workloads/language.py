@@ -201,7 +201,13 @@ class CausalLanguageWorkload(LanguageWorkload):
         """Return the mean loss per token, its logits in chunks of a padded vocabulary."""
         if not isinstance(model, GPT2LMHeadModel):  # whose logits are not all that another model makes of them
             return self.loss(model, inputs, targets)
-        return _chunked_loss(model.transformer(input_ids=inputs).last_hidden_state, model.lm_head, targets)
+        # Its own `forward`, when it is compiled, makes a mask, with which there is no flash attention: torch 2.14 has
+        # transformers believe that the model is being exported. Without one, attention is causal all the same.
+        network = model.transformer
+        hidden = network.drop(network.wte(inputs) + network.wpe(torch.arange(inputs.shape[1], device=inputs.device)))
+        for block in network.h:
+            hidden = block(hidden)
+        return _chunked_loss(network.ln_f(hidden), model.lm_head, targets)
 
 
 class MaskedLanguageWorkload(LanguageWorkload):
