@@ -264,6 +264,7 @@ def test_a_step_that_waits_for_the_gpu_is_told_in_one_line(small_spec, cnn, monk
 # torch.compile, its code left to eager
 
 
+@pytest.mark.slow
 def test_a_run_is_compiled_once(small_spec, cnn, traced):
     """Evaluations, schedules and further runs of the same shapes make no other code, and other shapes make one each."""
     train(compiled(small_spec), cnn)
