@@ -3,9 +3,9 @@
 import csv
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -123,9 +123,8 @@ def test_an_engine_has_a_speed_of_its_own(spec, monkeypatch):
     eager, graph = cost.cost_of(spec), cost.cost_of(changed(spec, engine="graph"))
     assert graph.seconds == eager.seconds
     assert eager.source
-    assert (graph.source, graph.assumed) == (
-        None, f"engine graph as fast as eager, by examples per second of {eager.source}"
-    )  # fmt: skip
+    assert (eager.speed, graph.speed) == ("measured", "estimated")
+    assert (graph.source, graph.assumed) == (eager.source, "engine graph: as fast as eager")
     known = dict(cost._throughput())
     known["cifar10-resnet56", "h100", "tf32", "graph"] = {128: (4 * 5380.0, "a graph")}
     monkeypatch.setattr(cost, "_throughput", lambda: known)
@@ -328,10 +327,11 @@ def test_shares_of_the_hours_add_up_to_them(smoke):
             percents = [int(part.partition("%")[0]) for part in row["speed"].split(", ") if "%" in part]
             assert (sum(percents) == 100 and min(percents) > 0) or row["speed"] in cost.SPEEDS
     speeds = {name: row["speed"] for name, row in rows(cost.report(paper, figure_runs(paper))).items()}
-    assert speeds["scaling-vgg16-rmsprop"] == "17% measured, 83% estimated"  # the baseline's batch is one of six
+    assert speeds["scaling-imagenet-adam"] == "33% measured, 67% estimated"  # the baseline's batch is one of three
+    assert speeds["scaling-vgg16-rmsprop"] == "estimated"  # its engine was not measured
     assert speeds["scaling-roberta-adam"] == "estimated"
     away = rows(cost.report(paper, figure_runs(paper), device="cpu-core"))
-    assert away["whole, each run once"]["speed"] == "19% estimated, 81% unknown"  # bf16 on a core
+    assert away["whole, each run once"]["speed"] == "18% estimated, 82% unknown"  # bf16 on a core
 
 
 def test_measured_speeds_are_those_of_the_reference(adasde, tmp_path):
@@ -361,9 +361,9 @@ def test_a_cost_is_told_without_torch_in_a_second(options):
         f"import sys; from adasde.cli import main; main(['plan', {str(PAPER)!r}, *{options!r}]);"
         "print([m for m in ('torch', 'transformers', 'pandas', 'matplotlib') if m in sys.modules], file=sys.stderr)"
     )
-    begun = time.monotonic()
+    begun = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime  # seconds of a core, whatever else the machine does
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.monotonic() - begun < 2.0
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - begun < 1.0
     assert done.stderr.splitlines()[-1] == "[]"
 
 
