@@ -48,11 +48,11 @@ test-all: env  ## every test that can run here; CI runs these
 	$(PYTEST) $(PARALLEL)
 
 faults: env  ## break things on purpose, and write docs/faults.csv; six minutes
-	$(PYTEST) $(PARALLEL) --faults docs/faults.csv tests/workflow tests/scaling/test_documents.py \
+	$(PYTEST) -m "not slurm" $(PARALLEL) --faults docs/faults.csv tests/workflow tests/scaling/test_documents.py \
 	  tests/experiments/test_artifacts.py tests/training/test_checkpoint.py
 
-test-slurm: env  ## the graph on a Slurm of this machine; needs root and Debian's munge, slurmctld, slurmd, slurm-client
-	$(PYTEST) -m slurm tests/workflow/test_slurm.py
+test-slurm: env  ## the graph on a Slurm of this machine, and docs/cluster-faults.csv; needs root and what .ci/run installs
+	$(PYTEST) -m slurm --faults docs/cluster-faults.csv tests/workflow/test_slurm.py
 
 test-oldest:  ## the core's tests with the oldest torch and numpy that it takes, in .venv/oldest (5 GB)
 	$(PYTHON) -m venv $(VENV)/oldest

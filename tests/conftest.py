@@ -25,7 +25,7 @@ from adasde.workloads.data.registry import prepare
 from adasde.workloads.vision import BUILDERS, ImageWorkload
 
 ROOT = Path(__file__).parents[1]
-FAULTS = {}  # (kind, fault, outcome) -> times tried, of the tests that break something on purpose
+FAULTS = {}  # (kind, fault, seen, outcome) -> times tried, of the tests that break something on purpose
 LONGEST = ("test_workflow.py", "test_slurm.py", "test_paper.py")  # begun first, so that two workers end together
 
 torch.set_num_threads(1)  # as jobs run: two threads that wait for a shared core can take a hundred times as long
@@ -163,8 +163,12 @@ def adasde_process():
 
 @pytest.fixture
 def broken(request):
-    """Note for the table of faults: their kind, what was broken, how often, and what came of it."""
-    return lambda *fault: request.node.user_properties.append(("fault", fault))
+    """Note for the table of faults: their kind, what was broken, how often, and what came of it and was seen."""
+
+    def note(kind, fault, times, outcome, seen=""):
+        request.node.user_properties.append(("fault", (kind, fault, seen, outcome, times)))
+
+    return note
 
 
 def pytest_addoption(parser):
@@ -180,14 +184,16 @@ def pytest_collection_modifyitems(items):
 def pytest_runtest_logreport(report):
     """Collect what was broken, of whichever worker ran it."""
     if report.when == "call" and report.passed:
-        for kind, fault, times, outcome in (what for name, what in report.user_properties if name == "fault"):
-            FAULTS[kind, fault, outcome] = FAULTS.get((kind, fault, outcome), 0) + times
+        for *fault, times in (what for name, what in report.user_properties if name == "fault"):
+            FAULTS[tuple(fault)] = FAULTS.get(tuple(fault), 0) + times
 
 
 def pytest_terminal_summary(terminalreporter, config):
     """Print what was broken on purpose, and what came of it; with --faults also as a file."""
-    rows = [("kind", "fault", "tried", "outcome")]
-    rows += sorted((kind, fault, str(times), outcome) for (kind, fault, outcome), times in FAULTS.items())
+    rows = [("kind", "fault", "tried", "seen", "outcome")]
+    rows += sorted((kind, fault, str(times), seen, outcome) for (kind, fault, seen, outcome), times in FAULTS.items())
+    if not any(row[3] for row in rows[1:]):
+        rows = [(*row[:3], row[4]) for row in rows]
     if FAULTS:
         terminalreporter.section("faults")
         terminalreporter.write_line(text_table(rows))

@@ -199,6 +199,17 @@ def test_host_memory_beside_a_gpu_has_room_for_a_checkpoint(spec):
     assert cost.job_cores(images) == 17
     assert (cost.job_gpus(images), cost.job_gpus(changed(images, processes=8))) == (1, 8)
     assert cost.job_memory([images]) > 1.5 * (6e9 + 16 * cost.WORKER) / 1e6
+    many = changed(spec, processes=8)
+    assert cost.job_memory([many], nodes=8) == pytest.approx(cost.job_memory([spec]), abs=2)
+
+
+@pytest.mark.parametrize(
+    ("processes", "most", "nodes"),
+    [(1, None, 1), (1, 8, 1), (8, None, 1), (8, 8, 1), (8, 4, 2), (6, 4, 2), (2, 1, 2), (7, 4, 7), (9, 4, 3)],
+)
+def test_processes_go_over_as_few_nodes_as_hold_them_evenly(processes, most, nodes, spec):
+    spec = changed(spec, processes=processes, **sized(processes * 32))
+    assert cost.job_nodes(spec, most) == nodes
 
 
 # A plan

@@ -49,13 +49,36 @@ def test_a_gpu_that_is_not_here_and_a_wrong_number_of_processes_are_refused(monk
     ):
         pass
     with (
-        pytest.raises(InputError, match="processes = 2: torchrun started 1; start it by"),
+        pytest.raises(InputError, match="processes = 2: torchrun or srun started 1; start it by"),
         distributed.process_group(2),
     ):
         pass
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="processes = 1: torchrun started 2"), distributed.process_group(1):
+    with pytest.raises(InputError, match="processes = 1: torchrun or srun started 2"), distributed.process_group(1):
         pass
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("gpu7", "gpu7"), ("gpu[07-09,12],big1", "gpu07"), ("r[1-2]n[10-11].site", "r1n10.site"), ("a1,b[2-3]", "a1")],
+)
+def test_the_processes_of_srun_meet_at_the_first_node(nodes, first, monkeypatch):
+    """Torch's variables are those of srun, but for those that are set already."""
+    slurm = {"PROCID": "5", "LOCALID": "1", "STEP_NUM_TASKS": "8", "STEP_NODELIST": nodes, "JOB_ID": "1230007"}
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environment = {f"SLURM_{name}": value for name, value in slurm.items()}
+    monkeypatch.setattr(os, "environ", environment)
+    with pytest.raises(InputError, match="processes = 2: torchrun or srun started 8"), distributed.process_group(2):
+        pass
+    assert [environment[name] for name in names] == ["5", "1", "8", first, "20007"]
+    monkeypatch.setattr(os, "environ", environment | {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "torchrun's"})
+    with pytest.raises(InputError, match="processes = 1: torchrun or srun started 2"), distributed.process_group(1):
+        pass
+    assert (os.environ["RANK"], os.environ["MASTER_ADDR"]) == ("0", "torchrun's")
+    alone = {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}
+    monkeypatch.setattr(os, "environ", alone)
+    with distributed.process_group(1):
+        assert "RANK" not in alone
 
 
 def _torchrun(arguments, **options):

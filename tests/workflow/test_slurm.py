@@ -1,10 +1,14 @@
-"""The graph through Snakemake's Slurm executor, on a real cluster of this machine; a job is cancelled on the way."""
+"""The graph through Snakemake's Slurm executor, on a real cluster of this machine, and what can go wrong there."""
 
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,59 +20,143 @@ from conftest import ROOT
 
 LINK = Path("/etc/slurm/slurm.conf")
 PROFILE = ROOT / "workflow/profiles/slurm"
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "sbatch", "mariadbd")
+SMOKE = ROOT / "workflow/config/smoke.yaml"
+LONG = "fashion-cnn-adam.sqrt.k1"  # a job of one run, which takes about fifty seconds on an idle core
+# Snakemake, with an executor that looks at its jobs every second, not ever more rarely.
+IMPATIENT = """
+from snakemake.cli import main
+from snakemake_executor_plugin_slurm import Executor
+Executor.next_seconds_between_status_checks = property(lambda self: 1, lambda self, value: None)
+main()
+"""
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.slurm,
     pytest.mark.skipif(
         os.geteuid() != 0 or not all(shutil.which(program) for program in PROGRAMS),
-        reason="needs root and Debian's munge, slurmctld, slurmd and slurm-client",
+        reason="needs root and Debian's munge, slurmctld, slurmd, slurmdbd, slurm-client and mariadb-server",
     ),
 ]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A cluster of this machine."""
+    """A cluster of two nodes on this machine; its folder."""
     folder = tmp_path_factory.mktemp("slurm")
     script = str(ROOT / "envs/slurm/cluster")
     if not LINK.exists():  # what a cluster leaves behind that is killed, and its folder with it
         LINK.parent.mkdir(exist_ok=True)
         LINK.unlink(missing_ok=True)
         LINK.symlink_to(folder / "gone")
-    subprocess.run([script, "start", str(folder)], check=True, timeout=120)
+    subprocess.run([script, "start", str(folder)], check=True, timeout=300)
     try:
-        yield
+        yield folder
     finally:
         subprocess.run([script, "stop", str(folder)], check=True, timeout=120)
 
 
 @pytest.fixture
 def profile(tmp_path):
-    """The profile filled in as a user would: this cluster has one partition, and keeps no accounts."""
-    text = (PROFILE / "config.yaml").read_text()
-    (tmp_path / "profile").mkdir()
-    (tmp_path / "profile/config.yaml").write_text(
-        text.replace("FILL-IN", "cpu").replace("latency-wait: 60", "latency-wait: 5")
-    )
-    return tmp_path / "profile"
+    """Fill the profile in, and change values, as a user would; return its folder."""
+
+    def fill(account="paper", partition="cpu", **values):
+        text = (PROFILE / "config.yaml").read_text().replace("slurm_account: FILL-IN", f"slurm_account: {account}")
+        text = text.replace("FILL-IN", partition)
+        for key, value in {"latency-wait": 5, **values}.items():
+            text, count = re.subn(rf"^( *)(# )?{key}: .*$", rf"\g<1>{key}: {value}", text, flags=re.MULTILINE)
+            assert count == 1, key
+        (tmp_path / "profile").mkdir()
+        (tmp_path / "profile/config.yaml").write_text(text)
+        return tmp_path / "profile"
+
+    return fill
 
 
-HERE = (  # this cluster has no accounting, and jobs that take seconds
-    *("--slurm-status-command", "squeue", "--slurm-no-account", "--slurm-keep-successful-logs"),
-    *("--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"),
-)
+def smoke(epochs=24, **options):
+    """The smoke config with a baseline so many times as long, of one seed, and other options."""
+    config = yaml.safe_load(SMOKE.read_text())
+    experiment = config["experiments"]["fashion-cnn-adam"]
+    options = {"epochs": epochs * experiment["epochs"]["value"], "seeds": 1} | options
+    experiment |= {key: {"value": value, "source": "ours"} for key, value in options.items()}
+    return config
 
 
-def graph(folder, config, profile, *options, targets=()):
-    """Start Snakemake with the profile in ``folder``."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--profile", str(profile)]
-    command += [*targets, "--configfile", str(config), *HERE, *options]
-    return subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def digest_alone(config, data_root, folder, program=("-m", "adasde")):
+    """Run the job LONG without a cluster, by `python PROGRAM run`; return the digest of its only run's rows."""
+    out = folder / "alone.parquet"
+    options = ["run", "--spec", plan(config).jobs[LONG].document, "--data", str(data_root), "--out", str(out)]
+    subprocess.run([sys.executable, *program, *options], check=True, timeout=600)
+    return digest(out)
 
 
-def waited(condition, seconds=120):
+def digest(table):
+    (result,) = read_results(table)
+    return result.facts["rows_sha256"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_root, tmp_path_factory):
+    """The digest of the job LONG without a cluster, and the seconds that it takes."""
+    begun = time.monotonic()
+    return digest_alone(smoke(), data_root, tmp_path_factory.mktemp("alone")), time.monotonic() - begun
+
+
+@pytest.fixture
+def folder(data_root, tmp_path):
+    """A folder to work in, with the data at hand."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/data").symlink_to(data_root)
+    return tmp_path
+
+
+@contextmanager
+def graph(folder, config, profile, *options, targets=(), **environment):
+    """Start Snakemake with the profile in ``folder``, where jobs take seconds."""
+    if isinstance(config, dict):
+        (folder / "smoke.yaml").write_text(yaml.safe_dump(config))
+        config = folder / "smoke.yaml"
+    command = [sys.executable, "-c", IMPATIENT, "--snakefile", str(ROOT / "Snakefile"), "--profile", str(profile)]
+    command += [*targets, "--configfile", str(config), "--slurm-keep-successful-logs", *options]
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # A shell's jobs in the background ignore Ctrl-C, and so would this one.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=folder, env=os.environ | environment, preexec_fn=heard, **piped)
+    try:
+        yield process
+    finally:
+        process.kill()
+        subprocess.run(["scancel", "--user=root"], check=False)
+
+
+def table(job):
+    return f"results/smoke/runs/{job}.parquet"
+
+
+def checkpoint(folder, config):
+    """The file to which the job LONG saves itself."""
+    return folder / f"{table(LONG)}.{plan(config).jobs[LONG].hash[:12]}.checkpoint"
+
+
+def slurm(*command):
+    """The lines that a command of Slurm prints."""
+    return subprocess.run(command, text=True, capture_output=True, check=True).stdout.splitlines()
+
+
+def running(job):
+    """Number and nodes of a job of the graph that runs; None before."""
+    lines = [line.split() for line in slurm("squeue", "--noheader", "--states=running", "--format=%i %N %k")]
+    return next((line[:2] for line in lines if line[2].endswith(f"_{job}")), None)
+
+
+def accounted(job, *fields):
+    """What accounting says of the jobs of the graph of this name, the last of them last."""
+    lines = [line.split("|") for line in slurm("sacct", "-XnP", "--format", ",".join(["Comment", *fields]))]
+    return [line[1:] for line in lines if line[0].endswith(f"_{job}")]
+
+
+def waited(condition, seconds=180):
     """The first true value of ``condition()``; fails after so many seconds."""
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -77,72 +165,223 @@ def waited(condition, seconds=120):
     return found
 
 
-def test_the_smoke_graph_finishes_though_a_job_is_cancelled(
-    cluster, profile, config, data_root, tmp_path, adasde_process
-):
-    long = config["experiments"]["fashion-cnn-adam"]
-    long["epochs"] = {"value": 24 * long["epochs"]["value"], "source": "ours"}
-    long["seeds"] = {"value": 1, "source": "ours"}
-    (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(config))
-    (tmp_path / "results").mkdir()
-    shutil.copytree(data_root, tmp_path / "results/data")
-    jobs = plan(config).jobs
-    run = "fashion-cnn-adam.sqrt.k1"
-    table = tmp_path / f"results/smoke/runs/{run}.parquet"
-    saved = table.with_name(f"{table.name}.{jobs[run].hash[:12]}.checkpoint")
+def causes(output):
+    """What the lines for failed jobs say of our own, without names and numbers that differ from time to time."""
+    lines = [line for line in output.splitlines() if line.startswith("failed: ")]
+    said = [re.search(r"adasde: error: (.*?)( \(log: .*)?$", line) for line in lines]
+    return {re.sub(rf"^{LONG}\.s0: |(?<=step )\d+", "", found[1]) for found in said if found}
 
-    def job():
-        found = subprocess.run(
-            ["squeue", "--noheader", "--states=running", "--format=%i %k"], text=True, capture_output=True
-        )
-        return next((line.split()[0] for line in found.stdout.splitlines() if line.endswith(f"_{run}")), None)
 
-    process = graph(tmp_path, tmp_path / "smoke.yaml", profile)
-    try:
-        number = waited(job, 300)
-        log = tmp_path / f"results/smoke/logs/runs/{run}.log"
-        waited(saved.exists)  # after ten seconds of training, so it is in the middle
-        assert not table.exists()
-        subprocess.run(["scancel", number], check=True)
+STOPPED = {"asked to stop at step ; a run with a checkpoint goes on from there"}
+
+
+def test_the_smoke_graph_finishes_though_a_job_is_cancelled(cluster, profile, undisturbed, folder, broken):
+    with graph(folder, smoke(), profile()) as process:
+        number, _ = waited(lambda: running(LONG), 900)
+        log = folder / f"results/smoke/logs/runs/{LONG}.log"
+        waited(checkpoint(folder, smoke()).exists)  # after ten seconds of training, so it is in the middle
+        assert not (folder / table(LONG)).exists()
+        slurm("scancel", number)
         waited(lambda: "asked to stop at step" in log.read_text(), 60)  # SIGTERM has reached the run itself
-        assert saved.exists()
-        output, _ = process.communicate(timeout=600)
-    finally:
-        process.kill()
+        output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     assert "Trying to restart job" in output
-    assert {path.stem for path in table.parent.iterdir()} == set(jobs)
-    assert (tmp_path / "results/smoke/claims.csv").exists()
-    options = ("--data", data_root, "--out", tmp_path / "whole.parquet")
-    done = adasde_process("run", "--spec", jobs[run].document, *options)
-    assert done.returncode == 0, done.stderr
-    digests = [read_results(path)[0].facts["rows_sha256"] for path in (table, tmp_path / "whole.parquet")]
-    assert digests[0] == digests[1]
+    assert causes(output) == STOPPED, output
+    assert {path.stem for path in (folder / "results/smoke/runs").iterdir()} == set(plan(smoke()).jobs)
+    assert (folder / "results/smoke/claims.csv").exists()
+    assert digest(folder / table(LONG)) == undisturbed[0]
+    seen = "failed: ... asked to stop at step ...; a run with a checkpoint goes on from there"
+    broken("cluster", "a job of the smoke graph is cancelled", 1, "sent again, and bit for bit equal", seen)
 
 
-def test_c7_the_cause_of_a_failed_job_is_shown(cluster, profile, data_root, tmp_path):
+def test_a_run_that_exceeds_its_time_is_sent_again(cluster, profile, undisturbed, folder, broken):
+    """Slurm counts in minutes and looks every half minute: the signal comes so long after a quarter of the whole."""
+    early = int(undisturbed[1] / 4)
+    assert early + 30 < undisturbed[1]
+    minutes = (early + 30) // 60 + 1
+    signal_at = f"\"'--signal=TERM@{60 * minutes - early - 30}'\""
+    limited = profile(partition="short", runtime=minutes, slurm_extra=signal_at, retries=20)
+    with graph(folder, smoke(), limited, targets=[table(LONG)]) as process:
+        output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    assert digest(folder / table(LONG)) == undisturbed[0]
+    assert causes(output) == STOPPED, output
+    limit = f"00:{minutes:02}:00"
+    assert accounted(LONG, "Timelimit", "State")[-2:] == [[limit, "FAILED"], [limit, "COMPLETED"]]
+    seen = "failed: ... asked to stop at step ...; a run with a checkpoint goes on from there"
+    broken("cluster", "a run takes longer than its partition allows", 1, "saved, sent again, bit for bit equal", seen)
+
+
+def kill_node(cluster, node, number):
+    """Kill a node's daemon, and all that the job of this number runs there, which is all on this node."""
+    os.kill(int((cluster / f"slurmd.{node}.pid").read_text()), signal.SIGKILL)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            shepherd = (process / "cmdline").read_bytes().startswith(f"slurmstepd: [{number}.".encode())
+            if shepherd or f"SLURM_JOB_ID={number}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):  # it has ended
+            continue
+
+
+def test_a_run_goes_on_elsewhere_when_its_node_dies(cluster, profile, undisturbed, folder, broken):
+    with graph(folder, smoke(), profile(), targets=[table(LONG)]) as process:
+        number, node = waited(lambda: running(LONG))
+        waited(checkpoint(folder, smoke()).exists)
+        kill_node(cluster, node, number)
+        try:
+            # Slurm has to miss it first, and to wait until the first turn's credential has expired.
+            again, other = waited(lambda: (now := running(LONG)) and now[1] != node and now, 300)
+            output, _ = process.communicate(timeout=600)
+        finally:
+            subprocess.run(["slurmd", "-f", cluster / "slurm.conf", "-N", node], check=True)
+            waited(lambda: set(slurm("sinfo", "--noheader", "--format=%T")) == {"idle"})
+    assert process.returncode == 0, output
+    assert again == number
+    assert "resumed at step" in (folder / f"results/smoke/logs/runs/{LONG}.log").read_text()
+    assert digest(folder / table(LONG)) == undisturbed[0]
+    assert "failed: " not in output
+    seen = "nothing: the job waits, and runs again"
+    broken("cluster", "the node of a run dies", 1, "goes on at the other node, and bit for bit equal", seen)
+
+
+def test_a_run_over_two_nodes_is_one_job(cluster, profile, data_root, folder, broken):
+    """Stopped on the way, too; its rows are those of two processes that torchrun starts on one machine."""
+    config = smoke(12, processes=2)
+    with graph(folder, config, profile(processes_per_node=1), targets=[table(LONG)]) as process:
+        number, nodes = waited(lambda: running(LONG))
+        waited(checkpoint(folder, config).exists)
+        slurm("scancel", "--signal=TERM", number)  # as before the end of its time
+        output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    assert nodes == "127.0.0.[1-2]"
+    assert causes(output) == STOPPED, output
+    assert accounted(LONG, "NodeList", "NTasks", "State")[-1][::2] == [nodes, "COMPLETED"]
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "adasde")
+    assert digest(folder / table(LONG)) == digest_alone(config, data_root, folder, torchrun)
+    seen = "failed: ... asked to stop at step ...; a run with a checkpoint goes on from there"
+    broken("cluster", "a job over two nodes is told to stop", 1, "sent again, and equal to one node's", seen)
+
+
+SPY = """
+import os, sys
+if "--out" in sys.orig_argv and os.environ.get("RANK", "0") == "0":
+    with open(os.environ["SPY"] + os.path.basename(sys.orig_argv[sys.orig_argv.index("--out") + 1]), "w") as file:
+        file.write(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+"""
+
+
+def test_a_job_gets_the_gpus_that_it_asks_for(cluster, profile, folder, broken):
+    """One, two, and four over two nodes, of the type that the profile names; and a CPU's job none."""
+    config = smoke(1) | {"device": "cuda"}
+    gpus = {"fashion-cnn-adam.sqrt.k4": 1, "fashion-resnet-rmsprop.sqrt.k1": 2, "svag-fashion-cnn-adam.sqrt.k1": 4}
+    for job, count in gpus.items():
+        config["experiments"][job.partition(".")[0]]["processes"] = {"value": count, "source": "ours"}
+    (folder / "spy").mkdir()
+    (folder / "spy/sitecustomize.py").write_text(SPY)
+    path = f"{folder}/spy{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    filled = profile(processes_per_node=2, gpu_model="h100", retries=0)
+    with graph(folder, config, filled, targets=map(table, gpus), PYTHONPATH=path, SPY=f"{folder}/spy/") as process:
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0  # no GPU is real here
+    assert causes(output) == {"device = 'cuda': torch finds no GPU here; the scales smoke and mini need none"}
+    for job, count in gpus.items():
+        nodes, allocated = accounted(job, "NNodes", "AllocTRES")[-1]
+        assert (nodes, f"gres/gpu={count}" in allocated.split(",")) == ("2" if count == 4 else "1", True)
+        assert len((folder / f"spy/{job}.parquet").read_text().split(",")) == min(count, 2)
+    seen = f"failed: ... {causes(output).pop()}"
+    broken("cluster", "a GPU that Slurm counts is not there", 3, "the job has as many as it asks for, and ends", seen)
+
+
+def test_200_jobs_queue_at_most_64_at_a_time(cluster, profile, folder, broken):
+    """And Ctrl-C leaves none of them in the queue."""
+    config = smoke(1, seeds=200) | {"job": "run"}
+    targets = [table(f"fashion-cnn-adam.sqrt.k1.s{seed}") for seed in range(200)]
+    seen, most = set(), 0
+    with graph(folder, config, profile(), targets=targets) as process:
+
+        def three_done():
+            nonlocal most
+            assert process.poll() is None, process.communicate()[0]
+            queue = slurm("squeue", "--noheader", "--format=%i")
+            seen.update(queue)
+            most = max(most, len(queue))
+            return most == 64 and len(seen) > 66
+
+        waited(three_done, 300)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+        waited(lambda: not slurm("squeue", "--noheader"), 60)
+    assert process.returncode != 0
+    assert "Traceback" not in output
+    line = "Terminating processes on user request, this might take some time."
+    assert line in output
+    broken("cluster", "Ctrl-C with 200 jobs, 64 of them in the queue", 1, "none is left there", line)
+
+
+REFUSED = [
+    ("an account that is wrong", {"account": "papre"}, "slurm_account = papre: must be one of paper, root"),
+    ("a partition that is wrong", {"partition": "gpu"}, "slurm_partition = gpu: must be one of cpu, short"),
+]
+
+
+@pytest.mark.parametrize(("fault", "values", "line"), REFUSED)
+def test_what_slurm_would_not_take_is_one_line_before_any_job(fault, values, line, cluster, profile, folder, broken):
+    before = len(slurm("sacct", "-Xn"))
+    with graph(folder, SMOKE, profile(**values)) as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    (said,) = [said for said in output.splitlines() if "error" in said]
+    assert said.startswith("adasde: error: ")
+    assert said.endswith(line)
+    assert "Traceback" not in output
+    assert len(slurm("sacct", "-Xn")) == before
+    broken("cluster", fault, 1, "ends before any job", said)
+
+
+def test_c7_the_cause_of_a_failed_job_is_shown(cluster, profile, data_root, tmp_path, broken):
     """Where Snakemake runs, though the job has failed on a node."""
     (tmp_path / "results").mkdir()
     shutil.copytree(data_root, tmp_path / "results/data")
     array = tmp_path / "results/data/fashion-mnist/test-labels.npy"
     array.write_bytes(array.read_bytes()[:-1])
-    target = "results/smoke/runs/fashion-cnn-adam.sqrt.k4.parquet"
-    process = graph(tmp_path, ROOT / "workflow/config/smoke.yaml", profile, "--retries", "0", targets=[target])
-    output, _ = process.communicate(timeout=300)
+    with graph(tmp_path, SMOKE, profile(retries=0), targets=[table("fashion-cnn-adam.sqrt.k4")]) as process:
+        output, _ = process.communicate(timeout=300)
     assert process.returncode != 0
     (line,) = [line for line in output.splitlines() if line.startswith("failed: ")]
     assert line.startswith("failed: run fashion-cnn-adam.sqrt.k4: SLURM-job ")
     assert "test-labels.npy: missing or altered; run `adasde data fashion-mnist --data results/data`" in line
+    seen = "failed: ... test-labels.npy: missing or altered; run `adasde data fashion-mnist --data results/data`"
+    broken("cluster", "the data are damaged", 1, "the job ends with its cause", seen)
 
 
 def test_jobs_ask_for_what_they_cost(profile, tmp_path):
-    process = graph(tmp_path, ROOT / "workflow/config/paper.yaml", profile, "-n", "--until", "run")
-    output, _ = process.communicate(timeout=300)
+    """Eight processes are two nodes of four, and GPUs by the node."""
+    paper, filled = ROOT / "workflow/config/paper.yaml", profile(processes_per_node=4, gpu_model="h100")
+    with graph(tmp_path, paper, filled, "-n", "--until", "run") as process:
+        output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    assert "gpu=4" in output
+    asked = [line for line in output.splitlines() if "resources: " in line]
+    whole = [line for line in asked if "gpu=4" in line]
+    assert whole
+    assert all("nodes=1, " in line and "mpi" not in line for line in whole)
+    spread = [line for line in asked if "gpu=8" in line]
+    assert spread
+    words = "nodes=2, mpi=srun, tasks_per_node=4, tasks_per_gpu=0, cpus_per_task=1, gres=gpu:h100:4, "
+    assert all(words in line for line in spread)
 
 
-def test_a_profile_that_is_not_filled_in_is_refused(tmp_path):
-    output, _ = graph(tmp_path, ROOT / "workflow/config/smoke.yaml", PROFILE, "-n").communicate(timeout=120)
-    assert "default-resources: slurm_account = FILL-IN: write your cluster's own" in output
+def test_a_job_asks_for_no_more_time_than_its_partition_allows(cluster, profile, folder):
+    with graph(folder, SMOKE, profile(partition="short"), "-n", "--until", "run", "simulate") as process:
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert set(re.findall(r"runtime=(\d+)", output)) == {"10"}  # and not 11
+
+
+def test_a_profile_that_is_not_filled_in_is_refused(tmp_path, broken):
+    with graph(tmp_path, SMOKE, PROFILE, "-n") as process:
+        output, _ = process.communicate(timeout=120)
+    line = "default-resources: slurm_account = FILL-IN: write your cluster's own into the profile's config.yaml"
+    assert line in output
     assert "Traceback" not in output
+    broken("cluster", "a profile that is not filled in", 1, "ends before any job", f"adasde: error: {line}")

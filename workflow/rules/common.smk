@@ -50,20 +50,6 @@ with warnings.catch_warnings():
     except InputError as error:
         refuse(error)
 
-# What a profile leaves to its user to fill in.
-for place, values in (
-    ("default-resources", workflow.resource_settings.default_resources or {}),
-    *(
-        (f"set-resources: {rule}", values)
-        for rule, values in workflow.resource_settings.overwrite_resources.items()
-    ),
-):
-    for field in values:
-        if "FILL-IN" in str(values[field].raw):
-            refuse(
-                f"{place}: {field} = FILL-IN: write your cluster's own into the profile's config.yaml"
-            )
-
 
 def begin():
     """Hold the scale while the graph runs. Snakemake's own locks outlive a graph that is killed, this one does not."""
@@ -154,13 +140,6 @@ def figures_of(kind):
         for figure, runs in SHOWN.items()
         if {PLAN.runs[run].kind for run in runs} == {kind}
     ]
-
-
-def launcher(spec):
-    """What starts a job of runs like this: torchrun starts several processes, one per GPU of a machine."""
-    count = spec.processes
-    torchrun = f"-m torch.distributed.run --standalone --nproc-per-node {count} "
-    return f"{PYTHON} {torchrun if count > 1 else ''}-m adasde"
 
 
 def estimated(what, *arguments):

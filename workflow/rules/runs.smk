@@ -39,12 +39,15 @@ rule state:
         "../../envs/environment.yaml"
     threads: lambda wildcards: cost.job_cores(PLAN.states[wildcards.state][0])
     resources:
+        **placement(lambda wildcards: PLAN.states[wildcards.state][0]),
         gpu=lambda wildcards: cost.job_gpus(PLAN.states[wildcards.state][0]),
         mem_mb=lambda wildcards: estimated(
-            cost.job_memory, PLAN.states[wildcards.state][:1]
+            cost.job_memory,
+            PLAN.states[wildcards.state][:1],
+            nodes(PLAN.states[wildcards.state][0]),
         ),
-        runtime=lambda wildcards: estimated(
-            cost.job_minutes, PLAN.states[wildcards.state][:1]
+        runtime=lambda wildcards, rulename: minutes(
+            PLAN.states[wildcards.state][:1], rulename
         ),
     params:
         options=lambda wildcards, input: [
@@ -79,9 +82,12 @@ rule run:
         "../../envs/environment.yaml"
     threads: lambda wildcards: cost.job_cores(specs(wildcards.job)[0])
     resources:
+        **placement(lambda wildcards: specs(wildcards.job)[0]),
         gpu=lambda wildcards: cost.job_gpus(specs(wildcards.job)[0]),
-        mem_mb=lambda wildcards: estimated(cost.job_memory, specs(wildcards.job)),
-        runtime=lambda wildcards: estimated(cost.job_minutes, specs(wildcards.job)),
+        mem_mb=lambda wildcards: estimated(
+            cost.job_memory, specs(wildcards.job), nodes(specs(wildcards.job)[0])
+        ),
+        runtime=lambda wildcards, rulename: minutes(specs(wildcards.job), rulename),
     params:
         options=lambda wildcards, input, output: [
             *(["--data", dirname(dirname(input.data[0]))] if input.data else []),

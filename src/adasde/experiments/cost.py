@@ -164,14 +164,14 @@ def job_seconds(specs: Sequence[AnySpec]) -> float:
     return START[specs[0].kind] + sum(cost_of(spec).seconds for spec in specs)
 
 
-def job_memory(specs: Sequence[AnySpec]) -> int:
-    """Megabytes of host memory that a job needs, all its processes together, with half as much again."""
+def job_memory(specs: Sequence[AnySpec], nodes: int = 1) -> int:
+    """Megabytes of host memory that a job's processes need on each of its ``nodes``, with half as much again."""
     spec, cost = specs[0], max((cost_of(spec) for spec in specs), key=lambda cost: cost.memory)
     unit = DEVICES[cost.device].unit
     each = cost.memory if unit == "core" else PROCESS[unit] + cost.weights
     if isinstance(spec, Trained):
         each += workload_named(spec.workload).workers * WORKER
-    return math.ceil(1.5 * (cost.processes * each + cost.checkpoint) / 1e6)
+    return math.ceil(1.5 * (cost.processes / nodes * each + cost.checkpoint) / 1e6)
 
 
 def job_minutes(specs: Sequence[AnySpec]) -> int:
@@ -182,6 +182,12 @@ def job_minutes(specs: Sequence[AnySpec]) -> int:
 def job_cores(spec: AnySpec) -> int:
     """Cores that a job of runs like ``spec`` takes: one per process, and those that decode its examples."""
     return spec.processes * (1 + workload_named(spec.workload).workers) if isinstance(spec, Trained) else 1
+
+
+def job_nodes(spec: AnySpec, most: int | None) -> int:
+    """Nodes over which a job's processes go, the same number on each and at most that; one where that is None."""
+    count = spec.processes
+    return next(nodes for nodes in range(math.ceil(count / (most or count)), count + 1) if count % nodes == 0)
 
 
 def job_gpus(spec: AnySpec) -> int:

@@ -1,10 +1,11 @@
-"""Several processes that share a run, one per GPU, as torchrun starts them on one machine or on many.
+"""Several processes that share a run, one per GPU, as torchrun or Slurm's srun starts them on one machine or on many.
 
 Each process takes an equal shard of every minibatch. All processes draw the same examples, masks and crops of the whole
 minibatch, so the run is that of a single process up to rounding. Only dropout differs: each process has its own.
 """
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,15 +38,16 @@ def rank() -> int:
 def process_group(processes: int = 1, device: str = "cpu") -> Iterator[torch.device]:
     """Join the processes of a run, and yield the device that this one computes on; leave them at the end.
 
-    Raises InputError if torchrun has started another number of processes, or the device is missing.
+    Raises InputError if torchrun or srun has started another number of processes, or the device is missing.
     """
+    _take_slurm_variables()
     started = int(os.environ.get("WORLD_SIZE", 1))
     if started != processes:
         raise InputError(
-            f"processes = {processes}: torchrun started {started}; start it by "
-            f"`torchrun --nproc-per-node {processes} -m adasde run ...`, or over several machines by --nnodes"
+            f"processes = {processes}: torchrun or srun started {started}; start it by "
+            f"`torchrun --nproc-per-node {processes} -m adasde run ...`, or over several machines by --nnodes or srun"
             if processes > 1
-            else f"processes = 1: torchrun started {started}; start it by `adasde run ...` alone"
+            else f"processes = 1: torchrun or srun started {started}; start it by `adasde run ...` alone"
         )
     own = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if processes == 1:
@@ -56,6 +58,22 @@ def process_group(processes: int = 1, device: str = "cpu") -> Iterator[torch.dev
         yield own
     finally:
         dist.destroy_process_group()
+
+
+def _take_slurm_variables() -> None:
+    """Give torch the variables of srun, if that has started this process beside others, and torchrun has not.
+
+    They meet at the first node of the step. MASTER_ADDR and MASTER_PORT go before it if they are set.
+    """
+    environment = os.environ
+    if "RANK" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", 1)) == 1:
+        return
+    for name, theirs in (("RANK", "PROCID"), ("LOCAL_RANK", "LOCALID"), ("WORLD_SIZE", "STEP_NUM_TASKS")):
+        environment[name] = environment[f"SLURM_{theirs}"]
+    # In Slurm's short form, such as gpu[07-09,12],big1: the first of the nodes.
+    first = re.sub(r"\[(\d+)[^\]]*\]", r"\1", environment["SLURM_STEP_NODELIST"]).partition(",")[0]
+    environment.setdefault("MASTER_ADDR", first)
+    environment.setdefault("MASTER_PORT", str(20_000 + int(environment["SLURM_JOB_ID"]) % 10_000))
 
 
 def _device(kind: str, number: int) -> torch.device:
