@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler as schedules
 from adasde.common import InputError
 from adasde.scaling.micro_batches import MicroBatchNoise
 from adasde.scaling.ramp import BatchRamp
+from conftest import slow
 
 BETAS = (0.99, 0.995)
 
@@ -52,7 +53,7 @@ def test_the_sde_time_is_that_of_the_run_that_decays():
     "kind",
     [
         lambda o: schedules.CosineAnnealingLR(o, 64, eta_min=1e-4),
-        lambda o: schedules.ExponentialLR(o, 0.97),
+        slow(lambda o: schedules.ExponentialLR(o, 0.97)),
         lambda o: schedules.OneCycleLR(o, 1e-3, total_steps=64, cycle_momentum=False, final_div_factor=1),
     ],
 )

@@ -12,7 +12,7 @@ from adasde.experiments.artifacts import rows_digest
 from adasde.training import checkpoint
 from adasde.training.checkpoint import read_checkpoint, read_weights, write_checkpoint
 from adasde.training.loop import train
-from conftest import changed
+from conftest import changed, slow
 
 
 def test_a_checkpoint_of_another_spec_is_refused_by_name(small_spec, task, tmp_path):
@@ -65,6 +65,7 @@ def test_c8_a_checkpoint_of_other_code_begins_anew(small_spec, task, tmp_path, c
     assert rows_digest(again) == rows_digest(whole)
 
 
+@pytest.mark.parametrize("task", ["fashion-cnn", slow("fashion-resnet")], indirect=True)
 def test_c16_a_valid_digest_over_other_states_begins_anew(small_spec, task, tmp_path, caplog, broken):
     path, short = tmp_path / "checkpoint", changed(small_spec, samples=160, evaluate=[160])
     whole, _ = train(short, task, path, every=0)

@@ -295,7 +295,7 @@ def chained(config, tmp_path):
     return ("--configfile", str(tmp_path / "chained.yaml")), plan(config)
 
 
-def test_a_branch_waits_for_its_parent_s_state_and_for_no_table(chained, tmp_path):
+def test_a_branch_waits_for_its_parent_s_state_and_for_no_table(tmp_path):
     assert PLAN.states.keys() == {f"{PARENT}.s0.7680"}
     for run, needed in (
         (BRANCH, {"data": 1, "state": 1, "run": 1}),
@@ -304,6 +304,10 @@ def test_a_branch_waits_for_its_parent_s_state_and_for_no_table(chained, tmp_pat
     ):
         _, output = snakemake(tmp_path, "-n", f"results/smoke/runs/{run}.parquet", *SMOKE)
         assert jobs(output) == needed, run
+
+
+@pytest.mark.slow
+def test_branches_of_one_parent_at_two_times(chained, tmp_path):
     options, planned = chained
     assert len(planned.jobs) == 6
     _, output = snakemake(tmp_path, "-n", "results/smoke/runs/late.others.parquet", *options)
@@ -408,8 +412,8 @@ def test_a_mistake_in_the_config_is_one_line_before_any_job(tmp_path):
     lines = [line for line in output.splitlines() if "adasde: error: " in line]
     assert lines == [
         "adasde: error: experiments.fashion-cnn-adam: unknown key 'kapas'; must be one of "
-        "workload, optimizer, batch_size, epochs, sampling, schedule, clip, precision, processes, micro_batch, rules, "
-        "ell, seeds, evaluate, frozen"
+        "workload, optimizer, batch_size, epochs, sampling, schedule, clip, precision, engine, processes, "
+        "micro_batch, rules, ell, seeds, evaluate, frozen"
     ]
     assert "Traceback" not in output
 
