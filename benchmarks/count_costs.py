@@ -33,9 +33,8 @@ PROFILES = ROOT / "src/adasde/workloads/cost_profiles.json"
 CONFIGS = ROOT / "workflow/config"
 IMAGES = {"fashion-mnist": (1, 28, 28), "cifar-10": (3, 32, 32)}
 CLASSES = {"wiki-articles": 52, "glue-mnli": 3}  # of labels; 2 otherwise
-# Bytes per example of what a step holds for a moment, where they were measured: on an H100 the step of GPT-2 needs the
-# logits of 50,257 tokens at 1,024 places, in float32, two and a half times.
-MOMENT = {"wikitext103-gpt2": round(2.5 * 4 * 50_257 * 1024)}
+# Bytes per example of what a step holds for a moment, where measured: the logits of 50,257 tokens at 1,024 places.
+MOMENT = {"wikitext103-gpt2": round(counting.COPIES * 4 * 50_257 * 1024)}
 
 
 def made_up(name: str) -> dict[str, torch.Tensor]:

@@ -238,7 +238,24 @@ def test_divergence_is_the_same_row(engine, small_spec, cnn, tape, traced):
     assert rows[-1][3] == "diverged"
 
 
-def test_a_step_that_waits_for_the_gpu_is_told_in_one_line(small_spec, cnn, monkeypatch):
+@pytest.mark.parametrize(
+    ("cause", "line"),
+    [
+        (
+            RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more"),
+            "engine = 'graph': CUDA cannot capture this step (CUDA error: operation not permitted when stream is "
+            "capturing); take eager",
+        ),
+        (InputError("batch_size: another line"), "batch_size: another line"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "CUDA out of memory"),
+    ],
+)
+def test_a_step_that_cannot_be_captured_is_told_in_one_line(cause, line, cnn, monkeypatch):
+    """Ending the capture fails as well, with an error of its own, as in torch."""
+
+    def fails():
+        raise cause
+
     class Broken:
         def __init__(self, *_, **options):
             assert options["capture_error_mode"] == "thread_local"
@@ -247,18 +264,18 @@ def test_a_step_that_waits_for_the_gpu_is_told_in_one_line(small_spec, cnn, monk
             return self
 
         def __exit__(self, *_):
-            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
-    stream = type("Stream", (), {"device": None, "wait_stream": lambda *_: None})
+    stream, left = type("Stream", (), {"device": None, "wait_stream": lambda *_: None}), []
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
     monkeypatch.setattr(torch.cuda, "graph", Broken)
-    with pytest.raises(InputError) as refused:
-        engines.CUDAGraph(cnn.device).capture(lambda: torch.zeros(()))
-    assert str(refused.value) == (
-        "engine = 'graph': CUDA cannot capture this step (CUDA error: operation not permitted when stream is "
-        "capturing); take eager"
-    )
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: "the stream before")
+    monkeypatch.setattr(torch.cuda, "set_stream", left.append)
+    with pytest.raises((InputError, torch.OutOfMemoryError)) as refused:
+        engines.CUDAGraph(cnn.device).capture(fails)
+    assert str(refused.value) == line
+    assert left == ["the stream before"]
 
 
 # torch.compile, its code left to eager

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pandas as pd
@@ -55,11 +56,32 @@ def built(data_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("smoke")
     (folder / "results").mkdir()
     shutil.copytree(data_root, folder / "results/data")
-    floor = seconds(subprocess.run, [sys.executable, "-c", "import torch"], check=True)
-    taken = seconds(lambda: built_whole(folder))
+    with torch_imports() as floors:
+        taken = seconds(lambda: built_whole(folder))
     # 90 seconds on two cores where torch is imported in two, as it is for most of the jobs' time.
-    assert taken < 2 * 45 * max(floor, 2.0)
+    assert taken - sum(floors) < 2 * 45 * max(sum(floors) / len(floors), 2.0)
     return folder
+
+
+@contextlib.contextmanager
+def torch_imports():
+    """CPU seconds of importing torch, time and again while something else runs, on a machine that may be busy."""
+    floors, over = [], threading.Event()
+
+    def measure():
+        while not over.is_set():
+            process = subprocess.Popen([sys.executable, "-c", "import torch"])
+            usage = os.wait4(process.pid, 0)[2]
+            floors.append(usage.ru_utime + usage.ru_stime)
+            over.wait(10)
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    try:
+        yield floors
+    finally:
+        over.set()
+        thread.join()
 
 
 def built_whole(folder):

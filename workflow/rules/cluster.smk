@@ -49,8 +49,8 @@ def profiled(rule):
 def minutes(specs, rulename):
     """The minutes that a job of these runs asks for: no more than its partition allows."""
     asked = estimated(cost.job_minutes, specs)
-    partition = profiled(rulename).get("slurm_partition")
-    return int(min(asked, partitions().get(partition, asked))) if partition else asked
+    named = profiled(rulename).get("slurm_partition", "").split(",")
+    return int(min(asked, *(partitions().get(name, asked) for name in named if name)))
 
 
 def nodes(spec):

@@ -6,7 +6,8 @@ of its claims. Seeds are raised, or lowered, to that.
 
 Steps are bought one after another, in an order that the budget does not change, until one is dearer than what is left.
 A step adds a cell of the square-root rule or of SVAG, with the other rules at its level, at an eighth of the
-experiment's epochs to begin with; or it doubles these epochs. The next is that which costs least for its worth. The
+experiment's epochs to begin with; or it doubles these epochs. The first is that which costs least, the next that which
+costs least for its worth. The
 second cell of an experiment is worth half as much as its first, the third a third, and cells are worth the square root
 of the part of the epochs that they run (ours): so a little of everything comes before all of one. A larger budget keeps
 all cells that a smaller one keeps, at no fewer seeds and epochs.
@@ -327,7 +328,7 @@ def spreads_of(spec: Training, known: Sequence[Spread]) -> tuple[str, dict[str, 
     for words, rows in (
         (f"{spec.workload} {start}", [row for row in kind if (row.workload, row.claim) == (spec.workload, claim)]),
         (f"{spec.kind} {start}", [row for row in kind if row.claim == claim]),
-        (f"{spec.kind} {start} under sqrt", kind),
+        (f"{spec.kind} {start} under sqrt", [row for row in kind if row.claim == "rule"]),
     ):
         if rows:
             lags = claim == "rule" and (spec.rule == "sqrt" or spec.rule in {r.rule for r in RELATIVES})
@@ -351,9 +352,9 @@ def _seeds_needed(spreads: tuple[float, ...], paired: bool) -> int | None:
 
 
 def in_order(start: Proposal) -> Iterator[Step]:
-    """Yield all steps from a proposal on, the one with the lowest price first."""
+    """Yield all steps from a proposal on, the one with the lowest price first; of an empty one, the shortest."""
     kept = start
-    while step := min(kept.steps(), key=lambda step: step.price, default=None):
+    while step := min(kept.steps(), key=lambda step: step.price if step.before.cells else step.hours, default=None):
         yield step
         kept = step.after
 
@@ -519,7 +520,9 @@ def _kept_rows(found):
     yield "kept", "at", "seeds", "epochs", f"{found.unit}-hours", "power", "spread measured on"
     for name in (name for name in kept.priced if name in kept.cells):
         seeds, was, share = kept.seeds(name), _seeds_in(found.whole, name), SHARES[kept.shares[name]]
-        powers = {cell.basis: cell.powers(seeds) for cell in kept.kept(name)}
+        powers: dict[str, dict[str, float]] = {}
+        for cell in kept.kept(name):  # other rules have no lag
+            powers.setdefault(cell.basis, {}).update(cell.powers(seeds))
         shown = (", ".join(f"{WORDS[m]} {p:.2f}" for m, p in each.items()) for each in powers.values())
         changed = f"{seeds}, not {was}" if seeds != was else str(seeds)
         hours = f"{kept.hours_of(name):.3g}"

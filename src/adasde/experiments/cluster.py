@@ -15,7 +15,8 @@ def accounts() -> list[str]:
 @cache
 def partitions() -> dict[str, float]:
     """Return the minutes that each partition allows, infinity if all; none where Slurm does not answer."""
-    return {name: _minutes(most) for name, most in map(str.split, _printed("sinfo", "--noheader", "--format", "%R %l"))}
+    lines = _printed("sinfo", "--all", "--noheader", "--format", "%R %l")
+    return {name: _minutes(most) for name, most in map(str.split, lines)}
 
 
 def _printed(*command: str) -> list[str]:

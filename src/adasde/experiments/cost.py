@@ -196,8 +196,11 @@ def job_gpus(spec: AnySpec) -> int:
 
 
 def _examples_per_pass(spec: Trained) -> int:
-    """Examples whose activations a process holds at once; without micro-batches a step of SVAG is one pass."""
-    return spec.micro_batch or spec.batch_size // spec.processes * spec.minibatches
+    """Examples whose activations a process holds at once; without micro-batches a step of SVAG is one pass.
+
+    Under the engine ``compile`` it is two.
+    """
+    return spec.micro_batch or spec.batch_size // spec.processes * (1 if spec.engine == "compile" else spec.minibatches)
 
 
 def peak_bytes(spec: Trained, unit: str, examples: int) -> float:
@@ -236,13 +239,10 @@ def _rate(spec: Trained, name: str) -> tuple[float, dict[str, str]]:
             step = spec.batch_size // spec.processes * spec.minibatches
             size = min(known, key=lambda size: abs(math.log(size / step)))
             rate, source = known[size]
-            if engine != spec.engine and not stand_in:
-                stand_in = {"speed": "estimated", "assumed": f"engine {spec.engine}: as fast as eager"}
-            elif size != step and not stand_in:
-                stand_in = {
-                    "speed": "estimated",
-                    "assumed": "other batches: as fast per example as the nearest measured",
-                }
+            assumed = [f"engine {spec.engine}: as fast as eager"] * (engine != spec.engine)
+            assumed += ["other batches: as fast per example as the nearest measured"] * (size != step)
+            if assumed and not stand_in:
+                stand_in = {"speed": "estimated", "assumed": "; ".join(assumed)}
             return rate, {"source": source, **stand_in}
     peak, share = device.peak[precision], UTILISATION[device.unit, kind][precision]
     assumed = f"{kind} in {precision}: {share:g} of the {peak / 1e12:.3g} TFLOP/s of one {name} ({device.source})"

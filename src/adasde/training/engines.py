@@ -92,7 +92,9 @@ class Compiled(Eager):
     def failed(self, error: Exception) -> InputError | None:  # noqa: D102
         if not isinstance(error, torch._dynamo.exc.TorchDynamoException):
             return None
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        lines = [line.strip() for line in str(error).splitlines()]
+        # torch begins with "backend='inductor' raised:".
+        reason = next((line for line in lines if line and not line.endswith("raised:")), type(error).__name__)
         return InputError(f"engine = 'compile': torch cannot compile this workload here ({reason}); take eager")
 
 
@@ -152,15 +154,19 @@ class CUDAGraph:
         Raises:
             InputError: If it waits for the GPU, which a graph cannot.
         """
+        current = torch.cuda.current_stream(self.stream.device)
         try:
             # Other threads, such as the one that pins the memory of decoded images, may go on meanwhile.
             with torch.cuda.graph(self.captured, stream=self.stream, capture_error_mode="thread_local"):
                 self.result = function()
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"engine = 'graph': CUDA cannot capture this step ({reason}); take eager") from error
+        except Exception as error:
+            torch.cuda.set_stream(current)  # torch does not leave the stream where ending the capture fails
+            # Where ending it fails, that hides the error because of which it was ended.
+            cause = error if isinstance(error, InputError) else error.__context__ or error
+            if isinstance(cause, InputError | torch.OutOfMemoryError) or not isinstance(cause, RuntimeError):
+                raise cause from None
+            reason = str(cause).partition("\n")[0]
+            raise InputError(f"engine = 'graph': CUDA cannot capture this step ({reason}); take eager") from cause
 
     def replay(self) -> Tensor:
         """Compute all of it anew, and return a copy of the result."""

@@ -26,7 +26,7 @@ from adasde.workloads.profiles import CostProfile
 ATTENTION = F.scaled_dot_product_attention
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 # Float32 copies of the logits that a step of GPT-2 holds for a moment, measured on an H100 in bf16.
-LOGITS = 2.5
+COPIES = 2.5
 
 
 def _fused(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **others):
@@ -115,6 +115,6 @@ def _counted(model, device):
         chunk=module.NOISE_CHUNK,
         tested=module.VALIDATION if language else None,
         resident=math.prod(images.item) if images else 0,
-        moment=round(LOGITS * 4 * model.learned.classes * model.size) if language else 0,
+        moment=round(COPIES * 4 * model.learned.classes * model.size) if language else 0,
         least=least,
     )

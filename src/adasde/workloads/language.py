@@ -201,8 +201,8 @@ class CausalLanguageWorkload(LanguageWorkload):
         """Return the mean loss per token, its logits in chunks of a padded vocabulary."""
         if not isinstance(model, GPT2LMHeadModel):  # whose logits are not all that another model makes of them
             return self.loss(model, inputs, targets)
-        # Its own `forward`, when it is compiled, makes a mask, with which there is no flash attention: torch 2.14 has
-        # transformers believe that the model is being exported. Without one, attention is causal all the same.
+        # Its own `forward`, when it is compiled, makes a mask, with which there is no flash attention. Without one,
+        # attention is causal all the same.
         network = model.transformer
         hidden = network.drop(network.wte(inputs) + network.wpe(torch.arange(inputs.shape[1], device=inputs.device)))
         for block in network.h:

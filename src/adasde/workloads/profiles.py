@@ -39,7 +39,7 @@ def known(name: str, library: str) -> CostProfile | None:
 
     Args:
         name: Name of the workload.
-        library: The model's library. For another version of it the model is counted anew.
+        library: The model's library. For another version of it, or of our counting, the model is counted anew.
     """
     if name in COMMITTED:
         return COMMITTED[name]
@@ -61,4 +61,5 @@ def keep(name: str, library: str, profile: CostProfile) -> None:
 def _place(name: str, library: str) -> Path:
     """Return the file of a profile in the user's cache; RuntimeError if there is no home folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return cache / "adasde/profiles" / f"{digest(f'{name} {library} {version(library)}')}.json"
+    counting = files("adasde.workloads").joinpath("counting.py").read_text(encoding="utf-8")
+    return cache / "adasde/profiles" / f"{digest(f'{name} {library} {version(library)} {counting}')}.json"
