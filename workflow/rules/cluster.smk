@@ -50,7 +50,7 @@ def minutes(specs, rulename):
     """The minutes that a job of these runs asks for: no more than its partition allows."""
     asked = estimated(cost.job_minutes, specs)
     named = profiled(rulename).get("slurm_partition", "").split(",")
-    return int(min(asked, *(partitions().get(name, asked) for name in named if name)))
+    return int(min([asked, *(partitions().get(name, asked) for name in named if name)]))
 
 
 def nodes(spec):
