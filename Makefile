@@ -47,7 +47,7 @@ test: env  ## the tests of every module
 test-all: env  ## every test that can run here; CI runs these
 	$(PYTEST) $(PARALLEL)
 
-faults: env  ## break things on purpose, and write docs/faults.csv; six minutes
+faults: env  ## break things on purpose, and write docs/faults.csv; twelve minutes
 	$(PYTEST) -m "not slurm" $(PARALLEL) --faults docs/faults.csv tests/workflow tests/scaling/test_documents.py \
 	  tests/experiments/test_artifacts.py tests/training/test_checkpoint.py
 
