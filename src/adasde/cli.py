@@ -65,13 +65,15 @@ def _propose(options: argparse.Namespace) -> None:
     if options.out is not None:
         check_writable("out", options.out)
 
-    from adasde.analysis import budget  # with pandas and scipy, which planning does not need
+    from adasde.analysis import budget, budget_report  # with pandas and scipy, which planning does not need
 
     found = budget.cut(merged(options.config), options.budget, options.device)
     if options.out is not None:
         with atomic(options.out) as temporary:
-            temporary.write_text(budget.overlay_text(found, [str(path) for path in options.config]), encoding="utf-8")
-    print(budget.summary(found))
+            temporary.write_text(
+                budget_report.overlay_text(found, [str(path) for path in options.config]), encoding="utf-8"
+            )
+    print(budget_report.summary(found))
 
 
 def _print_runs(specs: list, figures: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from adasde.analysis import budget
+from adasde.analysis import budget, budget_report
 from adasde.analysis.figures.registry import figure_runs
 from adasde.common import InputError
 from adasde.experiments.config import config_of
@@ -213,7 +213,7 @@ def test_cuts_of_a_config_for_cores(config):
     assert counts[0] < counts[-1]
     assert (found.then, found.finetunings) == (None, tuple(config["finetunings"]))
     assert set(found.overlay) == {"scale", "figures", "experiments", "branches"}
-    text = budget.summary(found)
+    text = budget_report.summary(found)
     assert "cannot be decided: branch-cnn-adam, svag 2: needs more than 20 seeds" in text
     assert re.search(r"^map +7 of 8 +levels of branch-cnn-adam$", text, re.M)
     assert re.search(r"^nothing given up: scaling-fashion-cnn-adam, .*weak-order", text, re.M)
@@ -233,7 +233,7 @@ def test_a_parent_is_kept_for_its_branches(config):
         "fashion-cnn-adam": {"seeds": {"value": 1, "source": "ours", "note": "2 in the whole"}}
     }
     assert {spec.experiment for spec in found.plan.runs.values()} == {"fashion-cnn-adam", "branch-cnn-adam"}
-    assert "baseline, from which others branch" in budget.summary(found)
+    assert "baseline, from which others branch" in budget_report.summary(found)
     held(found)
 
 
