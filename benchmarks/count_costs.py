@@ -83,19 +83,17 @@ def counted(name: str, root: Path) -> CostProfile:
     device = "cpu" if entry.kind == "vision" else "meta"
     with torch.device(device):
         model = workload.model().train()
-    (flops, held), (_, more) = (forward(workload, model, examples, device) for examples in (2, 4))
+    two, four = (forward(workload, model, examples, device) for examples in (2, 4))
     kept = [getattr(workload, array) for array in ("images", "inputs") if hasattr(workload, array)]
     kept += [workload.labels] if hasattr(workload, "inputs") else []
     tested = language.VALIDATION if isinstance(workload, language.LanguageWorkload) else None
     if name == "wiki-articles":
         tested = len(load_arrays("wiki-mini", root)["paragraphs-test-labels"])
-    return CostProfile(
-        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        flops=flops // 2,
-        activations=(more - held) // 2,
-        sampled=module.SUBSET,
-        graded=getattr(module, "GRADED", module.SUBSET),
-        chunk=module.NOISE_CHUNK,
+    return counting.profile(
+        module,
+        model,
+        two,
+        four,
         tested=tested,
         resident=sum(array[0].nbytes for array in kept),
         moment=MOMENT.get(name, 0),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -69,6 +70,29 @@ def forward(network: nn.Module, loss: Callable[[], Tensor]) -> tuple[int, int]:
     return counter.get_total_flops(), sum(storage.nbytes() for storage in held.values())
 
 
+def profile(
+    module: ModuleType, network: nn.Module, two: tuple[int, int], four: tuple[int, int], **others: Any
+) -> CostProfile:
+    """Return the profile of a workload of ``module`` from passes over two and over four examples.
+
+    Args:
+        module: Says how many examples an evaluation takes.
+        network: The network.
+        two: What `forward` gives for two examples.
+        four: And for four.
+        others: The rest of the profile.
+    """
+    return CostProfile(
+        parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
+        flops=two[0] // 2,
+        activations=(four[1] - two[1]) // 2,
+        sampled=module.SUBSET,
+        graded=getattr(module, "GRADED", module.SUBSET),
+        chunk=module.NOISE_CHUNK,
+        **others,
+    )
+
+
 def count(model: ModelName) -> CostProfile:
     """Return the profile of a model that a config names.
 
@@ -98,7 +122,7 @@ def _counted(model, device):
         with torch.no_grad():
             module.trial(model, network, 2)
         network.train()
-        (flops, held), (_, more) = (forward(network, partial(module.trial, model, network, n)) for n in (2, 4))
+        two, four = (forward(network, partial(module.trial, model, network, n)) for n in (2, 4))
         least = 1
         try:
             module.trial(model, network, 1)
@@ -106,13 +130,11 @@ def _counted(model, device):
             least = 2
     images = dataset_named(model.data).forms.get("train-images")
     language = model.learned.kind == "language"
-    return CostProfile(
-        parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
-        flops=flops // 2,
-        activations=(more - held) // 2,
-        sampled=module.SUBSET,
-        graded=getattr(module, "GRADED", module.SUBSET),
-        chunk=module.NOISE_CHUNK,
+    return profile(
+        module,
+        network,
+        two,
+        four,
         tested=module.VALIDATION if language else None,
         resident=math.prod(images.item) if images else 0,
         moment=round(COPIES * 4 * model.learned.classes * model.size) if language else 0,
