@@ -98,9 +98,8 @@ def digest(table):
 
 @pytest.fixture(scope="module")
 def undisturbed(data_root, tmp_path_factory):
-    """The digest of the job LONG without a cluster, and the seconds that it takes."""
-    begun = time.monotonic()
-    return digest_alone(smoke(), data_root, tmp_path_factory.mktemp("alone")), time.monotonic() - begun
+    """The digest of the job LONG without a cluster."""
+    return digest_alone(smoke(), data_root, tmp_path_factory.mktemp("alone"))
 
 
 @pytest.fixture
@@ -189,25 +188,45 @@ def test_the_smoke_graph_finishes_though_a_job_is_cancelled(cluster, profile, un
     assert causes(output) == STOPPED, output
     assert {path.stem for path in (folder / "results/smoke/runs").iterdir()} == set(plan(smoke()).jobs)
     assert (folder / "results/smoke/claims.csv").exists()
-    assert digest(folder / table(LONG)) == undisturbed[0]
+    assert digest(folder / table(LONG)) == undisturbed
     seen = "failed: ... asked to stop at step ...; a run with a checkpoint goes on from there"
     broken("cluster", "a job of the smoke graph is cancelled", 1, "sent again, and bit for bit equal", seen)
 
 
+def held(job, number):
+    """Stop the process of a job's run, in the job of Slurm of this number: it takes as long as the test likes."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+            ours = f"SLURM_JOB_ID={number}".encode() in (process / "environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):  # it has ended
+            continue
+        if ours and b"--out" in arguments and table(job).encode() in arguments:
+            os.kill(int(process.name), signal.SIGSTOP)
+            return int(process.name)
+    return None
+
+
+def asked_to_stop(process):
+    """Whether SIGTERM waits for a process."""
+    pending = re.search(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)[1]
+    return int(pending, 16) >> (signal.SIGTERM - 1) & 1
+
+
 def test_a_run_that_exceeds_its_time_is_sent_again(cluster, profile, undisturbed, folder, broken):
-    """Slurm counts in minutes and looks every half minute: the signal comes so long after a quarter of the whole."""
-    early = int(undisturbed[1] / 4)
-    assert early + 30 < undisturbed[1]
-    minutes = (early + 30) // 60 + 1
-    signal_at = f"\"'--signal=TERM@{60 * minutes - early - 30}'\""
-    limited = profile(partition="short", runtime=minutes, slurm_extra=signal_at, retries=20)
+    """Slurm looks every half minute whether less is left than a minute: a turn lasts a minute or more."""
+    limited = profile(partition="short", runtime=2, slurm_extra="\"'--signal=TERM@60'\"", retries=20)
     with graph(folder, smoke(), limited, targets=[table(LONG)]) as process:
+        number, _ = waited(lambda: running(LONG))
+        waited(checkpoint(folder, smoke()).exists)
+        run = held(LONG, number)  # in the middle, however fast the machine
+        waited(lambda: asked_to_stop(run))
+        os.kill(run, signal.SIGCONT)
         output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
-    assert digest(folder / table(LONG)) == undisturbed[0]
+    assert digest(folder / table(LONG)) == undisturbed
     assert causes(output) == STOPPED, output
-    limit = f"00:{minutes:02}:00"
-    assert accounted(LONG, "Timelimit", "State")[-2:] == [[limit, "FAILED"], [limit, "COMPLETED"]]
+    assert accounted(LONG, "Timelimit", "State")[-2:] == [["00:02:00", "FAILED"], ["00:02:00", "COMPLETED"]]
     seen = "failed: ... asked to stop at step ...; a run with a checkpoint goes on from there"
     broken("cluster", "a run takes longer than its partition allows", 1, "saved, sent again, bit for bit equal", seen)
 
@@ -239,7 +258,7 @@ def test_a_run_goes_on_elsewhere_when_its_node_dies(cluster, profile, undisturbe
     assert process.returncode == 0, output
     assert again == number
     assert "resumed at step" in (folder / f"results/smoke/logs/runs/{LONG}.log").read_text()
-    assert digest(folder / table(LONG)) == undisturbed[0]
+    assert digest(folder / table(LONG)) == undisturbed
     assert "failed: " not in output
     seen = "nothing: the job waits, and runs again"
     broken("cluster", "the node of a run dies", 1, "goes on at the other node, and bit for bit equal", seen)
