@@ -20,12 +20,12 @@ import statistics
 import sys
 import time
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
 import torch
 from tokenizers import Tokenizer, models
-from torchvision.models import resnet50
 
 from adasde.common import text_table
 from adasde.experiments import cost
@@ -36,10 +36,8 @@ from adasde.scaling.documents import read_document
 from adasde.scaling.rules import ScalingWarning
 from adasde.training.loop import prepare_torch, train
 from adasde.training.run import CHUNK, Run
-from adasde.workloads import imagenet, language, vision
 from adasde.workloads.data.registry import prepare
-from adasde.workloads.glue import load
-from adasde.workloads.registry import load_workload, workload_named
+from adasde.workloads.registry import counted, load_workload, workload_named
 from training import ROOT, changed, photographs
 
 ROUNDS = 3
@@ -52,6 +50,7 @@ CASES = (
     ("gpt2-adam.sqrt.k1.s0", "bf16", 64, 32, "eager compile"),
     ("roberta-adam.sqrt.k1.s0", "bf16", 64, 32, "eager compile"),
     ("imagenet-adam.sqrt.k1.s0", "bf16", 256, 256, "eager"),
+    ("vit-adamw.sqrt.k1.s0", "bf16", 256, 256, "eager"),
     ("resnet56-adam.sqrt.k1.s0", "float32", 256, None, "eager graph"),
     ("svag-resnet56-adam.svag.l2.s0", "float32", 256, None, "eager graph"),
     ("vgg16-adam.sqrt.k1.s0", "float32", 256, None, "eager graph"),
@@ -77,37 +76,40 @@ GOALS = {
 }
 
 
-def images(name, device):
-    """A workload of random images of CIFAR-10's form."""
+def images():
+    """Random images of CIFAR-10's form."""
     sizes = {"train": 20_000, "test": 1_000}
     tensors = {f"{k}-images": torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8) for k, n in sizes.items()}
-    tensors |= {f"{k}-labels": torch.randint(0, 10, (n,), dtype=torch.uint8) for k, n in sizes.items()}
-    return vision.load(name, tensors, device=device)
+    return tensors | {f"{k}-labels": torch.randint(0, 10, (n,), dtype=torch.uint8) for k, n in sizes.items()}
 
 
-def texts(name, device):
-    """A language workload of random tokens, from a tokenizer of as many as the real one."""
+def texts(name):
+    """Random tokens, and a tokenizer of as many as the real one."""
     gpt = name == "wikitext103-gpt2"
     count = 50_257 if gpt else 50_265
     places = {50_256: "<|endoftext|>"} if gpt else {0: "<s>", 1: "<pad>", 2: "</s>", 3: "<unk>", 50_264: "<mask>"}
     known = Tokenizer(models.BPE({places.get(n, f"token {n}"): n for n in range(count)}, [])).to_str()
     tensors = {"tokenizer": torch.frombuffer(bytearray(known.encode()), dtype=torch.uint8)}
-    if name.startswith("glue"):
-        for split in ("train", "test"):
-            index = torch.arange(0, 129 * 513, 129)  # texts as long as the network takes, each with its end
-            tensors |= {f"glue-{split}": torch.randint(4, 50_000, (int(index[-1]),)), f"glue-{split}-index": index}
-            tensors[f"glue-{split}-labels"] = torch.arange(512) % 3
-        return load(name, tensors, device=device)
-    tensors |= {f"{split}-tokens": torch.randint(4, 50_000, (2_000_000,)) for split in ("train", "validation")}
-    return language.load(name, tensors, device=device)
+    if not name.startswith("glue"):
+        return tensors | {
+            f"{split}-tokens": torch.randint(4, 50_000, (2_000_000,)) for split in ("train", "validation")
+        }
+    for split in ("train", "test"):
+        index = torch.arange(0, 129 * 513, 129)  # texts as long as the network takes, each with its end
+        tensors |= {f"glue-{split}": torch.randint(4, 50_000, (int(index[-1]),)), f"glue-{split}-index": index}
+        tensors[f"glue-{split}-labels"] = torch.arange(512) % 3
+    return tensors
 
 
 def workload_of(name, device):
     """Return the workload called ``name`` on synthetic data."""
-    if name == "imagenet-resnet50":
+    entry, options = workload_named(name), {}
+    if entry.data == "imagenet":
         tensors, _ = photographs(512)
-        return imagenet.ImageNetWorkload(tensors, Path(), resnet50, device, workers=workload_named(name).workers - 1)
-    return images(name, device) if workload_named(name).kind == "vision" else texts(name, device)
+        options = {"folder": Path(), "workers": entry.workers - 1}
+    else:
+        tensors = images() if entry.kind == "vision" else texts(name)
+    return import_module(entry.module).load(name, tensors, device=device, **options)
 
 
 def seconds(function, steps, device):
@@ -151,14 +153,13 @@ def measured(spec, workload, device):
         steps = 16  # more than are decoded ahead
         decoding = steps * ours.drawn / seconds(lambda: [list(step) for step in ours._prefetched(steps)], 1, device)
     ours.close()
-    precision, entry = spec.precision, workload_named(spec.workload)
     known = next((d for d in cost.DEVICES.values() if d.model in provenance(device)["device"]), None)
-    share = cost.BACKWARD * entry.profile.flops / known.peak[precision] if known else math.nan
+    share = cost.BACKWARD * counted(spec.workload).profile.flops / known.peak[spec.precision] if known else math.nan
     return {
         "device": provenance(device)["device"],
         "torch": torch.__version__,
         "workload": spec.workload,
-        "precision": precision,
+        "precision": spec.precision,
         "engine": spec.engine,
         "batch_size": spec.batch_size,
         "micro_batch": spec.micro_batch,
