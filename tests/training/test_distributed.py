@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from adasde.experiments.artifacts import rows_digest
 from adasde.experiments.plan import plan
 from adasde.training import distributed
 from adasde.training.loop import train
+from adasde.workloads import language
 from adasde.workloads.vision import BUILDERS, ImageWorkload
 from conftest import changed, load_run, slow
+from random_texts import LANGUAGE, learning, texts
 
 CLOSE = 1e-5  # between sums in another order, relative to the weights' scale
 
@@ -96,18 +99,26 @@ def test_micro_batches_of_several_processes_go_without_batch_norm(small_spec, re
         train(changed(small_spec, micro_batch=8, processes=2), resnet)
 
 
+def workload_of(network, tensors):
+    """Augmented images for a network, or texts for a transformer whose gradients travel in several parts."""
+    if network in BUILDERS:
+        return ImageWorkload(tensors, BUILDERS[network], 0.5, 0.3, crop=2)
+    language.LOGITS = 1000  # so that the loss is in chunks
+    return texts(LANGUAGE[network == "roberta"], width=256)
+
+
 TOGETHER = """
 import json, sys, torch
 from adasde.experiments.specs import spec_of
 from adasde.training import distributed
 from adasde.training.loop import train
-from adasde.workloads.vision import BUILDERS, ImageWorkload
+from test_distributed import workload_of
 torch.set_num_threads(1)
 tensors = torch.load(sys.argv[1], weights_only=True)
 specs, found = json.loads(sys.argv[2]), {}
 with distributed.process_group(2):  # once: torch's groups cannot be left and joined again
     for name, (network, spec) in specs.items():
-        workload = ImageWorkload(tensors, BUILDERS[network], 0.5, 0.3, crop=2)
+        workload = workload_of(network, tensors)
         checkpoint = sys.argv[3] + name if name.endswith("saved") else None
         rows, _ = train(spec_of(spec), workload, checkpoint, every=0)
         if checkpoint:  # again, from the checkpoint at the end
@@ -126,10 +137,12 @@ if found:
         ("eager", ("plain", "whole-saved", "svag-micro-saved")),
         slow("eager", ("micro", "invariant", "svag")),
         slow("compile", ("whole-saved", "svag", "svag-micro-saved")),
+        slow("compile", ("gpt2", "roberta")),
     ],
 )
-def test_two_processes_are_one(engine, names, at_ell, small_spec, tensors, tmp_path):
+def test_two_processes_are_one(engine, names, at_ell, small_spec, spec, tensors, tmp_path, monkeypatch):
     """Plain and SVAG, whole batches with batch norm and micro-batches without, augmentation; checkpoints, too."""
+    monkeypatch.setattr(language, "LOGITS", language.LOGITS)  # which workload_of changes
     # Few steps: Adam divides by the gradient's size, and what rounding differs by grows tenfold in ten steps.
     few = changed(small_spec, evaluate=[160, 320], samples=320)
     svag = changed(at_ell(2), evaluate=[64], samples=64)
@@ -143,7 +156,9 @@ def test_two_processes_are_one(engine, names, at_ell, small_spec, tensors, tmp_p
         ),
         "svag": ("resnet", svag),
         "svag-micro-saved": ("cnn", changed(svag, micro_batch=8)),
+        "gpt2": ("gpt2", changed(learning(spec), samples=80, evaluate=[40, 80])),
     }
+    specs["roberta"] = ("roberta", specs["gpt2"][1])
     specs = {name: specs[name] for name in names}
     torch.save(tensors, tmp_path / "tensors")
     shared = {"processes": 2, "engine": engine}
@@ -153,6 +168,7 @@ def test_two_processes_are_one(engine, names, at_ell, small_spec, tensors, tmp_p
         [tmp_path / "together.py", tmp_path / "tensors", json.dumps(both), tmp_path / "checkpoint-"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])},
     )
     try:
         output, errors = job.communicate(timeout=180 if engine == "eager" else 900)
@@ -162,12 +178,12 @@ def test_two_processes_are_one(engine, names, at_ell, small_spec, tensors, tmp_p
     assert "FutureWarning" not in errors
     found = json.loads(output.partition("ROWS ")[2])
     for name, (network, spec) in specs.items():
-        alone, _ = train(spec, ImageWorkload(tensors, BUILDERS[network], 0.5, 0.3, crop=2))
+        alone, _ = train(spec, workload_of(network, tensors))
         assert len(alone) == len(found[name])
         for (*place, value), (*other, shared) in zip(alone, found[name], strict=True):
             assert place == other
             # A metric of differences has their rounding.
-            close = CLOSE if place[3] in ("train_loss", "test_loss", "squared_norm") else 100 * CLOSE
+            close = CLOSE if place[3] in ("train_loss", "test_loss", "log_perplexity", "squared_norm") else 100 * CLOSE
             assert shared == pytest.approx(value, rel=close, abs=close), (name, place)
 
 

@@ -4,7 +4,6 @@ torch.compile takes minutes on a busy core, so most tests let it trace and leave
 played by `Tape`.
 """
 
-import dataclasses
 import math
 
 import pytest
@@ -23,6 +22,7 @@ from adasde.training.run import Run
 from adasde.workloads import glue, language
 from adasde.workloads.vision import BUILDERS, ImageWorkload
 from conftest import changed
+from random_texts import LANGUAGE, learning, texts
 
 EXACT = 2.0**-10  # a learning rate that float32 holds exactly, as a CUDA graph reads it
 
@@ -336,27 +336,6 @@ def test_other_errors_stay_what_they_are(small_spec, cnn, traced, monkeypatch):
 # Language
 
 
-def texts(kind, **changes):
-    """A small language workload on random tokens of an odd vocabulary; ``kind`` is a class of workloads."""
-    size = dataclasses.replace(language.SIZES["gpt2-mini"], layers=1, length=16, vocabulary=50, **changes)
-    known = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4, "<|endoftext|>": 5}
-    known |= {f"t{n}": n for n in range(6, 50)}
-    generator = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randint(6, 50, shape, generator=generator)  # noqa: E731
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(language.text, "vocabulary", lambda _: known)
-        if kind is glue.ClassificationWorkload:
-            arrays = {}
-            for split in ("train", "test"):
-                ends = torch.arange(0, 7 * 601, 7)
-                arrays |= {f"x-{split}": draw(7 * 600), f"x-{split}-index": ends, f"x-{split}-labels": draw(600) % 3}
-            return kind(arrays, size, "x", ["test_accuracy"])
-        return kind({f"{split}-tokens": draw(16 * 700) for split in ("train", "validation")}, size, "GPT-2")
-
-
-LANGUAGE = [language.CausalLanguageWorkload, language.MaskedLanguageWorkload]
-
-
 @pytest.mark.parametrize("kind", LANGUAGE)
 @pytest.mark.parametrize("logits", [1 << 28, 1000])
 def test_a_chunked_loss_over_a_padded_vocabulary_is_the_loss(kind, logits, monkeypatch):
@@ -396,11 +375,6 @@ def test_compiled_attention_has_no_mask(kind, spec, monkeypatch):
 
 
 # torch.compile itself
-
-
-def learning(spec):
-    """A short spec for random texts."""
-    return changed(spec, workload="wiki-gpt2", samples=320, evaluate=[160, 320], batch_size=8, tested=None)
 
 
 @pytest.mark.slow
