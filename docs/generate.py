@@ -41,7 +41,8 @@ from adasde.workloads.registry import WORKLOADS
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs/generated"
 REFERENCE = ROOT / "results/reference"
-SCALE = "overnight" if (REFERENCE / "overnight").exists() else "mini"  # whose evidence the pages show
+PICTURE = r"!\[(.*)\]\((figures/reference/(\w+)/map\.png)\)"  # as README shows it
+CAPTION, MAP, SCALE = re.search(PICTURE, (ROOT / "README.md").read_text()).groups()  # the pages show the same scale
 BAR = "\\|"  # within a cell of a table
 MODES = ("transport", "keep")  # of the second moment, in `rescale`
 
@@ -390,6 +391,7 @@ def main():
     files = {
         "numbers.json": json.dumps(numbers(claims), indent=1),
         "part-lines.md": "".join(f"{number}. {line}\n" for number, line in enumerate(five_lines(claims), start=1)),
+        "part-picture.md": f"![{CAPTION}](../{MAP})\n",
         "part-map.md": map_table(claims),
         "part-forecasts.md": forecasts(claims),
         "part-null.md": null(),

@@ -23,6 +23,7 @@ from adasde.workloads import metrics
 from conftest import ROOT, slow
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = re.search(r"figures/reference/(\w+)/", PAGES[0].read_text())[1]  # the scale whose evidence the pages show
 BLOCK = re.compile(r"^```([\w-]*)\n(.*?)^```$", re.M | re.S)
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
@@ -152,9 +153,9 @@ def test_a_docstring_describes_every_argument(name):
 @pytest.mark.slow  # the site runs the tutorials
 def test_the_site_shows_every_figure_and_claim(site):
     text = (site / "generated/figures.html").read_text()
-    for name in pd.read_csv(ROOT / "results/reference/mini/claims.csv")["id"]:
+    for name in pd.read_csv(ROOT / f"results/reference/{SHOWN}/claims.csv")["id"]:
         assert f">{name}<" in text
-    for path in (ROOT / "figures/reference/mini").glob("*.png"):
+    for path in (ROOT / f"figures/reference/{SHOWN}").glob("*.png"):
         assert f"{path.name}" in text
 
 
@@ -244,5 +245,5 @@ def test_the_readme_is_one_page():
     text = (ROOT / "README.md").read_text()
     assert text.count("\n") <= 200
     assert "$ adasde scale adam" in text
-    assert all(line in text for line in five_lines(read_claims(ROOT / "results/reference/mini/claims.csv")))
+    assert all(line in text for line in five_lines(read_claims(ROOT / f"results/reference/{SHOWN}/claims.csv")))
     assert text.count("activate") == 1
