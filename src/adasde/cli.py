@@ -345,26 +345,26 @@ def _add_planning(command: _Command) -> None:
     sub.add_argument("--out", type=Path, metavar="FILE", help="with --budget: config to write, to lay over the others")
 
     sub = command(data, "data", "fetch, verify and prepare a data set")
-    sub.add_argument("name")
+    sub.add_argument("name", metavar="NAME", help="fashion-mnist, cifar-10, wiki-mini, ...; a wrong name lists all")
     sub.add_argument("--packed", action="store_true", help="also pack its files into one (imagenet)")
     _data_option(sub)
 
 
 def _add_running(command: _Command) -> None:
     """Add the commands that make files of runs, and tables of these."""
-    sub = command(run, "run", "run one run, or those of a job")
+    sub = command(run, "run", "train or simulate the runs of one job")
     sub.add_argument("--spec", required=True, help="spec, or list of specs, as JSON, or @FILE")
     sub.add_argument("--out", type=Path, required=True, help="parquet file to write")
     sub.add_argument("--checkpoint", type=Path, help="file to resume from and to save to")
-    sub.add_argument("--checkpoint-every", type=float, default=10.0, metavar="SECONDS")
+    sub.add_argument("--checkpoint-every", type=float, default=10.0, metavar="SECONDS", help="default 10")
     sub.add_argument("--weights", type=Path, metavar="FOLDER", help="also write final weights, as RUN.safetensors")
     sub.add_argument(
         "--pretrained", type=Path, nargs="+", default=(), metavar="FOLDER", help="where the parents' weights are"
     )
     sub.add_argument(
-        "--states", type=Path, nargs="+", default=(), metavar="FILE", help="states from which the runs start or go on"
+        "--states", type=Path, nargs="+", default=(), metavar="FILE", help="state files that the runs start from"
     )
-    sub.add_argument("--threads", type=int, default=1)
+    sub.add_argument("--threads", type=int, default=1, metavar="N", help="threads of torch per process (default 1)")
     sub.add_argument("--overwrite", action="store_true", help="the output may hold runs of other specs")
     _data_option(sub)
 
@@ -374,14 +374,14 @@ def _add_running(command: _Command) -> None:
     sub.add_argument("--out", type=Path, required=True, metavar="FILE")
     sub.add_argument("--before", type=Path, metavar="FILE", help="an earlier state of the run, to go on from")
     sub.add_argument("--checkpoint", type=Path, help="file to resume from and to save to")
-    sub.add_argument("--checkpoint-every", type=float, default=10.0, metavar="SECONDS")
+    sub.add_argument("--checkpoint-every", type=float, default=10.0, metavar="SECONDS", help="default 10")
     _data_option(sub)
 
     sub = command(collect, "collect", "stack run files into the tidy tables")
     sub.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     sub.add_argument("--out", type=Path, required=True, metavar="FOLDER")
 
-    sub = command(throughput, "throughput", "how fast finished runs were, for the costs of others")
+    sub = command(throughput, "throughput", "how fast finished runs were, for `adasde plan`")
     sub.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV to write, or to renew")
 
@@ -389,14 +389,14 @@ def _add_running(command: _Command) -> None:
 def _add_reading(command: _Command) -> None:
     """Add the commands that read what is finished."""
     sub = command(figure, "figure", "plot one figure")
-    sub.add_argument("name")
+    sub.add_argument("name", metavar="NAME", help="such as map or scaling-cnn-adam")
     source = sub.add_mutually_exclusive_group(required=True)
     source.add_argument("--tables", type=Path, metavar="FOLDER")
     source.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help="files of the runs that it shows")
     sub.add_argument("--out", type=Path, nargs="+", required=True, metavar="FILE", help="PNG or PDF files")
     sub.add_argument("--reference", type=Path, metavar="FOLDER", help="tables of other runs, plotted behind in grey")
 
-    sub = command(predict, "predict", "how far larger batches would fall behind finished runs")
+    sub = command(predict, "predict", "print how far larger batches would fall behind finished runs")
     sub.add_argument(
         "run",
         type=Path,
@@ -405,8 +405,8 @@ def _add_reading(command: _Command) -> None:
     )
     sub.add_argument("--json", action="store_true")
 
-    sub = command(branch, "branch", "try larger batches from an interrupted run on")
-    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint of a run")
+    sub = command(branch, "branch", "try larger batches from the state of an interrupted run")
+    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="such as results/mini/runs/NAME.parquet.HASH.checkpoint")
     sub.add_argument("--kappas", type=float, nargs="+", default=(2, 4, 8, 16), metavar="KAPPA", help="default 2 4 8 16")
     sub.add_argument("--tolerance", type=float, default=0.01, metavar="NATS", help="largest gap in loss (default 0.01)")
     sub.add_argument("--repeats", type=count, default=3, metavar="N", help="orders of the examples (default 3)")
@@ -417,7 +417,7 @@ def _add_reading(command: _Command) -> None:
     sub.add_argument("--plot", type=Path, metavar="FILE", help="also plot the gaps, as PNG or PDF")
     _data_option(sub)
 
-    sub = command(forecast, "forecast", "up to which batch size the rule will hold, from the baseline of an experiment")
+    sub = command(forecast, "forecast", "write the forecast that claims and figures use, from the runs of a baseline")
     sub.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="files of the baseline's runs")
     sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
 

@@ -2,7 +2,7 @@ from adasde.analysis.figures.captions import report_caption
 
 
 # A figure needs the runs that it shows, and no others: it can be rebuilt alone. A forecast in it is made anew from the
-# baseline's rows among them; it is the one that `rule forecast` wrote before any larger batch ran.
+# baseline's rows among them; it equals the one that `rule forecast` writes.
 rule figure:
     input:
         lambda wildcards: tables(SHOWN[wildcards.figure]),

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from adasde.analysis.cells import NAMES
 from adasde.analysis.claims.base import LOSSES, natural, short
 from adasde.analysis.claims.forecasts import cell_verdicts, reach
 
@@ -51,7 +52,7 @@ def _rivals(table):
         return f"**Other rules:** {_counts(rows)}."
     left, told = int((rows["verdict"] == "reproduced").sum()), int((rows["low"] > 0).sum())
     medians = rows.groupby("rule", sort=False)["value"].median().sort_values()
-    parts = [f"{rule} {'infinite' if np.isinf(value) else short(value)}" for rule, value in medians.items()]
+    parts = [f"{NAMES.get(rule, rule)} {'infinite' if np.isinf(value) else short(value)}" for rule, value in medians.items()]
     return (
         f"**Other rules:** of {_number(len(rows), 'cell')}, {left} leave{'s' * (left == 1)} the baseline by more than "
         f"the tolerance and {told} differ{'s' * (told == 1)} from it beyond the noise; median gap in tolerances: "
