@@ -41,8 +41,11 @@ def test_the_moments_are_those_of_the_single_examples_gradients():
         loss, found = gradient_noise.measure(model, lambda m, x, y: F.cross_entropy(m(x), y), chunks)
         assert math.isclose(loss, F.cross_entropy(model(inputs), labels).item(), rel_tol=1e-12)
         assert found.examples == 64
-        for name, mean, variance in zip(weights, found.mean, found.variance, strict=True):
+        for name, mean, variance, halves in zip(weights, found.mean, found.variance, found.halves(), strict=True):
             parts = [part.mean(dim=0) for part in single[name].split(sizes)]
+            for place, half in enumerate(halves):
+                wanted = torch.cat(single[name].split(sizes)[place::2]).mean(dim=0)
+                assert torch.allclose(half, wanted, rtol=0, atol=1e-10)
             wanted = sum(
                 size * (part - single[name].mean(dim=0)) ** 2 for size, part in zip(sizes, parts, strict=True)
             ) / (len(sizes) - 1)
@@ -144,17 +147,21 @@ def test_tensors_of_a_device_without_float64_are_summed_on_the_cpu():
     assert gradient_noise.doubled(Tensor()).dtype == torch.float64
 
 
+def gradient(one, other, noise, examples):
+    """A gradient from two halves of equal size."""
+    return gradient_noise.Gradient([(one + other) / 2], [noise], examples, [one], examples // 2)
+
+
 def persisting(generator, jitter, examples=10**12, size=40_000, sigma=0.1):
-    """Two gradients along a run: a part that both have, and one of the weights' own motion that is new in each."""
-    path = 0.05 * torch.randn(size, generator=generator, dtype=torch.float64)
-    found = []
-    for _ in range(2):
-        noise = torch.ones(size, dtype=torch.float64)
-        own = jitter * torch.randn(size, generator=generator, dtype=torch.float64)
-        drawn = (noise / examples).sqrt() * torch.randn(size, generator=generator, dtype=torch.float64)
-        found.append(gradient_noise.Gradient([path + own + drawn], [noise], examples))
-    exact = gradient_noise.Gradient([path], [torch.ones(size, dtype=torch.float64)], 10**12).speeds(KAPPAS, sigma)
-    return *found, exact
+    """Two gradients along a run: a part that both have, and one of the weights' own motion that is new in each.
+
+    Both are measured on the same examples, whose noise is the same each time.
+    """
+    noise = torch.ones(size, dtype=torch.float64)
+    draw = lambda scale: scale * torch.randn(size, generator=generator, dtype=torch.float64)  # noqa: E731
+    path, *halves = draw(0.05), *(draw((2 / examples) ** 0.5) for _ in range(2))
+    found = [gradient(*(path + own + half for half in halves), noise, examples) for own in (draw(jitter), draw(jitter))]
+    return *found, gradient(path, path, noise, 10**12).speeds(KAPPAS, sigma)
 
 
 @pytest.mark.parametrize("examples", [1000, 10**12])
@@ -173,7 +180,7 @@ def test_persistent_speeds_are_those_of_the_path(jitter, examples):
 def test_gradients_that_have_nothing_in_common_slow_nothing_down():
     generator = torch.Generator().manual_seed(0)
     one = torch.randn(1000, generator=generator)
-    before, now = (gradient_noise.Gradient([sign * one], [torch.ones(1000)], 1000) for sign in (1, -1))
+    before, now = (gradient(sign * one, sign * one, torch.ones(1000), 1000) for sign in (1, -1))
     assert now.speeds(KAPPAS, 0.1, before=before) == dict.fromkeys(KAPPAS, 1.0)
 
 

@@ -60,9 +60,9 @@ START = {"vision": 2.6, "language": 6.0, "theory": 2.2}
 
 BACKWARD = 3  # passes per training example: one forward, two for the gradients of activations and weights
 STATE = 16  # bytes per weight while training: weight, gradient, Adam's two averages, all float32
-MOMENTS = 20  # more bytes per weight while the gradient's noise is measured: see gradient_noise.measure
+MOMENTS = 24  # more bytes per weight while the gradient's noise is measured: see gradient_noise.measure
 SAVED = 12  # bytes per weight in a checkpoint: weight and averages
-METER = 8  # more of them where the noise is measured: the last gradient and its variance
+METER = 12  # more of them where the noise is measured: the last gradient, its variance and that of half the examples
 # Activations of bfloat16 over those of float32, as torch counts them; transformers keep norms and losses in float32.
 BF16 = {"vision": 0.50, "language": 0.61}
 # Of a device's memory. The rest is for what a step holds for a short time: gradients of activations, workspaces. While
