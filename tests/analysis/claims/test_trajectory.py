@@ -49,6 +49,16 @@ def test_the_best_rival_of_a_branch_widens_the_tolerance_of_losses():
     assert row["reason"].startswith("half the gap of the best rival, none")
 
 
+def test_a_rival_that_did_not_run_counts_by_the_largest_kappa_below():
+    """Rivals leave the baseline further at larger kappa: one that ran at more of them must not loosen a tolerance."""
+    levels = {("sqrt", level): 0.0 for level in (1, 2, 4, 8, 16, 64)} | {("svag", 8): 0.0}
+    rivals = {("none", 4): 6.0, ("none", 8): 12.0, ("none", 16): 24.0, ("linear", 4): 4.0, ("linear", 16): 40.0}
+    found = judged(table(levels | rivals, "branch", noise=0.01))[1].set_index("id")
+    tolerances = [found.loc[f"rule.a.k{level}.train_loss", "tolerance"] for level in (2, 4, 8, 16, 64)]
+    assert tolerances == pytest.approx([0.2, 0.4, 0.4, 2.4, 2.4], rel=0.05)
+    assert found.loc["svag.a.l8.train_loss", "tolerance"] == pytest.approx(2.4, rel=0.05)
+
+
 def test_shared_noise_is_paired_away_but_not_for_svag():
     effects = {("sqrt", 1): 0, ("sqrt", 4): 0, ("svag", 2): 0, ("half-life", 4): 0}
     found, claims = judged(table(effects, common=2.0, noise=0.02))

@@ -11,6 +11,7 @@ from adasde.analysis.claims.base import LOSSES, TEST_FUNCTIONS
 from adasde.analysis.claims.tolerances import RIVALS, WIDER, WINDOW, Tolerance, tolerance, window
 from adasde.analysis.lags import constant_rate, paired_lags
 from adasde.analysis.statistics import Sample
+from adasde.scaling.rules import ROUNDING
 from adasde.workloads.registry import workload_named
 
 
@@ -125,10 +126,15 @@ class Experiment:
         kept = window(one.time, self.kind, skipped)
         if followed.rule == "svag":
             return Sample((one.values[level][:, kept], other.values[baseline[1]][:, kept]))
-        values, reference = one.pairs(level, other, baseline[1])
+        return self.compared(metric, *one.pairs(level, other, baseline[1]), skipped)
+
+    def compared(self, metric: str, values: np.ndarray, reference: np.ndarray, skipped: float = WINDOW) -> Sample:
+        """The gaps within the window of runs to others of the same seeds, both (seeds, points) along the whole run."""
+        time = self.groups(BASELINE[0], measured(metric)).time
+        kept = window(time, self.kind, skipped)
         if metric == "lag":
-            kept &= np.arange(len(one.time)) > 1  # before, there is no lag
-            return Sample((paired_lags(one.time, reference, values)[:, kept].mean(axis=1, keepdims=True),))
+            kept &= np.arange(len(time)) > 1  # before, there is no lag
+            return Sample((paired_lags(time, reference, values)[:, kept].mean(axis=1, keepdims=True),))
         return Sample.paired(values[:, kept], reference[:, kept])
 
     def wider(self, followed: Followed, level: float, metric: str) -> float:
@@ -153,13 +159,15 @@ class Experiment:
         return tolerance(metric, self.kind, baseline, rival)
 
     def _best_rival(self, metric, kappa):
-        """Name and largest gap of the rival that stays nearest to the baseline at kappa; None if all diverged."""
-        rivals = [Followed(rule) for rule in RIVALS]
-        gaps = {
-            rival.rule: self.sample(rival, kappa, metric).gap.largest
-            for rival in rivals
-            if kappa in self.levels(rival) and not self.diverged(rival, kappa) and not self.missing(rival, kappa)
-        }
+        """Name and largest gap of the rival that stays nearest to the baseline at kappa; None if all diverged.
+
+        A rival that did not run at kappa counts by the largest kappa below, where its gap is smaller.
+        """
+        gaps = {}
+        for rival in map(Followed, RIVALS):
+            level = max((level for level in self.levels(rival) if 1 < level <= kappa * (1 + ROUNDING)), default=None)
+            if level and not self.diverged(rival, level) and not self.missing(rival, level):
+                gaps[rival.rule] = self.sample(rival, level, metric).gap.largest
         return min(gaps.items(), key=lambda item: item[1]) if gaps else None
 
 
