@@ -406,7 +406,9 @@ def _add_reading(command: _Command) -> None:
     sub.add_argument("--json", action="store_true")
 
     sub = command(branch, "branch", "try larger batches from the state of an interrupted run")
-    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="such as results/mini/runs/NAME.parquet.HASH.checkpoint")
+    sub.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="such as results/mini/runs/NAME.parquet.HASH.checkpoint"
+    )
     sub.add_argument("--kappas", type=float, nargs="+", default=(2, 4, 8, 16), metavar="KAPPA", help="default 2 4 8 16")
     sub.add_argument("--tolerance", type=float, default=0.01, metavar="NATS", help="largest gap in loss (default 0.01)")
     sub.add_argument("--repeats", type=count, default=3, metavar="N", help="orders of the examples (default 3)")

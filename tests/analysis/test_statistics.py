@@ -196,15 +196,20 @@ def test_the_power_is_the_share_of_equal_runs_that_are_shown_to_be_equal():
 
 
 def test_the_seeds_needed_decide():
-    """Repeating what was seen that many times decides, and one seed fewer does not."""
+    """Fresh seeds with the mean and the spread that was seen decide in 80% of trials or a little more."""
     deviations = np.array([[-1.0, 0.5], [1.0, -0.5], [0.0, 0.0]])
-    sample = statistics.Sample((0.3 + deviations,))
-    needed = sample.seeds_needed(1.0)
-    assert needed > 3
-    gap = sample.gap
-    for n, decided in ((needed, True), (needed - 1, False)):
-        error = gap.error * np.sqrt(3 / n)
-        assert bool(statistics.Gap(gap.mean, error, n - 1).high < 1.0) is decided
+    random, trials = np.random.default_rng(0), 1000
+    for mean in (0.0, 0.3, 2.0):
+        sample = statistics.Sample((mean + deviations,))
+        needed = int(sample.seeds_needed(1.0))
+        assert needed > 3
+        counts = dict.fromkeys((needed, needed // 2), 0)
+        for n in counts:
+            for _ in range(trials):
+                gap = statistics.Sample((mean + random.normal(size=(n, 1)) @ [[1.0, -0.5]],)).gap
+                counts[n] += gap.high < 1.0 or gap.low > 1.0
+        assert 0.77 * trials < counts[needed] < 0.92 * trials
+        assert counts[needed // 2] < 0.7 * trials
     assert np.isnan(statistics.Sample((1.0 + 1e-4 + deviations - deviations.mean(axis=0),)).seeds_needed(1.0))
     assert np.isnan(statistics.Sample((np.ones((1, 2)),)).seeds_needed(1.0))
     assert statistics.Sample((5.0 + 5.0 * deviations,)).seeds_needed(1.0) > 3  # beyond the tolerance

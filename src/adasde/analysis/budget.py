@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 
 from adasde.analysis.claims.base import WORDS
-from adasde.analysis.claims.spreads import POWER, Spread, pooled, read_spreads
+from adasde.analysis.claims.spreads import Spread, pooled, read_spreads
 from adasde.analysis.claims.trajectory import RELATIVES
 from adasde.analysis.figures.registry import figure_runs
-from adasde.analysis.statistics import Sample
+from adasde.analysis.statistics import POWER, Sample
 from adasde.common import InputError
 from adasde.experiments.config import Branching, Config, Experiment, config_of
 from adasde.experiments.cost import DEVICES, START, cost_of, hours_of

@@ -6,8 +6,8 @@ import yaml
 
 from adasde.analysis.budget import MOST, SHARES, Cut, hours_by_unit, place_of
 from adasde.analysis.claims.base import WORDS
-from adasde.analysis.claims.spreads import POWER
 from adasde.analysis.figures.registry import figure_runs
+from adasde.analysis.statistics import POWER
 from adasde.common import text_table
 from adasde.experiments.specs import Trained, Training
 

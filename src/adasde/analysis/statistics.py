@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 Groups = dict[float | str, np.ndarray]
 
@@ -20,6 +20,7 @@ LEVEL = 0.95
 REPLICATES = 2000
 ROUNDING = 1e-12  # relative
 TAIL = 0.05  # level of a test of equivalence; the interval that goes with it is one of 90%
+POWER = 0.8  # that a plan asks for: the usual convention
 MOST_SEEDS = 1000  # that `Sample.seeds_needed` looks for
 
 
@@ -190,15 +191,18 @@ class Sample:
         return _gap(drawn).high
 
     def seeds_needed(self, tolerance: float) -> float:
-        """Return the smallest larger number of seeds at which this mean and spread would be decided.
+        """Return the smallest larger number of seeds that would decide with a probability of `POWER` or more.
 
-        It is NaN with one seed, and where `MOST_SEEDS` do not decide.
+        It takes mean and spread as the true ones, and is NaN with one seed, and where `MOST_SEEDS` do not decide.
         """
         if self.n < 2:
             return np.nan
         gap, n = self.gap, np.arange(self.n + 1, MOST_SEEDS + 1)[:, None]
-        later = Gap(gap.mean, gap.error * np.sqrt(self.n / n), gap.freedom * (n - 1) / (self.n - 1))
-        decided = (later.high < tolerance) | (later.low > tolerance)
+        error, freedom = gap.error * np.sqrt(self.n / n), gap.freedom * (n - 1) / (self.n - 1)
+        # The mean of other seeds may be as much further from 0, or nearer to it.
+        further = Gap(np.abs(gap.mean) + ndtri((1 + POWER) / 2) * error, error, freedom)
+        nearer = Gap(np.maximum(np.abs(gap.mean) - ndtri(POWER) * error, 0.0), error, freedom)
+        decided = (further.high < tolerance) | (nearer.low > tolerance)
         return float(n[decided.argmax(), 0]) if decided.any() else np.nan
 
 

@@ -156,7 +156,7 @@ def scale_arguments(parser: argparse.ArgumentParser) -> None:
         sub.set_defaults(optimizer=kind, parts=(*defaults, *rest), write=None)
         sub.add_argument("--batch-size", type=count, required=True, help="batch size of these hyperparameters")
         sub.add_argument("--steps", type=count, help="optimizer steps of the whole training")
-        sub.add_argument("--warmup-steps", type=int, default=0)
+        sub.add_argument("--warmup-steps", type=int, default=0, help="warm-up steps (default 0)")
         sub.add_argument("--clip", type=float, help="largest gradient norm")
         sub.add_argument("--average", type=float, help="decay of a moving average of the weights")
     sub = kinds.add_parser("recipe", help="a file with a whole recipe", description=parser.description)
@@ -174,4 +174,4 @@ def scale_arguments(parser: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "--betas", default="linear", help="linear, 1 - kappa (1 - beta) (default), or half-life, beta^kappa"
         )
-        sub.add_argument("--json", action="store_true")
+        sub.add_argument("--json", action="store_true", help="print JSON")

@@ -17,7 +17,7 @@ ROUNDING = 1e-9  # 10 * (1 - 0.9) is just below 1 in floating point and must cou
 SMALLEST_HALF_LIFE = 0.15  # beta below which half-life betas were not seen to hold: right at 0.9^16, wrong at 0.9^32
 # What else there is, and what branches of a CNN and of GPT-2 say of it.
 _HALF_LIFE = (
-    "Half-life betas, beta^kappa, were right in our runs from beta1 = 0.9 up to kappa 16, and wrong at 32 "
+    "Half-life betas, beta^kappa, were right in our pilot runs from beta1 = 0.9 up to kappa 16, and wrong at 32 "
     "(betas='half-life', or --betas half-life)"
 )
 _OTHERS = (
@@ -101,8 +101,8 @@ def scaled_beta(name: str, beta: float, kappa: float, rule: Rule) -> float:
         new = beta**factor
         if new < SMALLEST_HALF_LIFE and factor > 1.0:
             _warn(
-                f"kappa = {kappa:g} leaves {name} = {new:g}: half-life betas were right down to 0.185 in our runs "
-                f"({name} 0.9 at kappa 16), and wrong at 0.034 (kappa 32); {_OTHERS}"
+                f"kappa = {kappa:g} leaves {name} = {new:g}: half-life betas were right down to 0.185 in our "
+                f"pilot runs ({name} 0.9 at kappa 16), and wrong at 0.034 (kappa 32); {_OTHERS}"
             )
         return new
     complement = factor * (1.0 - beta)

@@ -69,7 +69,8 @@ def test_all_cells_are_counted():
     assert (cells["value"], cells["n"]) == (5 / 6, 6)
     assert cells["low"] < 5 / 6 < cells["high"]
     assert cells["verdict"] == "undecided"  # 5 of 6 coins do fall alike
-    assert cells["note"].startswith("5 of 6 agree, 0 undecided; the same word for all would be right in 3")
+    assert cells["note"].startswith("5 of 6 agree, 0 undecided; one end of the rule for all experiments")
+    assert "chosen afterwards, would be right in 5" in cells["note"]
     assert cells["note"].endswith("wrong: b k16 (breaks, found reproduced)")
     rule = found[found["claim"] == "rule"]
     assert rule.groupby("level")["forecast"].unique().map(list).to_dict() == {

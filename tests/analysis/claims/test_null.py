@@ -18,6 +18,6 @@ def test_equal_runs_are_never_called_different_and_shown_equal_if_the_spread_is_
 
 def test_every_test_function_of_an_experiment_is_tried():
     found = null_test(table({("sqrt", 1): 0}, seeds=12, noise=0.05), "a", n=5)
-    assert found["metric"].tolist() == ["train_loss", "test_loss", "test_accuracy"]
+    assert found["metric"].tolist() == ["train_loss", "test_loss", "test_accuracy", "lag"]
     assert (found["reproduced"] == 20).all()
     assert (found["not reproduced"] == 0).all()

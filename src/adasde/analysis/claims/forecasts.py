@@ -87,7 +87,8 @@ def _cells(cells, forecasts):
         f"{cell.experiment} k{cell.level:g} ({cell.forecast}, found {cell.verdict})"
         for cell in decided[~right].itertuples()
     ]
-    same = max(found.sum(), n - found.sum())
+    bounds_of_kappa = [1.0, *sorted(set(decided["level"]))]
+    by_kappa = max(int(((decided["level"] <= end) == found).sum()) for end in bounds_of_kappa)
     return row(
         claim="forecast",
         about="cells",
@@ -100,7 +101,8 @@ def _cells(cells, forecasts):
         tolerance=0.5,
         reason="more often right than a coin (ours)",
         below=False,
-        note=f"{correct} of {n} agree, {len(cells) - n} undecided; the same word for all would be right in {same}, "
-        f"the forecast gap in natural units in {int((by_gaps == found).sum())}; wrong: {', '.join(wrong) or 'none'}",
+        note=f"{correct} of {n} agree, {len(cells) - n} undecided; one end of the rule for all experiments, chosen "
+        f"afterwards, would be right in {by_kappa}, the forecast gap in natural units in "
+        f"{int((by_gaps == found).sum())}; wrong: {', '.join(wrong) or 'none'}",
         figure="forecast",
     )

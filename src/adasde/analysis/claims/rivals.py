@@ -17,14 +17,13 @@ SUBJECTS = {"keep": "the second moment kept as it is", "fresh": "a new optimizer
 def rivals(found: Experiment) -> list[ClaimRow]:
     """A row per rival and kappa: it leaves the baseline by more than the tolerance of some test function.
 
-    All test functions are judged together, each in units of its tolerance. The lag is that of the train loss, so it is
-    not among them.
+    All test functions by which the rule itself is judged are judged together, each in units of its tolerance.
     """
     return [_row(found, rival, kappa) for rival in RIVALS for kappa in found.levels(rival)]
 
 
 def _row(found, rival, kappa):
-    metrics = found.metrics
+    metrics = found.metrics + ["lag"] * found.has_lags
     tolerances = np.array([found.tolerance(metric, kappa).value for metric in metrics])
     diverged, missing = found.diverged(rival, kappa), found.missing(rival, kappa)
     facts = {"value": np.nan, "bounds": (np.nan, np.nan), "n": found.seeds(rival, kappa)}
@@ -48,7 +47,7 @@ def _row(found, rival, kappa):
             "power": joined.power(1.0),
             "seeds_needed": joined.seeds_needed(1.0),
             "note": f"{', '.join(parts)}; told from the baseline: {_told(gap)}; "
-            f"from sqrt: {_told_from_sqrt(found, rival, kappa, tolerances)}",
+            f"from sqrt: {_told_from_sqrt(found, rival, kappa, tolerances[: len(found.metrics)])}",
         }
     subject = SUBJECTS.get(rival.name, rival.name)
     return row(

@@ -16,7 +16,7 @@ import numpy as np
 from adasde.analysis import tables
 from adasde.analysis.claims.experiment import Experiment, Followed
 from adasde.analysis.forecast import read_forecasts
-from adasde.analysis.statistics import Sample
+from adasde.analysis.statistics import POWER, Sample
 from adasde.common import atomic
 from adasde.workloads.registry import workload_named
 
@@ -39,7 +39,6 @@ class Spread:
     freedom: int  # degrees of freedom: runs less groups
 
 
-POWER = 0.8  # that a plan asks for: the usual convention
 COLUMNS = tuple(field.name for field in fields(Spread))
 CLAIMS = {"rule": Followed("sqrt"), "svag": Followed("svag")}
 
