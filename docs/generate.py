@@ -195,6 +195,7 @@ def numbers(claims) -> dict[str, str]:
         "hours": f"{cost.hours_of(paper, paper.runs, 'h100')['GPU'][0]:,.0f}",
         "decided": str(len(decided)),
         "agree": str(int(((decided["forecast"] == "holds") == well).sum())),
+        "agree_fixed": str(max(int(((decided["level"] <= end) == well).sum()) for end in (1, *decided["level"]))),
         "agree_instant": str(int((pd.Series(instant, index=decided.index, dtype=bool) == well).sum())),
     }
 
