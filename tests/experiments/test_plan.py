@@ -255,7 +255,7 @@ def test_a_config_that_is_no_mapping_is_refused_shortly(document):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"recipe": 99}, "recipe = 99: this version runs recipe 5"),
+        ({"recipe": 99}, "recipe = 99: this version runs recipe 6"),
         ({"rule": "bogus"}, "rule = 'bogus': must be one of"),
         ({"workload": "bogus"}, "workload = 'bogus': must be one of"),
         ({"run": "../../evil"}, "run: '../../evil' must be lower-case"),

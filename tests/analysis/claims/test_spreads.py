@@ -8,7 +8,9 @@ import pytest
 
 from adasde.analysis import tables
 from adasde.analysis.claims.spreads import COLUMNS, POWER, Spread, _spread_of, measured_spreads, pooled, read_spreads
+from adasde.analysis.forecast import write_forecast
 from adasde.analysis.statistics import Sample
+from analysis.claims.test_forecasts import forecast_to
 from analysis.runs import FAITHFUL, WITH_SVAG, write_runs
 from conftest import ROOT
 
@@ -63,6 +65,14 @@ def test_cells_that_say_nothing_of_a_null_do_not_count(scale):
     freedom = {row.claim: row.freedom for row in found if row.metric == "train_loss"}
     assert freedom == {"rule": 2 + 2, "svag": 4 + 4}  # two levels each, and none of rivals
     assert measured_spreads(scale("single", FAITHFUL, seeds=1)) == []
+
+
+@pytest.mark.parametrize(("safe", "cells"), [(32.0, 2), (8.0, 1), (2.0, 1)])
+def test_where_no_cell_is_forecast_to_hold_the_smallest_kappa_counts(scale, spec, safe, cells):
+    folder = scale("forecast", {("sqrt", 1): 0.0, ("sqrt", 4): 0.0, ("sqrt", 16): 0.0}, seeds=3)
+    (folder / "forecasts").mkdir()
+    write_forecast(forecast_to(safe, spec.experiment), folder / f"forecasts/{spec.experiment}.json")
+    assert {row.freedom for row in measured_spreads(folder)} == {2 * cells}
 
 
 def test_a_table_is_renewed_scale_by_scale(scale, adasde, tmp_path):

@@ -63,7 +63,8 @@ def write_spreads(folder: Path, out: Path) -> None:
     """Write the spreads of the scale whose tables are in ``folder``; rows of ``out`` for other scales are kept.
 
     A cell counts in which the rule is forecast to hold, or SVAG, if no run diverged and it has two seeds at least:
-    where the rule breaks, gaps spread for another reason. Cells of one workload are pooled. A scale of single seeds has
+    where the rule breaks, gaps spread for another reason. An experiment of which no cell is forecast to hold counts at
+    its smallest kappa. Cells of one workload are pooled. A scale of single seeds has
     no rows.
 
     Raises:
@@ -95,11 +96,13 @@ def measured_spreads(folder: Path) -> list[Spread]:
         found, forecast = Experiment(part, str(name)), forecasts.get(str(name))
         workload = part["workload"].iloc[0]
         about = workload_named(workload).kind
+        kappas = found.levels(CLAIMS["rule"])
+        counted = [kappa for kappa in kappas if not forecast or forecast.holds(kappa)] or kappas[:1]
         for claim, followed, level in ((c, f, level) for c, f in CLAIMS.items() for level in found.levels(f)):
             svag = claim == "svag"
             if found.diverged(followed, level) or found.missing(followed, level) or found.seeds(followed, level) < 2:
                 continue
-            if forecast and not svag and not forecast.holds(level):
+            if not svag and level not in counted:
                 continue
             for metric in found.metrics + ["lag"] * (found.has_lags and not svag):
                 sample, tolerance = found.sample(followed, level, metric), found.tolerance(metric, level, svag).value
