@@ -69,7 +69,7 @@ def test_cells_that_say_nothing_of_a_null_do_not_count(scale):
 
 @pytest.mark.parametrize(("safe", "cells"), [(32.0, 2), (8.0, 1), (2.0, 1)])
 def test_where_no_cell_is_forecast_to_hold_the_smallest_kappa_counts(scale, spec, safe, cells):
-    folder = scale("forecast", {("sqrt", 1): 0.0, ("sqrt", 4): 0.0, ("sqrt", 16): 0.0}, seeds=3)
+    folder = scale("forecast", {("sqrt", 1): 0.0, ("sqrt", 4): 0.0, ("sqrt", 12): 0.0}, seeds=3)
     (folder / "forecasts").mkdir()
     write_forecast(forecast_to(safe, spec.experiment), folder / f"forecasts/{spec.experiment}.json")
     assert {row.freedom for row in measured_spreads(folder)} == {2 * cells}
