@@ -22,7 +22,7 @@ from tutorial_pages import write_pages
 from adasde import cli
 from adasde.analysis.cells import map_table
 from adasde.analysis.claims.base import VERDICTS
-from adasde.analysis.claims.forecasts import cell_verdicts, reach
+from adasde.analysis.claims.forecasts import cell_verdicts, reach, right_by_one_end
 from adasde.analysis.claims.null import null_test
 from adasde.analysis.claims.report import FIELDS, fields, read_claims
 from adasde.analysis.figures import captions
@@ -195,7 +195,7 @@ def numbers(claims) -> dict[str, str]:
         "hours": f"{cost.hours_of(paper, paper.runs, 'h100')['GPU'][0]:,.0f}",
         "decided": str(len(decided)),
         "agree": str(int(((decided["forecast"] == "holds") == well).sum())),
-        "agree_fixed": str(max(int(((decided["level"] <= end) == well).sum()) for end in (1, *decided["level"]))),
+        "agree_fixed": str(right_by_one_end(decided)),
         "agree_instant": str(int((pd.Series(instant, index=decided.index, dtype=bool) == well).sum())),
     }
 

@@ -7,10 +7,9 @@ of its claims. Seeds are raised, or lowered, to that.
 Steps are bought one after another, in an order that the budget does not change, until one is dearer than what is left.
 A step adds a cell of the square-root rule or of SVAG, with the other rules at its level, at an eighth of the
 experiment's epochs to begin with; or it doubles these epochs. The first is that which costs least, the next that which
-costs least for its worth. The
-second cell of an experiment is worth half as much as its first, the third a third, and cells are worth the square root
-of the part of the epochs that they run (ours): so a little of everything comes before all of one. A larger budget keeps
-all cells that a smaller one keeps, at no fewer seeds and epochs.
+costs least for its worth. The second cell of an experiment is worth half as much as its first, the third a third, and
+cells are worth the square root of the part of the epochs that they run (ours): so a little of everything comes before
+all of one. A larger budget keeps all cells that a smaller one keeps, at no fewer seeds and epochs.
 
 Simulations are kept as they are. Fine-tunings, whose spread no finished run has measured, come last. Experiments from
 which others branch keep their epochs.

@@ -123,8 +123,8 @@ class Experiment:
         noise.
         """
         one, other = (self.groups(rule, measured(metric)) for rule in (followed, baseline[0]))
-        kept = window(one.time, self.kind, skipped)
         if followed.rule == "svag":
+            kept = window(one.time, self.kind, skipped)
             return Sample((one.values[level][:, kept], other.values[baseline[1]][:, kept]))
         return self.compared(metric, *one.pairs(level, other, baseline[1]), skipped)
 
