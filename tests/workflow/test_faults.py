@@ -360,11 +360,21 @@ def test_a_full_disk_while_a_table_is_written(mounted, small_spec, task, spare, 
 
 
 def test_a_full_disk_while_a_run_saves_itself(mounted, adasde_process, small_spec, spec, data_root, tmp_path, broken):
-    """The first checkpoint fits, the second, which has to be whole before the first goes, does not."""
+    """A second checkpoint, which has to be whole before the first goes, does not fit beside it."""
     spec = changed(spec, samples=6400, evaluate=[3200, 6400])
     options = ("run", "--spec", spec.canonical, "--data", data_root, "--checkpoint-every", 0)
-    folder = mounted(440)  # a checkpoint of the network takes about 260 kB
-    done = adasde_process(*options, "--checkpoint", folder / "checkpoint", "--out", tmp_path / "run.parquet")
+    folder = mounted(8192)
+    first = [*options, "--checkpoint", folder / "checkpoint", "--out", tmp_path / "run.parquet"]
+    process = subprocess.Popen([sys.executable, "-m", "adasde", *map(str, first)], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (folder / "checkpoint").exists():
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    for half_written in folder.glob(".*"):
+        half_written.unlink()
+    room = (folder / "checkpoint").stat().st_size * 3 // 2048  # kilobytes, for one and a half
+    subprocess.run(["mount", "-o", f"remount,size={room}k", folder], check=True)
+    done = adasde_process(*first)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"adasde: error: {folder / 'checkpoint'}: No space left on device"
     assert [path.name for path in folder.iterdir()] == ["checkpoint"]
