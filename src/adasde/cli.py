@@ -65,15 +65,13 @@ def _propose(options: argparse.Namespace) -> None:
     if options.out is not None:
         check_writable("out", options.out)
 
-    from adasde.analysis import budget, budget_report  # with pandas and scipy, which planning does not need
+    from adasde.analysis.budget import cut, overlay_text, summary  # with pandas and scipy, which planning does not need
 
-    found = budget.cut(merged(options.config), options.budget, options.device)
+    found = cut(merged(options.config), options.budget, options.device)
     if options.out is not None:
         with atomic(options.out) as temporary:
-            temporary.write_text(
-                budget_report.overlay_text(found, [str(path) for path in options.config]), encoding="utf-8"
-            )
-    print(budget_report.summary(found))
+            temporary.write_text(overlay_text(found, [str(path) for path in options.config]), encoding="utf-8")
+    print(summary(found))
 
 
 def _print_runs(specs: list, figures: int) -> None:

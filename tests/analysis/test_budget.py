@@ -1,4 +1,4 @@
-"""budget.py: what a budget leaves of a campaign can be decided, and plans to no more than the budget."""
+"""budget/: what a budget leaves of a campaign can be decided, and plans to no more than the budget."""
 
 import math
 import re
@@ -10,8 +10,11 @@ import pytest
 import yaml
 from scipy import stats
 
-from adasde.analysis import budget, budget_report
+from adasde.analysis.budget import cut, prices, summary
+from adasde.analysis.budget.prices import power, priced, seeds_needed
+from adasde.analysis.budget.proposal import Proposal, bought, in_order
 from adasde.analysis.figures.registry import figure_runs
+from adasde.analysis.statistics import POWER
 from adasde.common import InputError
 from adasde.experiments.config import config_of
 from adasde.experiments.cost import hours_of
@@ -42,7 +45,7 @@ def held(found):
     for key, cell in kept.items():
         powers = cell.powers(len(seeds[key]))
         assert powers
-        assert min(powers.values()) >= budget.POWER
+        assert min(powers.values()) >= POWER
         assert len(seeds[key[0], "sqrt", 1.0]) == len(seeds[key])
     return kept
 
@@ -63,20 +66,20 @@ def test_power_is_that_of_two_one_sided_t_tests(spread, seeds, paired):
     errors = spread / math.sqrt(seeds) * np.sqrt(random.chisquare(freedom, size=len(means)) / freedom)
     if paired:
         expected = (np.abs(means) + stats.t.ppf(0.95, freedom) * errors < 1).mean()
-        assert budget.power(spread, seeds, paired) == pytest.approx(expected, abs=4 * math.sqrt(0.25 / 2000))
+        assert power(spread, seeds, paired) == pytest.approx(expected, abs=4 * math.sqrt(0.25 / 2000))
     else:  # Welch's degrees of freedom are fewer where the two spreads differ by chance
         expected = (np.abs(means) + stats.t.ppf(0.95, freedom) * errors < 1).mean()
-        assert expected - 0.1 < budget.power(spread, seeds, paired) < expected + 0.05
-    assert budget.power(spread, seeds + 2, paired) >= budget.power(spread, seeds, paired)
+        assert expected - 0.1 < power(spread, seeds, paired) < expected + 0.05
+    assert power(spread, seeds + 2, paired) >= power(spread, seeds, paired)
 
 
 def test_seeds_are_the_least_that_decide():
     for spread, paired in ((0.2, True), (0.7, True), (0.7, False)):
-        needed = budget._seeds_needed((0.1, spread), paired)
-        assert budget.power(spread, needed, paired) >= budget.POWER
-        assert needed == 2 or budget.power(spread, needed - 1, paired) < budget.POWER
-    assert budget._seeds_needed((5.0,), True) is None
-    assert budget._seeds_needed((), True) is None
+        needed = seeds_needed((0.1, spread), paired)
+        assert power(spread, needed, paired) >= POWER
+        assert needed == 2 or power(spread, needed - 1, paired) < POWER
+    assert seeds_needed((5.0,), True) is None
+    assert seeds_needed((), True) is None
 
 
 # Cuts of the paper
@@ -84,7 +87,7 @@ def test_seeds_are_the_least_that_decide():
 
 @cache
 def paper(budgeted):
-    return budget.cut(read_document(PAPER), budgeted)
+    return cut(read_document(PAPER), budgeted)
 
 
 @pytest.mark.parametrize("hours", [0.2, 100, pytest.param(2000, marks=pytest.mark.slow)])
@@ -109,8 +112,8 @@ def test_a_cut_of_the_paper_keeps_to_its_budget_and_decides_what_it_keeps(hours)
 
 def test_a_larger_budget_keeps_what_a_smaller_one_keeps():
     document = read_document(PAPER)
-    start = budget.Proposal(budget._priced(document, config_of(document), None), {}, {})
-    steps = list(budget.in_order(start))
+    start = Proposal(priced(document, config_of(document), None), {}, {})
+    steps = list(in_order(start))
     for step in steps:
         less, more = step.before, step.after
         assert step.hours > 0
@@ -124,7 +127,7 @@ def test_a_larger_budget_keeps_what_a_smaller_one_keeps():
     assert set(steps[-1].after.shares.values()) == {1.0}
     assert decided(steps[-1].after) == sum(c.claims for own in start.priced.values() for c in own[1.0].cells)
     for hours in (1, 30, 3000):
-        kept, then = budget._bought(start, hours)
+        kept, then = bought(start, hours)
         assert kept.hours <= hours < then.after.hours
 
 
@@ -203,7 +206,7 @@ def test_what_cannot_be_a_budget_is_one_line(options, words, adasde, tmp_path):
 def test_cuts_of_a_config_for_cores(config):
     counts = []
     for hours in (0.006, 0.01, 0.02, 0.03, 1):
-        found = budget.cut(config, f"{hours}h")
+        found = cut(config, f"{hours}h")
         kept = held(found)
         counts.append(len(kept))
         assert {run for run in found.whole.runs if run.startswith(("sde.", "weak-order."))} <= set(found.plan.runs)
@@ -213,11 +216,11 @@ def test_cuts_of_a_config_for_cores(config):
     assert counts[0] < counts[-1]
     assert (found.then, found.finetunings) == (None, tuple(config["finetunings"]))
     assert set(found.overlay) == {"scale", "figures", "experiments", "branches"}
-    text = budget_report.summary(found)
+    text = summary(found)
     assert "cannot be decided: branch-cnn-adam, svag 2: needs more than 20 seeds" in text
     assert re.search(r"^map +7 of 8 +levels of branch-cnn-adam$", text, re.M)
     assert re.search(r"^nothing given up: scaling-fashion-cnn-adam, .*weak-order", text, re.M)
-    assert budget.cut(config, "0.01gpuh", "h100").unit == "GPU"  # a device replaces that of the config
+    assert cut(config, "0.01gpuh", "h100").unit == "GPU"  # a device replaces that of the config
 
 
 def test_a_parent_is_kept_for_its_branches(config):
@@ -227,25 +230,25 @@ def test_a_parent_is_kept_for_its_branches(config):
     config["experiments"] = {"fashion-cnn-adam": config["experiments"]["fashion-cnn-adam"]}
     config["experiments"]["fashion-cnn-adam"]["rules"] = {"sqrt": {"value": [1], "source": "ours"}}
     config["figures"] = ["branch-cnn-adam"]
-    found = budget.cut(config, "1h")
+    found = cut(config, "1h")
     assert found.proposal.parents == ["fashion-cnn-adam"]
     assert found.overlay["experiments"] == {
         "fashion-cnn-adam": {"seeds": {"value": 1, "source": "ours", "note": "2 in the whole"}}
     }
     assert {spec.experiment for spec in found.plan.runs.values()} == {"fashion-cnn-adam", "branch-cnn-adam"}
-    assert "baseline, from which others branch" in budget_report.summary(found)
+    assert "baseline, from which others branch" in summary(found)
     held(found)
 
 
 def test_what_no_seeds_decide_is_refused_at_any_budget(config, monkeypatch):
-    monkeypatch.setattr(budget, "read_spreads", lambda: [])
+    monkeypatch.setattr(prices, "read_spreads", lambda: [])
     with pytest.raises(InputError, match="no cell of smoke can be decided with 20 seeds at any budget"):
-        budget.cut(config, "100h")
+        cut(config, "100h")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [MINI, ROOT / "workflow/config/gpu.yaml"], ids=lambda path: path.stem)
 def test_cuts_of_other_configs(path: Path):
     document = read_document(path)
-    counts = [len(held(budget.cut(document, f"{hours}h"))) for hours in (0.05, 0.2, 0.4, 10)]
+    counts = [len(held(cut(document, f"{hours}h"))) for hours in (0.05, 0.2, 0.4, 10)]
     assert counts == sorted(counts)

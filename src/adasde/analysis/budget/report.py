@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import yaml
 
-from adasde.analysis.budget import MOST, SHARES, Cut, hours_by_unit, place_of
+from adasde.analysis.budget.campaign import Cut, hours_by_unit
+from adasde.analysis.budget.prices import MOST, SHARES, place_of
 from adasde.analysis.claims.base import WORDS
 from adasde.analysis.figures.registry import figure_runs
 from adasde.analysis.statistics import POWER
