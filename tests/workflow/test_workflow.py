@@ -66,6 +66,7 @@ def built(built_at_a_cost):
     return built_at_a_cost[0]
 
 
+@pytest.mark.slow
 def test_a_small_job_costs_little_more_than_its_start(built_at_a_cost):
     assert built_at_a_cost[1] < 3 * JOBS
 
