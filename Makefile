@@ -77,7 +77,7 @@ bench: env  ## speed as ratios to a bare training step and to the usual loader
 	$(PY) benchmarks/engines.py
 
 bench-gpu: env  ## steps of the paper's workloads on a GPU by each engine, in less than five minutes
-	$(PY) benchmarks/gpu.py
+	$(PY) benchmarks/gpu.py --out results/gpu-steps
 
 cost-profiles: env  ## count what each workload costs, for `adasde plan`
 	$(PY) benchmarks/count_costs.py

@@ -9,8 +9,9 @@ precision with --trajectories: an epoch of VGG-16 on framed Fashion-MNIST in flo
           draws, and in tf32 by each engine
 
 No case begins after LIMIT seconds, so that all takes less than five minutes; those left out are named.
-`--out FOLDER` keeps the tables. `adasde throughput FOLDER/steps.csv --out src/adasde/experiments/throughput.csv` has
-`adasde plan` tell costs from them. What one H100 gave before there were engines is in results/reference/gpu.
+`--out FOLDER` keeps the tables; `make bench-gpu` keeps them in results/gpu-steps. `adasde throughput FOLDER/steps.csv
+--out src/adasde/experiments/throughput.csv` has `adasde plan` tell costs from them. What one H100 gave before there
+were engines is in results/reference/gpu.
 """
 
 import argparse
@@ -237,7 +238,7 @@ def main():
     begun = time.monotonic()
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--out", type=Path)
-    options.add_argument("--device", default="cuda", help="cpu only tries the script out")
+    options.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu only tries the script out")
     options.add_argument("--only", default="", help="part of a run's name, precision and engine")
     options.add_argument("--limit", type=float, default=LIMIT, help="seconds after which no case begins")
     options.add_argument("--trajectories", action="store_true", help="also whole epochs, in two minutes more")
@@ -273,6 +274,8 @@ def main():
             options.out.mkdir(parents=True, exist_ok=True)
             pd.DataFrame(rows).to_csv(options.out / "steps.csv", index=False, float_format="%.4g")
             (options.out / "device.json").write_text(json.dumps(facts, indent=2) + "\n")
+    if not rows:
+        sys.exit(f"--only {options.only!r} --limit {options.limit:g}: leaves no case out of {len(CASES)}")
     print(told(rows, lengths))
     if not options.trajectories:
         return

@@ -74,6 +74,8 @@ def test_seconds_by_hand(smoke):
     assert cost.cost_of(svag).samples == 2 * 2**2 * svag.samples
     examples = 8 * svag.samples + 4 * 2_000 / 3
     assert cost.cost_of(svag).seconds == pytest.approx(examples / throughput("fashion-cnn", "64"))
+    assert cost.cost_of(svag).speed == "estimated"
+    assert cost.cost_of(svag).assumed == "SVAG: as fast as plain steps of both minibatches"
     # The baseline takes the gradient of 1,000 as well, in three of the evaluations.
     examples = 13_824 + 4 * 2_000 / 3 + 3 * 1000
     baseline = smoke.runs["fashion-cnn-adam.sqrt.k1.s0"]
@@ -129,9 +131,11 @@ def test_an_engine_has_a_speed_of_its_own(spec, monkeypatch):
     known = dict(cost._throughput())
     known["cifar10-resnet56", "h100", "tf32", "graph"] = {128: (4 * 5380.0, "a graph")}
     monkeypatch.setattr(cost, "_throughput", lambda: known)
-    other = changed(spec, engine="graph", workload="fashion32-resnet56")  # the same network
     measured = cost.cost_of(changed(spec, engine="graph"))
-    assert (measured.source, measured.assumed, cost.cost_of(other).source) == ("a graph", None, "a graph")
+    assert (measured.speed, measured.source, measured.assumed) == ("measured", "a graph", None)
+    other = cost.cost_of(changed(spec, engine="graph", workload="fashion32-resnet56"))  # the same network
+    assert (other.speed, other.source) == ("estimated", "a graph")
+    assert other.assumed == "fashion32-resnet56: as fast as cifar10-resnet56"
     assert measured.seconds == pytest.approx(eager.seconds / 4)
     assert cost.cost_of(spec).seconds == eager.seconds
     # The graph keeps the memory of its step while the noise is measured.
@@ -206,11 +210,28 @@ def test_host_memory_beside_a_gpu_has_room_for_a_checkpoint(spec):
 
 @pytest.mark.parametrize(
     ("processes", "most", "nodes"),
-    [(1, None, 1), (1, 8, 1), (8, None, 1), (8, 8, 1), (8, 4, 2), (6, 4, 2), (2, 1, 2), (7, 4, 7), (9, 4, 3)],
+    [(1, None, 1), (1, 8, 1), (8, None, 1), (8, 8, 1), (8, 4, 2), (6, 4, 2), (2, 1, 2), (9, 4, 3)],
 )
 def test_processes_go_over_as_few_nodes_as_hold_them_evenly(processes, most, nodes, spec):
     spec = changed(spec, processes=processes, **sized(processes * 32))
     assert cost.job_nodes(spec, most) == nodes
+
+
+@pytest.mark.parametrize(
+    ("processes", "most", "fitting"), [(13, 8, "12 or 14"), (11, 8, "10 or 12"), (5, 4, "4 or 6"), (10, 4, "9 or 12")]
+)
+def test_processes_that_few_nodes_cannot_share_are_refused(processes, most, fitting, spec):
+    with pytest.raises(InputError, match=rf"processes = {processes}: .* of at most {most}; take {fitting}$"):
+        cost.job_nodes(changed(spec, processes=processes, **sized(processes * 32)), most)
+
+
+def test_the_time_of_a_job_is_that_of_the_gpu_that_it_asks_for(spec):
+    spec = changed(spec, workload="wikitext103-gpt2", device="cuda", precision="bf16", tested=None, **sized(64))
+    default, a100 = cost.job_minutes([spec] * 100), cost.job_minutes([spec] * 100, "a100")
+    assert a100 > 2 * default
+    assert cost.job_minutes([spec] * 100, "h100") == cost.job_minutes([spec] * 100, "rtx4090") == default
+    cores = changed(spec, workload="fashion-cnn", device="cpu", precision="float32")
+    assert cost.job_minutes([cores], "a100") == cost.job_minutes([cores])
 
 
 # A plan
@@ -430,18 +451,24 @@ def test_steps_measured_on_a_gpu_are_throughput(adasde, tmp_path):
     more = list(csv.DictReader(out.open()))
     assert len(more) == len(wanted) + 1
     assert [r["examples_per_second"] for r in more if r["engine"] == "graph"] == ["99"]
-    for text in (
-        "a,b\n1,2\n",
-        "task,device,torch,precision,batch_size,examples_per_second,ell\nx,Quadro,2,bf16,1,1,1\n",
-    ):
-        (tmp_path / "other.csv").write_text(text)
+    header = "workload,device,torch,precision,engine,batch_size,examples_per_second,ell"
+    for row, words in {
+        "fashion-cnn,Quadro,2,bf16,eager,1,1,1": "device = Quadro: must be one of NVIDIA H100, NVIDIA H200, ",
+        "nope,NVIDIA H100,2,bf16,eager,1,1,1": "workload = 'nope': must be one of",
+        "fashion-cnn,NVIDIA H100,2,bf16,grph,1,1,1": "engine = 'grph': must be one of eager, compile, graph",
+        "fashion-cnn,NVIDIA H100,2,fp8,eager,1,1,1": "precision = 'fp8': must be one of float32, bf16, tf32",
+        "fashion-cnn,NVIDIA H100,2,bf16,eager,1,1,2": "says no speed of a plain run on one device: 1 of SVAG",
+        "1,2": "not a table of speeds",
+    }.items():
+        (tmp_path / "other.csv").write_text(f"{header}\n{row}\n")
         done = adasde("throughput", tmp_path / "other.csv", "--out", tmp_path / "none.csv")
         assert done.returncode == 2
-        assert done.stderr.startswith(f"adasde: error: {tmp_path / 'other.csv'}: ")
+        assert done.stderr.startswith(f"adasde: error: {tmp_path / 'other.csv'}: {words}")
+        assert done.stderr.count("\n") == 1
     assert not (tmp_path / "none.csv").exists()
 
 
-def test_throughput_is_work_over_seconds(adasde, spec, small_spec, tmp_path):
+def test_throughput_is_work_over_seconds(adasde, spec, tmp_path, caplog):
     facts = {"threads": 1, "device": "AMD EPYC", "torch": "2.0"}
     done = [(spec.run, 432, 0.1, "test_loss", 1.0)]
     paths = []
@@ -463,6 +490,10 @@ def test_throughput_is_work_over_seconds(adasde, spec, small_spec, tmp_path):
     header = ",".join(name for name in COLUMNS if name != "engine")
     out.write_text(f"{header}\nfashion-cnn,cpu-core,float32,32,1.0,1,old\nother,h100,bf16,,2.0,1,x\n")
     assert adasde("throughput", *paths, "--out", out).returncode == 0
+    assert caplog.messages == [
+        "left out, since they say nothing of a plain run on one device: "
+        "1 that did not come to their end, 1 of SVAG, 1 on several cores"
+    ]
     examples = 13_824 + 4 * 2_000 / 3 + 3 * 1000
     found = [
         (*(r[name] for name in KEY), float(r["examples_per_second"]), r["runs"]) for r in csv.DictReader(out.open())
@@ -475,7 +506,7 @@ def test_throughput_is_work_over_seconds(adasde, spec, small_spec, tmp_path):
     ]
     run(done, gpu, device="AMD Instinct MI300X")
     done = adasde("throughput", *paths, "--out", out)
-    assert "made on AMD Instinct MI300X, which is not a device that cost.py knows" in done.stderr
+    assert "device = AMD Instinct MI300X: must be one of NVIDIA H100, NVIDIA H200, NVIDIA A100; others" in done.stderr
 
 
 @pytest.mark.parametrize(

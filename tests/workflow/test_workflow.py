@@ -448,6 +448,33 @@ def test_a_mistake_in_the_config_is_one_line_before_any_job(tmp_path):
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize(
+    ("field", "options", "line"),
+    [
+        (
+            {"engine": {"value": "compile", "source": "ours"}},
+            (),
+            "engine = 'compile': needs a C++ compiler, and no-g++ is not here; install one, or take eager",
+        ),
+        (
+            {"processes": {"value": 3, "source": "ours"}, "batch_size": {"value": 48, "source": "ours"}},
+            ("--default-resources", "processes_per_node=2"),
+            "processes = 3: cannot be shared evenly by 2 nodes of at most 2; take 2 or 4",
+        ),
+    ],
+    ids=["compiler", "nodes"],
+)
+def test_what_jobs_would_not_find_is_one_line_before_any_job(field, options, line, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-g++")
+    config = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())
+    config["experiments"]["fashion-cnn-adam"] |= field
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"finetunings": {}, "branches": {}, "figures": []}))
+    status, output = snakemake(tmp_path, *options, "--configfile", str(tmp_path / "config.yaml"))
+    assert status != 0
+    assert [said for said in output.splitlines() if "error: " in said] == [f"adasde: error: {line}"]
+    assert not (tmp_path / "results/smoke").exists()
+
+
 @pytest.mark.slow
 def test_the_report_is_made(built):
     status, output = snakemake(built, "--report", "report.html", *SMOKE)

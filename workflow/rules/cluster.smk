@@ -48,7 +48,7 @@ def profiled(rule):
 
 def minutes(specs, rulename):
     """The minutes that a job of these runs asks for: no more than its partition allows."""
-    asked = estimated(cost.job_minutes, specs)
+    asked = estimated(cost.job_minutes, specs, profiled(rulename).get("gpu_model"))
     named = profiled(rulename).get("slurm_partition", "").split(",")
     return int(min([asked, *(partitions().get(name, asked) for name in named if name)]))
 
@@ -56,6 +56,13 @@ def minutes(specs, rulename):
 def nodes(spec):
     """The number of nodes that a job of runs like this takes."""
     return cost.job_nodes(spec, PER_NODE)
+
+
+try:
+    for job in PLAN.jobs:
+        nodes(specs(job)[0])
+except InputError as error:
+    refuse(error)
 
 
 def placement(spec_of):

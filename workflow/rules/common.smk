@@ -1,7 +1,9 @@
 # The plan of the config, made by the library. A mistake in the config ends here, in one line, before any job.
 import atexit
+import os
 import re
 import shlex
+import shutil
 import sys
 import warnings
 from os.path import dirname
@@ -58,6 +60,7 @@ def begin():
         check_installed(
             spec.workload for spec in PLAN.runs.values() if isinstance(spec, Trained)
         )
+        check_compiler(PLAN.runs.values())
         for folder in (Path("results", PLAN.scale), Path("figures", PLAN.scale)):
             for inner in [folder, *filter(Path.is_dir, folder.rglob("*"))]:
                 check_writable("output", inner / "file")
@@ -71,6 +74,19 @@ def begin():
         if not Path(f"results/{PLAN.scale}/runs/{job}.parquet").exists()
     }
     logger.info(None, extra={"planned_seconds": planned})
+
+
+def check_compiler(specs):
+    """Refuse torch.compile on this machine's cores without the compiler that it would look for."""
+    name = os.environ.get("CXX", "g++")
+    compiled = any(
+        isinstance(spec, Trained) and (spec.engine, spec.device) == ("compile", "cpu")
+        for spec in specs
+    )
+    if compiled and not shutil.which(name):
+        raise InputError(
+            f"engine = 'compile': needs a C++ compiler, and {name} is not here; install one, or take eager"
+        )
 
 
 def name_other_code():

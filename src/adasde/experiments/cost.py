@@ -6,8 +6,9 @@ forward pass only, so it counts a third. The unit of a simulation is one step of
 
 Seconds are work over examples per second. Where a workload was measured on the device, the speed is that of
 ``throughput.csv``: the work of finished runs over the seconds that they recorded, which include evaluations but not the
-start of the process. At other batches it is that of the nearest one, by another engine that of eager, and elsewhere
-the peak FLOP/s times an assumed utilisation: these are estimates. `adasde throughput` makes that file.
+start of the process. At other batches it is that of the nearest one, by another engine that of eager, for SVAG that of
+plain steps, and elsewhere the peak FLOP/s times an assumed utilisation: these are estimates. `adasde throughput` makes
+that file.
 """
 
 import csv
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import product
 
 from adasde.common import InputError, text_table
 from adasde.experiments.jobs import Plan
@@ -159,9 +161,9 @@ def work(spec: Trained) -> tuple[int, float]:
     return spec.steps * spec.batch_size * spec.minibatches, evaluating
 
 
-def job_seconds(specs: Sequence[AnySpec]) -> float:
-    """Seconds that a job of these runs should take on the device that they ask for, without any reserve."""
-    return START[specs[0].kind] + sum(cost_of(spec).seconds for spec in specs)
+def job_seconds(specs: Sequence[AnySpec], device: str | None = None) -> float:
+    """Seconds that a job of these runs should take on ``device``, as for `cost_of`, without any reserve."""
+    return START[specs[0].kind] + sum(cost_of(spec, device).seconds for spec in specs)
 
 
 def job_memory(specs: Sequence[AnySpec], nodes: int = 1) -> int:
@@ -174,9 +176,13 @@ def job_memory(specs: Sequence[AnySpec], nodes: int = 1) -> int:
     return math.ceil(1.5 * (cost.processes / nodes * each + cost.checkpoint) / 1e6)
 
 
-def job_minutes(specs: Sequence[AnySpec]) -> int:
-    """Minutes after which a cluster may end a job, and send it again: twice what it should take, and ten."""
-    return math.ceil(10 + 2 * job_seconds(specs) / 60)
+def job_minutes(specs: Sequence[AnySpec], gpu_model: str | None = None) -> int:
+    """Minutes after which a cluster may end a job, and send it again: twice what it should take, and ten.
+
+    ``gpu_model`` is the type of GPU that the job asks for. One that is not in DEVICES counts as the default.
+    """
+    device = gpu_model if gpu_model in DEVICES and job_gpus(specs[0]) else None
+    return math.ceil(10 + 2 * job_seconds(specs, device) / 60)
 
 
 def job_cores(spec: AnySpec) -> int:
@@ -185,9 +191,20 @@ def job_cores(spec: AnySpec) -> int:
 
 
 def job_nodes(spec: AnySpec, most: int | None) -> int:
-    """Nodes over which a job's processes go, the same number on each and at most that; one where that is None."""
+    """Nodes over which a job's processes go, the same number on each and at most that; one where that is None.
+
+    Raises:
+        InputError: If as few nodes as hold the processes cannot share them evenly.
+    """
     count = spec.processes
-    return next(nodes for nodes in range(math.ceil(count / (most or count)), count + 1) if count % nodes == 0)
+    nodes = math.ceil(count / (most or count))
+    if uneven := count % nodes:
+        less = count - uneven
+        raise InputError(
+            f"processes = {count}: cannot be shared evenly by {nodes} nodes of at most {most}; "
+            f"take {less} or {less + nodes}"
+        )
+    return nodes
 
 
 def job_gpus(spec: AnySpec) -> int:
@@ -233,13 +250,14 @@ def _rate(spec: Trained, name: str) -> tuple[float, dict[str, str]]:
     if precision != spec.precision:
         assumed = f"{kind} in {spec.precision} on one {name}: as fast as in {precision}"
         stand_in = {"speed": "unknown", "assumed": assumed}
-    for engine in dict.fromkeys((spec.engine, "eager")):
-        measured = (_throughput().get((workload, name, precision, engine)) for workload in (spec.workload, alike))
-        if known := next(filter(None, measured), None):
+    for engine, workload in product(dict.fromkeys((spec.engine, "eager")), dict.fromkeys((spec.workload, alike))):
+        if known := _throughput().get((workload, name, precision, engine)):
             step = spec.batch_size // spec.processes * spec.minibatches
             size = min(known, key=lambda size: abs(math.log(size / step)))
             rate, source = known[size]
             assumed = [f"engine {spec.engine}: as fast as eager"] * (engine != spec.engine)
+            assumed += [f"{spec.workload}: as fast as {workload}"] * (workload != spec.workload)
+            assumed += ["SVAG: as fast as plain steps of both minibatches"] * (spec.minibatches > 1)
             assumed += ["other batches: as fast per example as the nearest measured"] * (size != step)
             if assumed and not stand_in:
                 stand_in = {"speed": "estimated", "assumed": "; ".join(assumed)}

@@ -2,17 +2,23 @@
 
 import csv
 import io
+import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from adasde.common import MALFORMED, InputError, atomic, canonical, positive, read_text
-from adasde.experiments.artifacts import read_all
+from adasde.experiments.artifacts import Result, read_all
 from adasde.experiments.cost import DEVICES, work
-from adasde.experiments.specs import Simulation
+from adasde.experiments.specs import Simulation, Trained
+from adasde.workloads.registry import workload_named
 
 KEY = ("workload", "device", "precision", "engine", "batch_size")  # what has a speed of its own
 COLUMNS = (*KEY, "examples_per_second", "runs", "source")
 LARGEST = 2**20  # bytes of a CSV file
+
+log = logging.getLogger(__name__)
 
 
 def write_throughput(paths: Iterable[Path], out: Path) -> None:
@@ -20,7 +26,11 @@ def write_throughput(paths: Iterable[Path], out: Path) -> None:
 
     ``paths`` are files of finished runs, and tables of single steps (.csv) that benchmarks/gpu.py measured. Plain runs
     count that came to their end, on one device and, if that is a CPU, on one core; those at one batch size of a
-    workload count together. Rows of ``out`` for other workloads, devices, precisions, engines and sizes are kept.
+    workload count together; a warning counts the others. Rows of ``out`` for other workloads, devices, precisions,
+    engines and sizes are kept.
+
+    Raises:
+        InputError: If no run or step says a speed, or if a file is none of these.
     """
     paths = list(paths)
     steps = [path for path in paths if path.suffix == ".csv"]
@@ -34,14 +44,13 @@ def write_throughput(paths: Iterable[Path], out: Path) -> None:
     if out.exists():
         rows = {tuple(row[name] for name in KEY): row for row in _table(out, COLUMNS)}
     sums: dict[tuple[str, ...], list] = {}
+    left_out: Counter[str] = Counter()
     for path, result in results:
         spec, facts = result.spec, result.facts
         simulated = isinstance(spec, Simulation)
         gpu = not simulated and spec.device == "cuda"
-        last = result.rows[-1][1] if result.rows else 0
-        if not simulated and (last < spec.steps or spec.ell != 1 or spec.processes != 1):
-            continue
-        if not gpu and facts.get("threads") != 1:
+        if reason := _says_nothing(result):
+            left_out[reason] += 1
             continue
         device_name, torch_version = str(facts.get("device")), facts.get("torch")
         name = f"{spec.study}.{spec.oracle}" if simulated else spec.workload
@@ -56,8 +65,13 @@ def write_throughput(paths: Iterable[Path], out: Path) -> None:
     for key, (amount, seconds, count, source) in sums.items():
         values = (*key, str(float(f"{amount / seconds:.4g}")), str(count), source)
         rows[key] = dict(zip(COLUMNS, values, strict=True))
-    for path in steps:
-        rows |= {tuple(row[name] for name in KEY): row for row in _measured_steps(path)}
+    measured = [row for path in steps for row in _measured_steps(path, left_out)]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+    if not (sums or measured):
+        raise InputError(f"{paths[0]}: says no speed of a plain run on one device: {reasons or 'no runs'}")
+    if reasons:
+        log.warning("left out, since they say nothing of a plain run on one device: %s", reasons)
+    rows |= {tuple(row[name] for name in KEY): row for row in measured}
 
     def order(row: dict[str, str]) -> tuple:
         return row["device"], row["workload"], row["precision"], row["engine"], float(row["batch_size"] or "inf")
@@ -68,19 +82,39 @@ def write_throughput(paths: Iterable[Path], out: Path) -> None:
         writer.writerows(sorted(rows.values(), key=order))
 
 
-def _measured_steps(path: Path) -> list[dict[str, str]]:
-    """Return rows of COLUMNS from a table of steps: those of plain runs."""
+def _says_nothing(result: Result) -> str | None:
+    """Why a run does not say the speed of a plain run on one device; None if it does."""
+    spec = result.spec
+    if not isinstance(spec, Simulation):
+        if spec.ell != 1:
+            return "of SVAG"
+        if spec.processes != 1:
+            return "of several processes"
+        if (result.rows[-1][1] if result.rows else 0) < spec.steps:
+            return "that did not come to their end"
+        if spec.device == "cuda":
+            return None
+    return None if result.facts.get("threads") == 1 else "on several cores"
+
+
+def _measured_steps(path: Path, left_out: Counter[str]) -> list[dict[str, str]]:
+    """Return rows of COLUMNS from a table of steps: those of plain runs; count the others."""
     kept = ("workload", "precision", "engine", "batch_size", "examples_per_second")
-    return [
-        {
-            **{name: row[name] for name in kept},
-            "device": _gpu_named(row["device"], path),
-            "runs": "",
-            "source": f"steps on {row['device']}, torch {row['torch']}",
-        }
-        for row in _table(path, (*kept, "device", "torch", "ell"))
-        if row["ell"] == "1"
-    ]
+    found = []
+    for row in _table(path, (*kept, "device", "torch", "ell")):
+        if row["ell"] != "1":
+            left_out["of SVAG"] += 1
+            continue
+        try:
+            workload_named(row["workload"])
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        for name in ("engine", "precision"):
+            if row[name] not in (allowed := get_args(Trained.model_fields[name].annotation)):
+                raise InputError(f"{path}: {name} = {row[name]!r}: must be one of {', '.join(allowed)}")
+        device, source = _gpu_named(row["device"], path), f"steps on {row['device']}, torch {row['torch']}"
+        found.append({**{name: row[name] for name in kept}, "device": device, "runs": "", "source": source})
+    return found
 
 
 def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -108,5 +142,8 @@ def _gpu_named(model: str, path: Path) -> str:
     """Return the name in DEVICES of a GPU from that which the system gives it."""
     names = [name for name, device in DEVICES.items() if device.unit == "GPU" and device.model in model]
     if not names:
-        raise InputError(f"{path}: made on {model}, which is not a device that cost.py knows")
+        known = ", ".join(device.model for device in DEVICES.values() if device.unit == "GPU")
+        raise InputError(
+            f"{path}: device = {model}: must be one of {known}; others can be added to DEVICES in experiments/cost.py"
+        )
     return names[0]
