@@ -183,6 +183,8 @@ def test_a_budget_too_small_for_one_claim_names_the_least(adasde, tmp_path):
     [
         *((["--budget", text], "must be a number and a unit, h or gpuh, such as 100gpuh")
           for text in ("100", "gpuh", "100 gpuh", "1e2h", "nan", "100GPUH", "100tpuh", "", "١h", "9" * 400 + "h")),
+        (["--budget", "-1h"], "budget = '-1h': must be a number and a unit"),
+        (["--budget", "-1.5gpuh"], "budget = '-1.5gpuh': must be a number and a unit"),
         *((["--budget", text], "must be above 0, and 1,000,000 hours at most") for text in ("0h", "0.0h", "1000001h")),
         (["--budget", "3gpuh"], "smoke trains on cores; say 3h"),
         (["--budget", "3h", "--gpus", "2"], "gpus = 2: does not go with --budget"),
