@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -72,10 +73,14 @@ def _propose(options: argparse.Namespace) -> None:
     from adasde.analysis.budget import cut, overlay_text, summary  # with pandas and scipy, which planning does not need
 
     found = cut(merged(options.config), options.budget, options.device)
+    configs = [str(path) for path in options.config]
     if options.out is not None:
         with atomic(options.out) as temporary:
-            temporary.write_text(overlay_text(found, [str(path) for path in options.config]), encoding="utf-8")
+            temporary.write_text(overlay_text(found, configs), encoding="utf-8")
     print(summary(found))
+    if options.out is not None:
+        command = ("snakemake", "--cores", "all", "all", "--configfile", *configs, str(options.out))
+        print(f"{options.out}: lay it over: {shlex.join(command)}")
 
 
 def _print_runs(specs: list, figures: int) -> None:

@@ -209,7 +209,7 @@ def test_the_command_writes_an_overlay_that_plans_to_the_budget(adasde, tmp_path
     assert " of 30 GPU-hours decide " in lines[0]
     assert any(line.startswith("scaling-roberta-adam  ") and line.endswith("all of it") for line in lines)
     assert any(line.startswith("vgg16-adam ") and "test accuracy 0.9" in line for line in lines)
-    assert lines[-1].startswith("next: ")
+    assert lines[-2].startswith("next: ")
     assert len(lines) < 50
     laid = plan(merged([PAPER, out]))
     hours = hours_of(laid, laid.runs)["GPU"][0]
@@ -219,6 +219,15 @@ def test_the_command_writes_an_overlay_that_plans_to_the_budget(adasde, tmp_path
     assert text.startswith(f"# Made by `adasde plan {PAPER} --budget 30gpuh`")
     numbers = [value for own in yaml.safe_load(text)["experiments"].values() if own for value in own.values()]
     assert all(value.get("source", "ours") == "ours" for value in numbers)
+
+
+def test_the_last_line_says_how_to_use_the_overlay(adasde, tmp_path):
+    """Targets come before --configfile, after which Snakemake takes everything for a config."""
+    (tmp_path / "my config.yaml").write_text(PAPER.read_text())
+    done = adasde("plan", "my config.yaml", "--budget", "1gpuh", "--out", "over.yaml", cwd=tmp_path)
+    command = "snakemake --cores all all --configfile 'my config.yaml' over.yaml"
+    assert done.stdout.splitlines()[-1] == f"over.yaml: lay it over: {command}"
+    assert (tmp_path / "over.yaml").read_text().startswith("# Made by `adasde plan 'my config.yaml' --budget 1gpuh`")
 
 
 def test_the_command_in_an_overlay_is_one_comment(adasde, tmp_path):
