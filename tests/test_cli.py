@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -514,6 +515,31 @@ def test_outputs_of_every_command_are_checked_before_any_work(adasde, spec, tmp_
         if fault == "pipe.png":
             (tmp_path / "pipe.png").rename(tmp_path / "pipe")
     assert {path.name for path in tmp_path.iterdir()} == {"pipe", "file"}
+
+
+def test_no_command_writes_over_what_it_reads(adasde, spec, tmp_path):
+    """Nor under another name of the file."""
+    shutil.copy(SMOKE, tmp_path / "m.yaml")
+    for name in ("r.parquet", "state", "x.csv"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "s.json").write_text(spec.canonical)
+    (tmp_path / "link.yaml").symlink_to("m.yaml")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for command, option, file, kind in (
+        (("plan", "m.yaml", "--budget", "1h"), "out", "m.yaml", "configs"),
+        (("plan", SMOKE, "m.yaml", "--budget", "1h"), "out", "link.yaml", "configs"),
+        (("plan", "link.yaml", "--budget", "1h"), "out", "./m.yaml", "configs"),
+        (("report", "m.yaml", "--results", "."), "out", "m.yaml", "configs"),
+        (("forecast", "r.parquet"), "out", "r.parquet", "runs"),
+        (("throughput", "x.csv"), "out", "x.csv", "runs"),
+        (("run", "--spec", "@s.json"), "out", "s.json", "specs"),
+        (("run", "--spec", "@s.json", "--out", "new"), "checkpoint", "s.json", "specs"),
+        (("run", "--spec", spec.canonical, "--states", "state"), "out", "state", "states"),
+        (("state", "--spec", spec.canonical, "--samples", 32, "--before", "state"), "out", "state", "states"),
+    ):
+        done = adasde(*command, f"--{option}", file, cwd=tmp_path)
+        assert_refused(done, f"{option} = {Path(file)}: is one of the {kind}; name another file$")
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_run_that_is_named_twice_counts_once(adasde, spec, tmp_path):

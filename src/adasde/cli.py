@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,10 @@ from adasde.scaling.rules import ScalingWarning
 from adasde.workloads.data.registry import dataset_named, prepare
 
 # Commands import torch, pandas, pyarrow and matplotlib when they run: most need none of them, and each takes its time.
+
+# Options that name files to read, with what these are called, and options that name files to write.
+_READ = {"config": "configs", "runs": "runs", "states": "states", "before": "states", "spec": "specs"}
+_WRITTEN = ("out", "checkpoint", "readme", "spreads", "plot")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,10 +73,14 @@ def _propose(options: argparse.Namespace) -> None:
     from adasde.analysis.budget import cut, overlay_text, summary  # with pandas and scipy, which planning does not need
 
     found = cut(merged(options.config), options.budget, options.device)
+    configs = [str(path) for path in options.config]
     if options.out is not None:
         with atomic(options.out) as temporary:
-            temporary.write_text(overlay_text(found, [str(path) for path in options.config]), encoding="utf-8")
+            temporary.write_text(overlay_text(found, configs), encoding="utf-8")
     print(summary(found))
+    if options.out is not None:
+        command = ("snakemake", "--cores", "all", "all", "--configfile", *configs, str(options.out))
+        print(f"{options.out}: lay it over: {shlex.join(command)}")
 
 
 def _print_runs(specs: list, figures: int) -> None:
@@ -273,6 +282,28 @@ def _planned(paths: list[Path]) -> tuple[Plan, dict[str, list[str]]]:
     return planned, shown
 
 
+def _apart(function: Callable) -> Callable:
+    """Return a command that first raises an InputError if a file to write is one that it reads, which would be lost."""
+
+    def checked(options: argparse.Namespace) -> int | None:
+        given = vars(options)
+        read = {os.path.realpath(path): kind for name, kind in _READ.items() for path in _files(given.get(name))}
+        for name in _WRITTEN:
+            for path in _files(given.get(name)):
+                if (kind := read.get(os.path.realpath(path))) is not None:
+                    raise InputError(f"{name} = {path}: is one of the {kind}; name another file")
+        return function(options)
+
+    return checked
+
+
+def _files(value: Any) -> list[Path]:
+    """Files that an option names; a spec may name one as @FILE, and `plan --runs` names none."""
+    if isinstance(value, str) and value.startswith("@"):
+        return [Path(value[1:])]
+    return [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
+
+
 def _check_picture(name: str, path: Path) -> None:
     """Raise an InputError, before any work, unless ``path`` can be written and ends in .png or .pdf."""
     if path.suffix not in (".png", ".pdf"):
@@ -318,7 +349,7 @@ def _parser() -> Parser:
 
     def command(function: Callable, name: str, help_: str) -> argparse.ArgumentParser:
         sub = entries.add_parser(name, help=help_, description=function.__doc__.replace("``", ""))
-        sub.set_defaults(command=function)
+        sub.set_defaults(command=_apart(function))
         return sub
 
     _add_planning(command)

@@ -11,7 +11,7 @@ import yaml
 from scipy import stats
 
 from adasde.analysis.budget import cut, prices, summary
-from adasde.analysis.budget.prices import power, priced, seeds_needed
+from adasde.analysis.budget.prices import power, priced, seeds_needed, tunings
 from adasde.analysis.budget.proposal import Proposal, bought, in_order
 from adasde.analysis.figures.registry import figure_runs
 from adasde.analysis.statistics import POWER
@@ -20,7 +20,7 @@ from adasde.experiments.config import config_of
 from adasde.experiments.cost import hours_of
 from adasde.experiments.documents import merge, merged
 from adasde.experiments.plan import plan
-from adasde.experiments.specs import Training
+from adasde.experiments.specs import Finetune, Simulation, Training
 from adasde.scaling.documents import read_document
 from conftest import ROOT
 
@@ -32,7 +32,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWar
 def held(found):
     """What must be true of every cut: the plan of the overlay keeps to the budget, and its claims can be decided."""
     assert hours_of(found.plan, found.plan.runs, found.device)[found.unit][0] == found.planned <= found.hours
-    assert found.plan.scale == f"{found.whole.scale}-{found.budget.replace('.', '-')}"
+    device = f"-{found.device}" if found.device else ""
+    assert found.plan.scale == f"{found.whole.scale}-{found.budget.replace('.', '-')}{device}"
     assert figure_runs(found.plan)
     seeds: dict[tuple, set] = {}
     for spec in found.plan.runs.values():
@@ -48,6 +49,19 @@ def held(found):
         assert min(powers.values()) >= POWER
         assert len(seeds[key[0], "sqrt", 1.0]) == len(seeds[key])
     return kept
+
+
+def everything(document):
+    """Nothing kept yet, of all that there is."""
+    config = config_of(document)
+    return Proposal(priced(document, config, None), tunings(plan(document), config, None))
+
+
+def aside(document):
+    """Hours of what is kept as it is."""
+    whole = plan(document)
+    simulated = [run for run, spec in whole.runs.items() if isinstance(spec, Simulation)]
+    return hours_of(whole, simulated)["core"][0]
 
 
 def decided(proposal):
@@ -112,7 +126,7 @@ def test_a_cut_of_the_paper_keeps_to_its_budget_and_decides_what_it_keeps(hours)
 
 def test_a_larger_budget_keeps_what_a_smaller_one_keeps():
     document = read_document(PAPER)
-    start = Proposal(priced(document, config_of(document), None), {}, {})
+    start = everything(document)
     steps = list(in_order(start))
     for step in steps:
         less, more = step.before, step.after
@@ -121,11 +135,16 @@ def test_a_larger_budget_keeps_what_a_smaller_one_keeps():
             assert set(less.cells[name]) <= set(more.cells[name])
             assert less.shares[name] <= more.shares[name]
             assert less.seeds(name) <= more.seeds(name)
+        assert set(less.tuned) <= set(more.tuned)
+        assert {start.tunings[name].pretrained for name in more.tuned} <= set(more.cells)
         assert decided(less) <= decided(more)
-        assert (more.cells, more.shares) != (less.cells, less.shares)
+        assert (more.cells, more.shares, more.tuned) != (less.cells, less.shares, less.tuned)
     # At the end there is all of it.
     assert set(steps[-1].after.shares.values()) == {1.0}
+    assert set(steps[-1].after.tuned) == set(document["finetunings"])
     assert decided(steps[-1].after) == sum(c.claims for own in start.priced.values() for c in own[1.0].cells)
+    # Fine-tunings do not wait for everything else.
+    assert len(next(step for step in steps if step.after.tuned).before.cells["roberta-adam"]) < 4
     for hours in (1, 30, 3000):
         kept, then = bought(start, hours)
         assert kept.hours <= hours < then.after.hours
@@ -143,6 +162,41 @@ def test_a_little_of_everything_comes_before_all_of_one():
     assert found.overlay["experiments"]["imagenet-adam"]["seeds"]["value"] > 1  # one seed decides nothing
 
 
+@pytest.mark.parametrize("number", [3, pytest.param(6, marks=pytest.mark.slow)])
+def test_fine_tunings_are_bought_as_cells_are_and_have_rows_of_their_own(number):
+    after = next(step.after for step in in_order(everything(read_document(PAPER))) if len(step.after.tuned) == number)
+    found = paper(f"{after.hours + 1e-6:.9f}gpuh")
+    kept, text = found.proposal, summary(found)
+    held(found)
+    assert kept.tuned == after.tuned
+    assert {s.experiment for s in found.plan.runs.values() if isinstance(s, Finetune)} == set(kept.tuned)
+    models = kept.models("roberta-adam")
+    for name in kept.tuned:
+        own = [run for run, spec in found.plan.runs.items() if spec.experiment == name]
+        assert len(own) == 5 * models
+        planned = hours_of(found.plan, own)["GPU"][0]
+        assert planned * (1 - 1e-9) <= kept.tuning_hours(name) < 1.1 * planned
+        assert re.search(rf"^{name} +{models} models of roberta-adam +5 +all +[0-9.e+]+ +unknown spread$", text, re.M)
+    cut_too = "; epochs of 8" if kept.shares["roberta-adam"] < 1 else ""
+    assert re.search(rf"^finetune +\d of 4 +{8 - number} of 8 experiments{cut_too}$", text, re.M)
+
+
+def test_a_next_fine_tuning_is_named(config):
+    start = everything(config)
+    step = next(step for step in in_order(start) if step.after.tuned)
+    found = cut(config, f"{step.before.hours + aside(config) + 1e-6:.9f}h")
+    assert found.proposal.tuned == ()
+    assert summary(found).splitlines()[-1].startswith("next: finetune-roberta of roberta-adam, for ")
+
+
+@pytest.mark.parametrize(("part", "fits"), [(0.99, False), (1.01, True)])
+def test_a_budget_that_pays_for_the_whole_says_so(part, fits):
+    whole = plan(read_document(PAPER))
+    lines = summary(paper(f"{part * hours_of(whole, whole.runs)['GPU'][0]:.6f}gpuh")).splitlines()
+    decides = lines[0].rpartition(" ")[2]
+    assert (f"the whole as it stands would fit; it decides {decides}" in lines) == fits
+
+
 # The command
 
 
@@ -155,7 +209,7 @@ def test_the_command_writes_an_overlay_that_plans_to_the_budget(adasde, tmp_path
     assert " of 30 GPU-hours decide " in lines[0]
     assert any(line.startswith("scaling-roberta-adam  ") and line.endswith("all of it") for line in lines)
     assert any(line.startswith("vgg16-adam ") and "test accuracy 0.9" in line for line in lines)
-    assert lines[-1].startswith("next: ")
+    assert lines[-2].startswith("next: ")
     assert len(lines) < 50
     laid = plan(merged([PAPER, out]))
     hours = hours_of(laid, laid.runs)["GPU"][0]
@@ -165,6 +219,37 @@ def test_the_command_writes_an_overlay_that_plans_to_the_budget(adasde, tmp_path
     assert text.startswith(f"# Made by `adasde plan {PAPER} --budget 30gpuh`")
     numbers = [value for own in yaml.safe_load(text)["experiments"].values() if own for value in own.values()]
     assert all(value.get("source", "ours") == "ours" for value in numbers)
+
+
+def test_the_last_line_says_how_to_use_the_overlay(adasde, tmp_path):
+    """Targets come before --configfile, after which Snakemake takes everything for a config."""
+    (tmp_path / "my config.yaml").write_text(PAPER.read_text())
+    done = adasde("plan", "my config.yaml", "--budget", "1gpuh", "--out", "over.yaml", cwd=tmp_path)
+    command = "snakemake --cores all all --configfile 'my config.yaml' over.yaml"
+    assert done.stdout.splitlines()[-1] == f"over.yaml: lay it over: {command}"
+    assert (tmp_path / "over.yaml").read_text().startswith("# Made by `adasde plan 'my config.yaml' --budget 1gpuh`")
+
+
+def test_the_command_in_an_overlay_is_one_comment(adasde, tmp_path):
+    (tmp_path / "a\nscale: x.yaml").write_text(PAPER.read_text())
+    assert adasde("plan", "a\nscale: x.yaml", "--budget", "1gpuh", "--out", "o.yaml", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "o.yaml").read_text().splitlines()[1] == "scale: paper-1gpuh"
+
+
+@pytest.mark.parametrize(
+    ("options", "scale"),
+    [
+        (["--budget", "2.50h"], "paper-2-5gpuh"),
+        (["--budget", "02.5gpuh"], "paper-2-5gpuh"),
+        (["--budget", "2.5gpuh", "--device", "a100"], "paper-2-5gpuh-a100"),
+    ],
+)
+def test_a_scale_is_told_by_its_budget_and_device(options, scale, adasde, tmp_path):
+    """One budget has one scale, however it is written; another device leaves other cells, which must not meet there."""
+    assert adasde("plan", PAPER, *options, "--out", "o.yaml", cwd=tmp_path).returncode == 0
+    head, text = (tmp_path / "o.yaml").read_text().split("\n", 1)
+    assert head.startswith(f"# Made by `adasde plan {PAPER} --budget 2.5gpuh{' --device a100' * (len(options) > 2)}`")
+    assert yaml.safe_load(text)["scale"] == scale
 
 
 def test_a_budget_too_small_for_one_claim_names_the_least(adasde, tmp_path):
@@ -183,6 +268,8 @@ def test_a_budget_too_small_for_one_claim_names_the_least(adasde, tmp_path):
     [
         *((["--budget", text], "must be a number and a unit, h or gpuh, such as 100gpuh")
           for text in ("100", "gpuh", "100 gpuh", "1e2h", "nan", "100GPUH", "100tpuh", "", "١h", "9" * 400 + "h")),
+        (["--budget", "-1h"], "budget = '-1h': must be a number and a unit"),
+        (["--budget", "-1.5gpuh"], "budget = '-1.5gpuh': must be a number and a unit"),
         *((["--budget", text], "must be above 0, and 1,000,000 hours at most") for text in ("0h", "0.0h", "1000001h")),
         (["--budget", "3gpuh"], "smoke trains on cores; say 3h"),
         (["--budget", "3h", "--gpus", "2"], "gpus = 2: does not go with --budget"),
@@ -214,7 +301,7 @@ def test_cuts_of_a_config_for_cores(config):
         assert branch in (set(), {("sqrt", 4.0), ("none", 4.0)})  # the rival sets the tolerance of the rule
     assert counts == sorted(counts)
     assert counts[0] < counts[-1]
-    assert (found.then, found.finetunings) == (None, tuple(config["finetunings"]))
+    assert (found.then, found.proposal.tuned) == (None, tuple(config["finetunings"]))
     assert set(found.overlay) == {"scale", "figures", "experiments", "branches"}
     text = summary(found)
     assert "cannot be decided: branch-cnn-adam, svag 2: needs more than 20 seeds" in text

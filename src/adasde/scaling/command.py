@@ -27,7 +27,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._negative_number_matcher = re.compile(r"-[\d.]+([eE][-+]?\d+)?$")  # argparse takes -1e-3 for an option
+        # argparse takes -1e-3 and -1h for options.
+        self._negative_number_matcher = re.compile(r"-[\d.]+([eE][-+]?\d+|h|gpuh)?$")
 
     def error(self, message: str) -> NoReturn:
         """Raise an InputError with the message."""

@@ -11,8 +11,10 @@ costs least for its worth. The second cell of an experiment is worth half as muc
 cells are worth the square root of the part of the epochs that they run (ours): so a little of everything comes before
 all of one. A larger budget keeps all cells that a smaller one keeps, at no fewer seeds and epochs.
 
-Simulations are kept as they are. Fine-tunings, whose spread no finished run has measured, come last. Experiments from
-which others branch keep their epochs.
+A fine-tuning is a step too, once its pre-training is bought. It is worth as much as one more cell of that (ours). What
+it decides is unknown, for no finished run has measured its spread; so it keeps its number of seeds.
+
+Simulations are kept as they are. Experiments from which others branch keep their epochs.
 """
 
 from adasde.analysis.budget.campaign import cut

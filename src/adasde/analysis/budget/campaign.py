@@ -8,23 +8,27 @@ from typing import Any
 import numpy as np
 
 from adasde.analysis.budget.overlay import overlay_of
-from adasde.analysis.budget.prices import MOST, priced
+from adasde.analysis.budget.prices import MOST, priced, tunings
 from adasde.analysis.budget.proposal import Proposal, Step, bought
 from adasde.common import InputError
-from adasde.experiments.config import Config, config_of
-from adasde.experiments.cost import DEVICES, START, cost_of, hours_of
+from adasde.experiments.config import config_of
+from adasde.experiments.cost import DEVICES, cost_of, hours_of
 from adasde.experiments.documents import merge
 from adasde.experiments.jobs import Plan
 from adasde.experiments.plan import plan
-from adasde.experiments.specs import Finetune, Simulation, Trained
+from adasde.experiments.specs import Simulation, Trained
 from adasde.scaling.rules import ScalingWarning
 
 LIMIT = 1e6  # hours
+UNITS = {"GPU": "gpuh", "core": "h"}
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A campaign and what a budget leaves of it: the overlay, both plans, and why the rest is given up."""
+    """A campaign and what a budget leaves of it: the overlay, both plans, and why the rest is given up.
+
+    ``budget`` has one form, however it was written.
+    """
 
     budget: str
     hours: float
@@ -34,7 +38,6 @@ class Cut:
     overlay: dict[str, Any]
     proposal: Proposal
     then: Step | None  # the next step, which was too dear
-    finetunings: tuple[str, ...]  # those that are kept
     device: str | None
 
     @property
@@ -65,15 +68,15 @@ def cut(document: Any, budget: str, device: str | None = None) -> Cut:
             raise InputError(f"budget = {budget!r}: {whole.scale} trains on cores; say {hours:g}h")
         simulated = [run for run, spec in whole.runs.items() if isinstance(spec, Simulation)]
         aside = hours_of(whole, simulated, device).get(unit, (0.0, 0.0))[0]
-        kept, then = bought(Proposal(priced(document, config, device), {}, {}), hours - aside)
+        start = Proposal(priced(document, config, device), tunings(whole, config, device))
+        kept, then = bought(start, hours - aside)
         if not kept.cells:
             raise InputError(_too_small(budget, whole.scale, then, aside, unit))
-        tuned: tuple[str, ...] = ()
-        if then is None:
-            tuned = _tuned(whole, config, kept, hours - aside - kept.hours, device)
-        overlay = overlay_of(whole, config, kept, tuned, f"{whole.scale}-{budget.replace('.', '-')}")
+        budget = f"{_plain(hours)}{UNITS[unit]}"
+        parts = (whole.scale, budget.replace(".", "-"), device)
+        overlay = overlay_of(whole, config, kept, "-".join(part for part in parts if part))
         left = plan(merge(document, overlay))
-        return Cut(budget, hours, unit, whole, left, overlay, kept, then, tuned, device)
+        return Cut(budget, hours, unit, whole, left, overlay, kept, then, device)
 
 
 def budget_of(text: str) -> tuple[float, bool]:
@@ -92,31 +95,20 @@ def hours_by_unit(planned: Plan, device: str | None) -> dict[str, float]:
     return {unit: hours for unit, (hours, _) in hours_of(planned, planned.runs, device).items()}
 
 
-def _tuned(whole: Plan, config: Config, kept: Proposal, left: float, device: str | None) -> tuple[str, ...]:
-    """Names of the fine-tunings that fit, in the config's order, of those whose pre-training is kept."""
-    found: tuple[str, ...] = ()
-    for name, content in config.finetunings.items():
-        if content.pretrained not in kept.cells:
-            continue
-        spec = next(s for s in whole.runs.values() if isinstance(s, Finetune) and s.experiment == name)
-        sizes = 1 + sum(cell.rule == "sqrt" for cell in kept.kept(content.pretrained))
-        models = sizes * kept.seeds(content.pretrained)
-        cost = cost_of(spec, device)
-        hours = (models * content.seeds + content.scratch) * (cost.hours + START[spec.kind] * cost.processes / 3600)
-        if hours <= left:
-            found, left = (*found, name), left - hours
-    return found
-
-
 def _too_small(budget: str, scale: str, first: Step | None, aside: float, unit: str) -> str:
     """The line that refuses a budget."""
     if first is None:
         return f"budget = {budget!r}: no cell of {scale} can be decided with {MOST} seeds at any budget"
-    least = f"{_up(first.hours + aside)}{'gpuh' if unit == 'GPU' else 'h'}"
+    least = f"{_up(first.hours + aside)}{UNITS[unit]}"
     return f"budget = {budget!r}: too small to decide one claim; {least} would do, for {first.words}"
 
 
 def _up(hours: float) -> str:
     """Hours with two digits, rounded up."""
     step = 10.0 ** (np.floor(np.log10(hours)) - 1)
-    return f"{np.ceil(hours / step) * step:.9f}".rstrip("0").rstrip(".")
+    return _plain(np.ceil(hours / step) * step)
+
+
+def _plain(hours: float) -> str:
+    """Hours as `budget_of` takes them, without zeros that say nothing."""
+    return f"{hours:.9f}".rstrip("0").rstrip(".")

@@ -1,6 +1,5 @@
 """The overlay: a config that, laid over the whole one, leaves what is kept."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from adasde.experiments.jobs import Plan
 from adasde.experiments.specs import AnySpec, Simulation, Training
 
 
-def overlay_of(whole: Plan, config: Config, kept: Proposal, tuned: Sequence[str], scale: str) -> dict[str, Any]:
+def overlay_of(whole: Plan, config: Config, kept: Proposal, scale: str) -> dict[str, Any]:
     """Return the config that, laid over the other one, leaves what is kept."""
     overlay: dict[str, Any] = {"scale": scale, "figures": [], "experiments": {}}
     for section in ("experiments", "branches"):
@@ -21,9 +20,9 @@ def overlay_of(whole: Plan, config: Config, kept: Proposal, tuned: Sequence[str]
             own = _reduced(config, kept, name) if name in (*kept.cells, *kept.parents) else None
             if own != {}:
                 overlay.setdefault(section, {})[name] = own
-    if dropped := [name for name in config.finetunings if name not in tuned]:
+    if dropped := [name for name in config.finetunings if name not in kept.tuned]:
         overlay["finetunings"] = dict.fromkeys(dropped)
-    left = {run: spec for run, spec in whole.runs.items() if _stays(spec, kept, tuned)}
+    left = {run: spec for run, spec in whole.runs.items() if _stays(spec, kept)}
     overlay["figures"] = [name for name in whole.figures if _shown(replace(whole, runs=left, figures=(name,)))]
     return overlay
 
@@ -48,13 +47,13 @@ def _reduced(config: Config, kept: Proposal, name: str) -> dict[str, Any]:
     return own
 
 
-def _stays(spec: AnySpec, kept: Proposal, tuned: Sequence[str]) -> bool:
+def _stays(spec: AnySpec, kept: Proposal) -> bool:
     """Whether the overlay leaves a run, but for its number of seeds."""
     if isinstance(spec, Training):
         if spec.is_baseline:
             return spec.experiment in kept.cells or spec.experiment in kept.parents
         return place_of(spec) in {(cell.rule, cell.level) for cell in kept.kept(spec.experiment)}
-    return isinstance(spec, Simulation) or spec.experiment in tuned
+    return isinstance(spec, Simulation) or spec.experiment in kept.tuned
 
 
 def _shown(planned: Plan) -> bool:

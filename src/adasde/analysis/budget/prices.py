@@ -15,7 +15,7 @@ from adasde.experiments.config import Branching, Config, Experiment
 from adasde.experiments.cost import START, cost_of
 from adasde.experiments.jobs import Plan
 from adasde.experiments.plan import plan
-from adasde.experiments.specs import Training
+from adasde.experiments.specs import Finetune, Training
 
 MOST = 20  # seeds of a cell (ours); one that needs more is given up
 SHARES = {0.125: "1/8", 0.25: "1/4", 0.5: "1/2", 1.0: "all"}  # of an experiment's epochs
@@ -79,6 +79,19 @@ class Priced:
         return self.start * starts + seeds * (self.baseline + sum(cell.hours for cell in kept))
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """A fine-tuning as the budget sees it: hours of one run with the start of a job, and how many runs there are.
+
+    These are ``seeds`` per model that ``pretrained`` leaves, and ``scratch`` from new weights.
+    """
+
+    pretrained: str
+    seeds: int
+    scratch: int
+    hours: float
+
+
 @cache
 def power(spread: float, seeds: int, paired: bool) -> float:
     """Probability that a gap of 0 is shown to be within its tolerance, as `Sample.power` has it.
@@ -106,6 +119,17 @@ def priced(document: Any, config: Config, device: str | None) -> dict[str, dict[
                 with suppress(InputError) if share < 1 else nullcontext():  # too few epochs for its evaluations
                     alone = plan(_alone(document, config, name, share))
                     found.setdefault(name, {})[share] = _priced_alone(alone, config, name, spreads, device)
+    return found
+
+
+def tunings(whole: Plan, config: Config, device: str | None) -> dict[str, Tuning]:
+    """Return what each fine-tuning costs, by its name."""
+    found = {}
+    for name, content in config.finetunings.items():
+        spec = next(s for s in whole.runs.values() if isinstance(s, Finetune) and s.experiment == name)
+        cost = cost_of(spec, device)
+        hours = cost.hours + START[spec.kind] * cost.processes / 3600
+        found[name] = Tuning(content.pretrained, content.seeds, content.scratch, hours)
     return found
 
 

@@ -2,19 +2,21 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from adasde.analysis.budget.prices import SHARES, Cell, Priced
+from adasde.analysis.budget.prices import SHARES, Cell, Priced, Tuning
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What is kept: cells by experiment, and which part of its epochs each of these runs."""
+    """What is kept: cells by experiment, which part of its epochs each of these runs, and fine-tunings."""
 
     priced: Mapping[str, Mapping[float, Priced]]  # by name and part of the epochs
-    cells: Mapping[str, tuple[str, ...]]  # by experiment, their names
-    shares: Mapping[str, float]
+    tunings: Mapping[str, Tuning]
+    cells: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by experiment, their names
+    shares: Mapping[str, float] = field(default_factory=dict)
+    tuned: tuple[str, ...] = ()
 
     def of(self, name: str) -> Priced:
         """An experiment at its part of the epochs: the one that is kept, or else the smallest."""
@@ -38,18 +40,28 @@ class Proposal:
         """Device-hours of an experiment."""
         return self.of(name).hours(self.kept(name), self.seeds(name))
 
+    def models(self, name: str) -> int:
+        """Models that an experiment leaves to be fine-tuned: a seed each of its baseline and of larger batches."""
+        return (1 + sum(cell.rule == "sqrt" for cell in self.kept(name))) * self.seeds(name)
+
+    def tuning_hours(self, name: str) -> float:
+        """Device-hours of a fine-tuning; never below what the planner gives for it, which starts fewer jobs."""
+        own = self.tunings[name]
+        return own.hours * (own.seeds * self.models(own.pretrained) + own.scratch)
+
     @cached_property
     def hours(self) -> float:
         """Device-hours of all that is kept."""
-        return sum(map(self.hours_of, self.cells)) + sum(self.of(name).hours((), 1) for name in self.parents)
+        parents = sum(self.of(name).hours((), 1) for name in self.parents)
+        return sum(map(self.hours_of, self.cells)) + parents + sum(map(self.tuning_hours, self.tuned))
 
     def worth(self, name: str) -> float:
-        """What the kept cells of an experiment are worth."""
-        number = len(self.cells.get(name, ()))
+        """What the kept cells of an experiment are worth, and its fine-tunings, each as much as one more cell."""
+        number = len(self.cells.get(name, ())) + sum(self.tunings[tuned].pretrained == name for tuned in self.tuned)
         return math.sqrt(self.shares.get(name, 0.0)) * sum(1 / place for place in range(1, number + 1))
 
     def steps(self) -> Iterator["Step"]:
-        """Yield every way to keep more: a cell, or twice the epochs of an experiment."""
+        """Yield every way to keep more: a cell, twice the epochs of an experiment, or a fine-tuning of one."""
         for name, shares in self.priced.items():
             share = self.shares.get(name, min(shares))
             at = {**self.shares, name: share}
@@ -62,6 +74,10 @@ class Proposal:
             if name in self.cells and 2 * share in shares:
                 words = f"{name} at {SHARES[2 * share]} of its epochs"
                 yield Step(words, name, self, replace(self, shares={**at, name: 2 * share}))
+        for name, tuning in self.tunings.items():
+            if name not in self.tuned and tuning.pretrained in self.cells:
+                words = f"{name} of {tuning.pretrained}"
+                yield Step(words, tuning.pretrained, self, replace(self, tuned=(*self.tuned, name)))
 
 
 @dataclass(frozen=True)

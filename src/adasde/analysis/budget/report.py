@@ -1,5 +1,6 @@
 """What a budget leaves of a campaign, in words: what is kept and with which power, what each figure gives up."""
 
+import shlex
 from collections.abc import Sequence
 
 import yaml
@@ -9,13 +10,15 @@ from adasde.analysis.budget.prices import MOST, SHARES, place_of
 from adasde.analysis.claims.base import WORDS
 from adasde.analysis.figures.registry import figure_runs
 from adasde.analysis.statistics import POWER
-from adasde.common import text_table
+from adasde.common import one_line, text_table
 from adasde.experiments.specs import Trained, Training
 
 
 def overlay_text(found: Cut, configs: Sequence[str]) -> str:
     """Return the overlay as YAML, with the command that made it."""
-    head = f"# Made by `adasde plan {' '.join(configs)} --budget {found.budget}`, to lay over what it was made from.\n"
+    device = ["--device", found.device] if found.device else []
+    command = one_line(shlex.join(["adasde", "plan", *configs, "--budget", found.budget, *device]))
+    head = f"# Made by `{command}`, to lay over what it was made from.\n"
     return head + yaml.safe_dump(found.overlay, sort_keys=False, width=120, default_flow_style=None)
 
 
@@ -31,6 +34,7 @@ def summary(found: Cut) -> str:
         f"{found.plan.scale}: {found.planned:.4g} of {found.hours:g} {unit}-hours decide "
         f"{sum(cell.claims for cell in cells)} claims in {len(cells)} cells; all of {found.whole.scale}, as it stands, "
         f"takes {before:,.4g} and decides {whole}",
+        *([f"the whole as it stands would fit; it decides {whole}"] if before <= found.hours else []),
         f"decided: with a power of at least {POWER:g}, the probability of *reproduced* if the true gap is 0; where the "
         "rule breaks, gaps spread further",
         "",
@@ -50,7 +54,7 @@ def summary(found: Cut) -> str:
 
 
 def _kept_rows(found):
-    """A row per experiment that is kept."""
+    """A row per experiment and fine-tuning that is kept."""
     kept = found.proposal
     yield "kept", "at", "seeds", "epochs", f"{found.unit}-hours", "power", "spread measured on"
     for name in (name for name in kept.priced if name in kept.cells):
@@ -64,6 +68,10 @@ def _kept_rows(found):
         yield name, _levels(kept.kept(name)), changed, share, hours, "; ".join(shown), "; ".join(powers)
     for name in kept.parents:
         yield name, "baseline, from which others branch", "1", "all", f"{kept.of(name).hours((), 1):.3g}", "", ""
+    for name in kept.tuned:
+        own = kept.tunings[name]
+        at = f"{kept.models(own.pretrained)} models of {own.pretrained}"
+        yield name, at, str(own.seeds), "all", f"{kept.tuning_hours(name):.3g}", "unknown spread", ""
 
 
 def _seeds_in(planned, name):
@@ -90,19 +98,20 @@ def _lost(found):
     rows, nothing = [], []
     for figure, runs in figure_runs(whole).items():
         specs = [whole.runs[run] for run in runs]
-        keys = dict.fromkeys(
-            (s.experiment, *place_of(s)) for s in specs if isinstance(s, Training) and not s.is_baseline
-        )
-        lost = [own[key] for key in keys if key not in left]
         experiments = dict.fromkeys(s.experiment for s in specs if isinstance(s, Trained))
-        gone = [name for name in experiments if name not in (*kept.cells, *kept.parents, *found.finetunings)]
+        made = [whole.runs[whole.parents.get(run, run)] for run in runs]  # what pre-trains stands for fine-tunings
+        made = [spec for spec in made if isinstance(spec, Training) and not spec.is_baseline]
+        keys = dict.fromkeys((spec.experiment, *place_of(spec)) for spec in made)
+        lost = [own[key] for key in keys if key not in left]
+        gone = [name for name in experiments if name not in (*kept.cells, *kept.parents, *kept.tuned)]
         words = [_levels(lost)] if lost else []
         if len(experiments) > 1 and (lost or gone):
             words = [f"{len(gone)} of {len(experiments)} experiments" if gone else f"levels of {_names(lost)}"]
-        if shorter := [name for name in experiments if kept.shares.get(name, 1) != 1]:
+        by = {name: kept.tunings[name].pretrained if name in kept.tunings else name for name in experiments}
+        if shorter := [name for name in experiments if kept.shares.get(by[name], 1) != 1]:
             words.append("epochs" if len(experiments) == 1 else f"epochs of {len(shorter)}")
         if len(gone) == len(experiments) > 0:
-            words = ["all of it"]
+            lost, words = [own[key] for key in keys], ["all of it"]
         if words:
             rows.append((figure, f"{len(keys) - len(lost)} of {len(keys)}" if keys else "", "; ".join(words)))
         else:
