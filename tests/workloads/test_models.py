@@ -1,5 +1,6 @@
 """Models that a config names: one name for each, what they refuse, what they cost, and that they train."""
 
+import json
 import math
 import subprocess
 import sys
@@ -175,6 +176,30 @@ def test_batch_norm_with_an_activation_in_it_is_refused_with_several_processes()
     assert distributed.synchronise_batch_norm(plain, None) is plain
 
 
+@pytest.mark.parametrize(
+    ("workload", "micro_batch", "message"),
+    [
+        (
+            {"model": "timm/efficientnet_b0", "data": "fashion-mnist"},
+            None,
+            "processes = 2: .* BatchNormAct2d.*; take 1",
+        ),
+        ({"model": "torchvision/resnet18", "data": "fashion-mnist"}, 8, "micro_batch = 8, processes = 2: batch norm"),
+        ("fashion-resnet", 8, "micro_batch = 8, processes = 2: batch norm .*; drop one of them"),
+        ("fashion-resnet", None, None),
+        ("fashion-cnn", 8, None),
+    ],
+)
+def test_batch_norm_over_several_processes_is_refused_before_any_job(workload, micro_batch, message, config):
+    own = {"processes": {"value": 2, "source": "ours"}}
+    own |= {"micro_batch": {"value": micro_batch, "source": "ours"}} if micro_batch else {}
+    if message is None:
+        assert plan(of(config, workload, **own)).runs
+        return
+    with pytest.raises(InputError, match=f"^experiments.one: {message}"):
+        plan(of(config, workload, **own))
+
+
 # Costs
 
 
@@ -213,7 +238,9 @@ def test_a_model_is_counted_once(cache, monkeypatch):
     monkeypatch.setattr(profiles, "_found", {})
     assert workload_named(name).profile == profile  # from the file
     (kept,) = cache.glob("*.json")
-    for broken in ("", "[]", '{"parameters": "x"}', "{}"):
+    earlier = json.loads(kept.read_text())
+    del earlier["norm"]
+    for broken in ("", "[]", '{"parameters": "x"}', "{}", json.dumps(earlier), json.dumps(earlier | {"norm": 1})):
         kept.write_text(broken)
         monkeypatch.setattr(profiles, "_found", {})
         assert workload_named(name).profile is None
