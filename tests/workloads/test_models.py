@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from adasde.common import InputError
+from adasde.experiments.documents import merge
 from adasde.experiments.plan import plan
 from adasde.training import distributed
 from adasde.training.loop import train
@@ -198,6 +199,18 @@ def test_batch_norm_over_several_processes_is_refused_before_any_job(workload, m
         return
     with pytest.raises(InputError, match=f"^experiments.one: {message}"):
         plan(of(config, workload, **own))
+
+
+def test_null_in_an_overlay_takes_away_what_the_config_below_gives(config):
+    below = of(config, MAPPING | {"size": 56})
+    for workload, name in (
+        ({"options": {"depth": None}, "size": None},
+         "timm/vit_tiny_patch16_224@fashion-mnist?size=28&embed_dim=16&num_heads=2&patch_size=7"),
+        ({"model": "torchvision/squeezenet1_1", "options": None}, "torchvision/squeezenet1_1@fashion-mnist?size=56"),
+        (str(SMALL["torchvision"]), str(SMALL["torchvision"])),
+    ):  # fmt: skip
+        laid = merge(below, {"experiments": {"one": {"workload": workload}}})
+        assert {spec.workload for spec in plan(laid).runs.values()} == {name}
 
 
 # Costs
