@@ -15,7 +15,7 @@ from adasde.experiments.plan import plan
 from adasde.training import distributed
 from adasde.training.loop import train
 from adasde.training.run import Run
-from adasde.workloads import language_models, profiles, registry, vision_models
+from adasde.workloads import counting, language_models, profiles, registry, vision_models
 from adasde.workloads.data.registry import DATASETS, load_arrays, prepare
 from adasde.workloads.model_names import DATA, composed, parsed
 from adasde.workloads.registry import counted, load_workload, workload_named
@@ -123,15 +123,26 @@ REFUSED = [
      r"timm refuses it: TypeError: ResNet.__init__\(\) got an unexpected keyword argument 'dept'"),
     ({"model": "torchvision/resnet18", "data": "cifar-10", "options": {"dept": 3}}, "unexpected keyword .* 'dept'"),
     ({"model": "transformers/gpt2", "data": "wiki-mini", "options": {"n_layers": 3}},
-     "options.n_layers: is not an option of transformers' gpt2; nearest: n_layer,"),
+     "workload.options.n_layers: is not an option of transformers/gpt2; nearest: n_layer,"),
     ({"model": "timm/resnet18", "data": "cifar-10", "options": {"pretrained": True}}, "pretrained: is not a choice"),
     ({"model": "timm/resnet18", "data": "cifar-10", "options": {"in_chans": 1}}, "images of cifar-10 have 3 channels"),
     ({"model": "torchvision/alexnet", "data": "fashion-mnist"}, r"torchvision refuses it: RuntimeError: .* too small"),
     ({"model": "torchvision/vit_b_16", "data": "fashion-mnist", "size": 30}, "torchvision refuses it: .*indivisible"),
     ({"model": "timm/resnet10t", "data": "cifar-10", "options": {"features_only": True}}, "the model returns a list"),
+    ({"model": "transformers/gpt2", "data": "wiki-mini", "options": {"n_layer": True}},
+     "workload.options.n_layer = True: must be a number"),
+    # The spec says in which precision a run computes, and where.
+    ({"model": "transformers/gpt2", "data": "wiki-mini", "options": {"dtype": "bfloat16"}}, "dtype: is not a choice"),
+    ({"model": "transformers/gpt2", "data": "wiki-mini", "options": {"torch_dtype": "bfloat16"}}, "is not a choice"),
+    # What only comes out with values.
+    ({"model": "transformers/xlnet", "data": "wiki-mini", "size": 8,
+      "options": {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32}},
+     "workload.model = 'transformers/xlnet': sees the tokens that it should predict; take a causal model"),
+    ({"model": "transformers/rwkv", "data": "wiki-mini", "options": {"hidden_size": 32, "num_hidden_layers": 1}},
+     "transformers refuses it: ZeroDivisionError"),
     ({"model": "transformers/gpt2", "data": "wikitext-103", "size": 2048}, "gpt2 takes at most 1024 tokens"),
     ("timm/resnet18", "a model must be LIBRARY/NAME@DATA"),
-    ("timm/resnet18@cifar-10?size=x", "size = 'x': must be a whole number"),
+    ("timm/resnet18@cifar-10?size=x", "workload.size = 'x': must be a whole number"),
 ]  # fmt: skip
 
 
@@ -201,6 +212,15 @@ def test_batch_norm_over_several_processes_is_refused_before_any_job(workload, m
         plan(of(config, workload, **own))
 
 
+@pytest.mark.parametrize("library", SMALL)
+def test_weights_that_are_not_float32_are_refused(library, monkeypatch):
+    module = registry.import_module(workload_named(str(SMALL[library])).module)
+    build = module.build
+    monkeypatch.setattr(module, "build", lambda model: build(model).to(torch.bfloat16))
+    with pytest.raises(InputError, match="workload.options: make .* torch.bfloat16; weights must be torch.float32"):
+        counted(str(SMALL[library]))
+
+
 def test_null_in_an_overlay_takes_away_what_the_config_below_gives(config):
     below = of(config, MAPPING | {"size": 56})
     for workload, name in (
@@ -214,6 +234,30 @@ def test_null_in_an_overlay_takes_away_what_the_config_below_gives(config):
 
 
 # Costs
+
+
+EXPERTS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+MIXTURE = composed("transformers/mixtral", "wiki-mini", 16, EXPERTS | {"num_key_value_heads": 2, "head_dim": 16})
+
+
+def test_a_mixture_of_experts_is_counted_with_values():
+    """Each token takes two of eight experts, of three matrices each. Without values torch has no float32 for them."""
+    tokens, d, hidden, vocabulary = 16, 32, 48, 1024
+    products = tokens * (4 * d * d + 8 * d + 2 * 3 * d * hidden + d * vocabulary) + 2 * tokens**2 * d
+    assert counted(str(MIXTURE)).profile.flops == 2 * products
+
+
+def test_large_models_are_not_built_with_values(monkeypatch):
+    monkeypatch.setattr(counting, "VALUED", 1000)
+    monkeypatch.setattr(language_models, "check_causal", None)
+    assert counted(str(SMALL["transformers"])).profile
+    with pytest.raises(InputError, match="transformers refuses it: .*; with more than 1,000 weights it is not tried"):
+        counted(str(MIXTURE))
+
+
+def test_a_model_that_numbers_its_places_by_the_padding_can_predict_text():
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    assert counted(str(composed("transformers/roberta", "wiki-mini", 16, small | {"is_decoder": True}))).profile
 
 
 def test_counted_costs_are_those_by_hand():
@@ -396,14 +440,11 @@ def test_weights_decay_without_the_gradient(spec, data_root):
 
 
 def test_a_model_that_sees_later_tokens_is_refused(data_root, monkeypatch):
-    task = language_models.load(str(SMALL["transformers"]), load_arrays("wiki-mini", data_root))
-    model = task.model().eval()
-    for module in model.modules():
-        if hasattr(module, "is_causal"):
-            module.is_causal = False
+    """Also where its data are loaded, since large models are not built before."""
+    model = language_models.build(SMALL["transformers"])
     monkeypatch.setattr(language_models, "build", lambda named: Blurred(model))
-    with pytest.raises(InputError, match="the model sees the tokens that it should predict"):
-        task._check_causal()
+    with pytest.raises(InputError, match="sees the tokens that it should predict"):
+        language_models.load(str(SMALL["transformers"]), load_arrays("wiki-mini", data_root))
 
 
 class Blurred(torch.nn.Module):
