@@ -118,8 +118,9 @@ def main():
     lines = []
     for name, profile in profiles.items():
         values = asdict(profile)
-        if profile.least == 1:
-            del values["least"]
+        for field in ("least", "norm"):  # left out where they are the default
+            if values[field] == getattr(CostProfile, field):
+                del values[field]
         lines.append(f" {json.dumps(name)}: {json.dumps(values)}")
     PROFILES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 

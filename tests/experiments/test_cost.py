@@ -7,6 +7,7 @@ import re
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -172,6 +173,10 @@ def test_no_micro_batch_helps_where_one_example_is_too_large(spec, monkeypatch):
         WORKLOADS, "huge", Entry("huge", "wiki-mini", "language", "adasde.workloads.language", huge, 1000)
     )
     assert cost.cost_of(changed(spec, workload="huge", device="cuda")).micro_batch == 0
+    for least, fitting in ((1, 1), (2, 0)):  # batch norm may need two
+        profile = replace(huge, activations=4e10, least=least)
+        monkeypatch.setitem(WORKLOADS, "huge", replace(WORKLOADS["huge"], profile=profile))
+        assert cost.cost_of(changed(spec, workload="huge", device="cuda")).micro_batch == fitting
     monkeypatch.setitem(WORKLOADS, "new", Entry("new", "wiki-mini", "language", "adasde.workloads.language"))
     with pytest.raises(InputError, match="workload = 'new': its entry has no cost profile"):
         cost.cost_of(changed(spec, workload="new"))
@@ -329,6 +334,24 @@ def test_a_report_marks_what_is_measured_estimated_and_too_large(smoke):
     assert rows(text)["scaling-gpt2-adam"]["memory"].endswith("TB!")
     assert "gpt2-adam: up to 11 TB, which should be below 60 GB of the NVIDIA H100's 80 GB; micro_batch: 32" in text
     assert "estimated: language in bf16: 0.12 of the 989 TFLOP/s of one h100" in text
+
+
+def test_batch_norm_over_several_processes_is_offered_more_of_them_and_no_micro_batch():
+    """A batch of 16,384 over four processes is 104 GB; a micro_batch of 2,048 would be refused by every job."""
+    experiment = read_document(PAPER)["experiments"]["resnet50-adam"]
+    experiment |= {"processes": {"value": 4, "source": "ours"}, "seeds": {"value": 1, "source": "ours"}}
+    experiment["evaluate"] |= {"every": 16384}
+
+    def said(*kappas):
+        own = experiment | {"rules": {"sqrt": {"value": [1, *kappas], "source": "ours"}}}
+        document = {"scale": "one", "device": "cuda", "experiments": {"one": own}, "figures": []}
+        return cost.report(plan.plan(document), {})
+
+    assert "memory!" not in said(16)
+    assert re.search(r"memory! one: up to 10\d GB, .*; processes: 8 would fit", said(64))
+    experiment["batch_size"] = {"value": 260, "source": "ours"}  # eight do not divide it
+    experiment["evaluate"] |= {"every": 64 * 260}
+    assert re.search(r"memory! one: .*; batch norm over processes takes no micro_batch", said(64))
 
 
 def test_a_speed_is_measured_only_at_its_own_precision_and_batch(spec):

@@ -166,14 +166,20 @@ class ModelChoice(Model):
     data: str = Field(
         description="name of the data set: fashion-mnist, cifar-10 or imagenet; wiki-mini or wikitext-103"
     )
-    size: Omittable[int] = Field(
+    size: int | None = Field(
         None, description="pixels of a side, or tokens of a sequence; by default those of the data's own workloads"
     )
-    options: dict[str, Any] = Field({}, description="options of the model, by the library's names")
+    options: dict[str, Any] | None = Field(
+        None, description="options of the model, by the library's names; what is null is left out"
+    )
 
 
 def _workload_name(workload: str | ModelChoice) -> str:
-    return workload if isinstance(workload, str) else str(composed(**dict(workload)))
+    if isinstance(workload, str):
+        return workload
+    # As elsewhere in a config, null takes away what the config below gives.
+    options = {name: value for name, value in (workload.options or {}).items() if value is not None}
+    return str(composed(workload.model, workload.data, workload.size, options))
 
 
 _WorkloadName = Annotated[

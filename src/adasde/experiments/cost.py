@@ -130,7 +130,8 @@ def cost_of(spec: AnySpec, device: str | None = None) -> Cost:
     share, memory = spec.batch_size // spec.processes, peak_bytes(spec, unit, _examples_per_pass(spec))
     micro_batch, room = None, ROOM * (DEVICES[name].memory or math.inf)
     if memory > room:
-        fitting = (n for n in range(share, 0, -1) if share % n == 0 and peak_bytes(spec, unit, n) <= room)
+        sizes = (n for n in range(share, _profile(spec).least - 1, -1) if share % n == 0)
+        fitting = (n for n in sizes if peak_bytes(spec, unit, n) <= room)
         micro_batch = next(fitting, 0)
     parameters = _profile(spec).parameters
     return Cost(
@@ -433,6 +434,12 @@ def _too_large(plan: Plan, costs: Sequence[Cost]) -> Iterable[str]:
         if any(cost.micro_batch is not None for cost in mine):
             fitting = [cost.share if cost.micro_batch is None else cost.micro_batch for cost in mine]
             would = f"micro_batch: {math.gcd(*fitting)} would fit" if min(fitting) else "no micro_batch would fit"
+            # Batch norm over several processes takes no micro-batches, but smaller shares do the same.
+            large = [(plan.runs[cost.run], cost.micro_batch) for cost in mine if cost.micro_batch]
+            if min(fitting) and any(spec.processes > 1 and _profile(spec).norm for spec, _ in large):
+                count = max(spec.processes * _examples_per_pass(spec) // fits for spec, fits in large)
+                fit = not any(plan.runs[cost.run].batch_size % count for cost in mine)
+                would = f"processes: {count} would fit" if fit else "batch norm over processes takes no micro_batch"
             device, most = DEVICES[mine[0].device], _bytes(max(cost.memory for cost in mine))
             room = f"{_bytes(ROOM * device.memory)} of the {device.model}'s {_bytes(device.memory)}"
             yield f"memory! {name}: up to {most}, which should be below {room}; {would}"

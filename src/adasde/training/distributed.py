@@ -20,8 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from adasde.common import InputError
-
-PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+from adasde.workloads.counting import batch_norm
+from adasde.workloads.profiles import check_norm
 
 
 def world_size() -> int:
@@ -134,22 +134,11 @@ def synchronise_batch_norm(model: nn.Module, micro_batch: int | None) -> nn.Modu
     Raises InputError if the minibatch is cut into micro-batches: each process would have its own running statistics.
     So does a batch norm that is not torch's own, such as timm's with an activation in it, which would be lost.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    for norm in norms:
-        if type(norm) not in PLAIN_NORMS:
-            raise InputError(
-                f"processes = {world_size()}: the model has a {type(norm).__name__}, and only torch's own batch "
-                "norm can take its statistics over several processes; take 1"
-            )
-    if norms and micro_batch is not None:
-        raise InputError(
-            f"micro_batch = {micro_batch}, processes = {world_size()}: batch norm keeps one set of running statistics, "
-            "and micro-batches of several processes would give each its own; drop one of them"
-        )
+    check_norm(batch_norm(model), world_size(), micro_batch)
     if next(model.parameters()).is_cuda:
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     # SyncBatchNorm needs GPUs.
-    for norm in norms:
+    for norm in (module for module in model.modules() if isinstance(module, _BatchNorm)):
         norm.forward = partial(_whole_batch_norm, norm, norm.forward)
     return model
 

@@ -17,6 +17,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from adasde.common import InputError
@@ -28,6 +29,9 @@ ATTENTION = F.scaled_dot_product_attention
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 # Float32 copies of the logits that a step of GPT-2 holds for a moment, measured on an H100 in bf16.
 COPIES = 2.5
+PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+VALUED = 2**28  # weights of the largest model that is built with values: a gigabyte
+CHECKED = 64  # tokens, at most, over which a language model is tried with values
 
 
 def _fused(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **others):
@@ -60,7 +64,12 @@ def forward(network: nn.Module, loss: Callable[[], Tensor]) -> tuple[int, int]:
             held[storage._cdata] = storage
         return tensor
 
-    counter = FlopCounterMode(display=False, custom_mapping={FUSED: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
+    formulas = {
+        FUSED: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        # Mixtures of experts: (tokens, width) by (experts, width, outputs), each token with one of the experts.
+        torch.ops.aten._grouped_mm: lambda tokens, weights, *_, **__: 2 * math.prod(tokens) * weights[-1],
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
     with (
         mock.patch.object(F, "scaled_dot_product_attention", _fused),
         torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor),
@@ -89,8 +98,16 @@ def profile(
         sampled=module.SUBSET,
         graded=getattr(module, "GRADED", module.SUBSET),
         chunk=module.NOISE_CHUNK,
+        norm=batch_norm(network),
         **others,
     )
+
+
+def batch_norm(network: nn.Module) -> str | None:
+    """Return ``torch`` if a network has batch norm, the name of its class if it is not torch's own, or None."""
+    kinds = {type(module) for module in network.modules() if isinstance(module, _BatchNorm)}
+    others = [kind.__name__ for kind in kinds if kind not in PLAIN_NORMS]
+    return min(others, default="torch" if kinds else None)
 
 
 def count(model: ModelName) -> CostProfile:
@@ -100,23 +117,49 @@ def count(model: ModelName) -> CostProfile:
         model: The model.
 
     Raises:
-        InputError: If the library or the model refuses: an unknown name or option, a size that it cannot take.
+        InputError: If the library or the model refuses: an unknown name or option, a size that it cannot take; or if a
+            language model of at most `VALUED` weights sees later tokens.
     """
+    module, network = import_module(f"adasde.workloads.{model.learned.kind}_models"), None
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with without_values():
-                return _counted(model, "meta")
+                network = _built(module, model, "meta")
+                found = _counted(module, model, network)
         except InputError as error:
-            if "meta" not in str(error).lower():
+            if error.__cause__ is None:  # we refuse it ourselves; a library may only miss the values
                 raise
-        return _counted(model, "cpu")  # one that needs values
+            if network is not None and not _small(network):
+                words = str(error).rstrip(".")
+                raise InputError(f"{words}; with more than {VALUED:,} weights it is not tried with values") from error
+            network = _built(module, model, "cpu")
+            found = _counted(module, model, network)
+        if model.learned.kind == "language" and _small(network):
+            tokens = torch.randint(model.learned.classes, (1, min(model.size, CHECKED)))
+            network = _built(module, model, "cpu")
+            with refusing(model):
+                module.check_causal(model, network, tokens)
+    return found
 
 
-def _counted(model, device):
-    module = import_module(f"adasde.workloads.{model.learned.kind}_models")
+def _small(network):
+    return sum(weight.numel() for weight in network.parameters()) <= VALUED
+
+
+def _built(module, model, device):
     with torch.device(device):
         network = module.build(model)
+    for name, weight in network.named_parameters():
+        if weight.dtype != torch.float32:
+            raise InputError(
+                f"workload.options: make {name} {weight.dtype}; weights must be torch.float32, "
+                "and precision says how products are taken"
+            )
+    return network
+
+
+def _counted(module, model, network):
     with refusing(model):
         network.eval()
         with torch.no_grad():

@@ -14,9 +14,9 @@ from transformers.models.auto.modeling_auto import (
 
 from adasde.common import InputError
 from adasde.workloads.language import GRADED, NOISE_CHUNK, SUBSET, VALIDATION, LanguageWorkload, Size
-from adasde.workloads.model_names import ModelName, nearest, parsed, refusing
+from adasde.workloads.model_names import ModelName, check_numbers, nearest, parsed, refusing, unknown_option
 
-__all__ = ["GRADED", "NOISE_CHUNK", "SUBSET", "VALIDATION", "build", "load", "trial"]
+__all__ = ["GRADED", "NOISE_CHUNK", "SUBSET", "VALIDATION", "build", "check_causal", "load", "trial"]
 
 
 def build(model: ModelName) -> nn.Module:
@@ -32,26 +32,28 @@ def build(model: ModelName) -> nn.Module:
     kind, able = model.architecture, [name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name in CONFIG_MAPPING]
     if kind not in able:
         raise InputError(
-            f"model = 'transformers/{kind}': transformers has no such causal model; nearest: {nearest(kind, able)}"
+            f"workload.model = 'transformers/{kind}': transformers has no such causal model; "
+            f"nearest: {nearest(kind, able)}"
         )
     default = CONFIG_MAPPING[kind]()
     if unknown := [name for name in model.options if not hasattr(default, name)]:
-        known = [name for name in default.to_dict() if not name.startswith("_")]
-        raise InputError(
-            f"options.{unknown[0]}: is not an option of transformers' {kind}; nearest: {nearest(unknown[0], known)}"
-        )
+        raise unknown_option(model, unknown[0], default.to_dict())
+    check_numbers(model, {name: getattr(default, name) for name in model.options})
     # Nothing is padded, and the usual numbers of special tokens may lie outside of a small vocabulary.
     own = {"vocab_size": model.learned.classes, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    # Those made to predict masked tokens may number their positions by the padding, as RoBERTa does.
+    padding = getattr(default, "pad_token_id", None)
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and padding is not None and padding < model.learned.classes:
+        own["pad_token_id"] = padding
     with refusing(model):
         config = CONFIG_MAPPING[kind](**{"use_cache": False, **own, **model.options})
     if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
-        raise InputError(
-            f"model = 'transformers/{kind}': sees the tokens that it should predict; take a causal model such as gpt2, "
-            "or wiki-roberta, which predicts masked tokens"
-        )
+        raise _sighted(model)
     places = getattr(config, "max_position_embeddings", None)
     if isinstance(places, int) and 0 < places < model.size:
-        raise InputError(f"size = {model.size}: transformers' {kind} takes at most {places} tokens with its options")
+        raise InputError(
+            f"workload.size = {model.size}: transformers/{kind} takes at most {places} tokens with its options"
+        )
     with refusing(model):
         return AutoModelForCausalLM.from_config(config)
 
@@ -64,7 +66,8 @@ class ModelLanguageWorkload(LanguageWorkload):
         # The network's own size is in its configuration.
         size = Size(layers=0, width=0, heads=0, length=model.size, vocabulary=model.learned.classes, dropout=0.0)
         super().__init__(tensors, size, model.title, device)
-        self._check_causal()
+        with torch.random.fork_rng():
+            check_causal(model, self.model(), self.sequences[:1, :-1].long())
 
     def model(self) -> nn.Module:
         return build(self.named)
@@ -78,15 +81,29 @@ class ModelLanguageWorkload(LanguageWorkload):
         logits = model(input_ids=inputs).logits
         return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1)
 
-    def _check_causal(self):
-        """Raise an InputError if what the model predicts depends on later tokens."""
-        with torch.random.fork_rng(), torch.inference_mode():
-            model, tokens = self.model().eval(), self.sequences[:1, :-1].long()
-            other = tokens.clone()
-            other[:, -1] = (tokens[:, -1] + 1) % self.named.learned.classes
-            before, after = (model(input_ids=ids).logits[:, :-1] for ids in (tokens, other))
-        if not torch.allclose(before, after, rtol=1e-3, atol=1e-4):
-            raise InputError(f"workload = {self.named}: the model sees the tokens that it should predict")
+
+def _sighted(model):
+    return InputError(
+        f"workload.model = 'transformers/{model.architecture}': sees the tokens that it should predict; take a causal "
+        "model such as gpt2, or wiki-roberta, which predicts masked tokens"
+    )
+
+
+def check_causal(model: ModelName, network: nn.Module, tokens: Tensor) -> None:
+    """Raise an InputError if what a network predicts depends on later tokens.
+
+    Args:
+        model: The model.
+        network: The network, with values.
+        tokens: Tokens of shape (1, any number), int64, of which the last one is changed.
+    """
+    other = tokens.clone()
+    other[:, -1] = (tokens[:, -1] + 1) % model.learned.classes
+    network.eval()
+    with torch.inference_mode():
+        before, after = (network(input_ids=ids).logits[:, :-1] for ids in (tokens, other))
+    if not torch.allclose(before, after, rtol=1e-3, atol=1e-4):
+        raise _sighted(model)
 
 
 def trial(model: ModelName, network: nn.Module, examples: int) -> Tensor:
@@ -99,7 +116,10 @@ def trial(model: ModelName, network: nn.Module, examples: int) -> Tensor:
     logits = network(input_ids=tokens).logits
     wanted = (examples, model.size, model.learned.classes)
     if logits.shape != wanted:
-        raise InputError(f"the model returns scores of shape {tuple(logits.shape)}, and not {wanted}")
+        raise InputError(
+            f"workload.model = 'transformers/{model.architecture}': returns scores of shape {tuple(logits.shape)}, and "
+            f"not {wanted}"
+        )
     return F.cross_entropy(logits.transpose(1, 2), tokens)
 
 

@@ -39,11 +39,20 @@ DATA = {
 }
 KINDS: dict[str, Kind] = {"timm": "vision", "torchvision": "vision", "transformers": "language"}
 DOES = {"vision": "classify images", "language": "predict text"}
-# Options that are no choice: the workload sets them, or they name weights, and runs start from new ones.
+# Options that are no choice: the workload or the spec sets them, or they name weights, and runs start from new ones.
 TAKEN = {
-    "timm": ("num_classes", "img_size", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"),
+    "timm": (
+        "num_classes",
+        "img_size",
+        "device",
+        "dtype",
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "checkpoint_path",
+    ),
     "torchvision": ("num_classes", "image_size", "weights", "progress"),
-    "transformers": ("vocab_size", "dtype"),
+    "transformers": ("vocab_size", "dtype", "torch_dtype"),
 }
 LARGEST = 2**16  # of a size
 _FORM = re.compile(r"(?P<model>[^@?]+)@(?P<data>[^@?]+)\?(?P<options>[^?]+)")
@@ -72,9 +81,10 @@ class ModelName:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
-        model, kind = f"{self.library}/{self.architecture}", KINDS.get(self.library)
+        model, kind = f"{self.library}/{self.architecture}".rstrip("/"), KINDS.get(self.library)
         if kind is None or not re.fullmatch(r"[A-Za-z0-9_.-]+", self.architecture):
-            raise InputError(f"model = {short(model)}: must be {', '.join(f'{name}/NAME' for name in KINDS)}")
+            alone = "" if "/" in model else "; the name of a registered workload is written without model"
+            raise InputError(f"model = {short(model)}: must be {', '.join(f'{name}/NAME' for name in KINDS)}{alone}")
         fitting = ", ".join(name for name, learned in DATA.items() if learned.kind == kind)
         if self.data not in DATA or DATA[self.data].kind != kind:
             raise InputError(f"data = {short(self.data)}: models of {self.library} {DOES[kind]}; must be {fitting}")
@@ -86,7 +96,9 @@ class ModelName:
             if option in TAKEN[self.library]:
                 raise InputError(f"options.{option}: is not a choice; a run sets it, and starts from new weights")
             _text(option, value)
-        if kind == "vision" and not (self.channels == self.learned.channels or self._repeated):
+        # The one channel of grey images is repeated, which gives any number of them.
+        fits = type(self.channels) is int and (self.channels == self.learned.channels or self.learned.channels == 1)
+        if kind == "vision" and not (fits and self.channels > 0):
             raise InputError(
                 f"options.in_chans = {short(self.channels)}: images of {self.data} have "
                 f"{self.learned.channels} channels"
@@ -105,11 +117,6 @@ class ModelName:
     def channels(self) -> int:
         """Channels that the model takes: those of the data where it can be told, and otherwise three."""
         return self.options.get("in_chans", self.learned.channels) if self.library == "timm" else 3
-
-    @property
-    def _repeated(self) -> bool:
-        """Whether the one channel of grey images is repeated, which gives any number of them."""
-        return self.learned.channels == 1 and type(self.channels) is int and self.channels > 0
 
     @property
     def title(self) -> str:
@@ -152,7 +159,10 @@ def parsed(name: str) -> ModelName:
     for part in found["options"].split("&"):
         option, _, text = part.partition("=")
         values[option] = _value(unquote(text))
-    model = composed(found["model"], found["data"], values.pop("size", None), values)
+    try:
+        model = composed(found["model"], found["data"], values.pop("size", None), values)
+    except InputError as error:
+        raise InputError(f"workload.{error}") from error
     if str(model) != name:
         raise InputError(f"workload = {short(name)}: must be written {str(model)}")
     return model
@@ -162,6 +172,27 @@ def nearest(name: str, known: Collection[str]) -> str:
     """Return up to three of the ``known`` names as text: those that begin with ``name``, or else those most like it."""
     longer = [other for other in known if other.startswith(name)]
     return ", ".join(longer[:3] or difflib.get_close_matches(name, known, 3, cutoff=0.0))
+
+
+def unknown_option(model: ModelName, option: str, known: Collection[str]) -> InputError:
+    """Return the error of an option that a model does not have; ``known`` are those that it has, by name."""
+    names = [name for name in known if name not in TAKEN[model.library] and not name.startswith("_")]
+    return InputError(
+        f"workload.options.{option}: is not an option of {model.library}/{model.architecture}; "
+        f"nearest: {nearest(option, names)}"
+    )
+
+
+def check_numbers(model: ModelName, defaults: Mapping[str, Any]) -> None:
+    """Raise an InputError if an option is true or false where its default is a number: True would pass as 1.
+
+    Args:
+        model: The model.
+        defaults: The library's defaults of the model's options, by name; of those that are known.
+    """
+    for option, value in model.options.items():
+        if isinstance(value, bool) and type(default := defaults.get(option)) in (int, float):
+            raise InputError(f"workload.options.{option} = {value}: must be a number, such as the default {default}")
 
 
 @contextmanager

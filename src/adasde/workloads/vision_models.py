@@ -1,5 +1,8 @@
 """Image classification with any model of timm or torchvision, named by a config."""
 
+import inspect
+import math
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib import import_module
@@ -8,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from adasde.common import InputError
 from adasde.workloads.imagenet import ImageNetWorkload
-from adasde.workloads.model_names import ModelName, nearest, parsed, refusing
+from adasde.workloads.model_names import ModelName, check_numbers, nearest, parsed, refusing, unknown_option
 from adasde.workloads.vision import CROP, NOISE_CHUNK, PIXELS, SUBSET, ImageWorkload
 
 __all__ = ["NOISE_CHUNK", "SUBSET", "build", "load", "trial"]
@@ -28,7 +32,7 @@ def build(model: ModelName) -> nn.Module:
         model: The model. Dropout and stochastic depth are as its options say, and otherwise the library's default.
 
     Raises:
-        InputError: If the library knows no such model, or refuses the options; with its own words.
+        InputError: If the library knows no such model or option, or refuses a value; then with its own words.
     """
     if model.library == "timm":
         timm = import_module("timm")  # which takes twice as long to import as torch
@@ -38,18 +42,33 @@ def build(model: ModelName) -> nn.Module:
         names, create = models.list_models(module=models), partial(models.get_model, model.architecture)
     if model.architecture not in names:
         raise InputError(
-            f"model = '{model.library}/{model.architecture}': {model.library} has no such image classifier; "
+            f"workload.model = '{model.library}/{model.architecture}': {model.library} has no such image classifier; "
             f"nearest: {nearest(model.architecture, names)}"
         )
-    create = partial(create, num_classes=model.learned.classes, **model.options)
-    option = SIZE_OPTION[model.library]
+    create = partial(create, num_classes=model.learned.classes)
     with refusing(model):
-        try:
-            return create(**{option: model.size})
-        except TypeError as error:
-            if option not in str(error):
-                raise
-        return create()  # one that takes any size
+        network = _created(model, create, {SIZE_OPTION[model.library]: model.size})
+        check_numbers(model, _defaults(network))
+    return network
+
+
+def _created(model, create, size):
+    try:
+        return create(**model.options, **size)
+    except TypeError as error:
+        # Python's words, or timm's, which has a list.
+        unknown = re.search(r"unexpected keyword argument(?:\(s\):)? \[?'(\w+)'", str(error))
+        if unknown and unknown[1] in model.options:
+            raise unknown_option(model, unknown[1], _defaults(create())) from None
+        if not (unknown and unknown[1] in size):
+            check_numbers(model, _defaults(create()))
+            raise
+    return _created(model, create, {})  # one that takes any size
+
+
+def _defaults(network):
+    """Defaults of the options of a network's class; those that its library passes on to other places are not told."""
+    return {name: option.default for name, option in inspect.signature(type(network)).parameters.items()}
 
 
 class _Model(ImageWorkload):
@@ -111,15 +130,37 @@ def trial(model: ModelName, network: nn.Module, examples: int) -> Tensor:
     """Return the loss of a pass over ``examples`` images with nothing in them, on the network's device.
 
     Raises:
-        InputError: If the network returns something else than scores of the classes.
+        InputError: If the network cuts images into patches that leave some of them out, or returns something else than
+            scores of the classes.
     """
     device = next(network.parameters()).device
-    scores = network(torch.zeros(examples, model.channels, model.size, model.size, device=device))
+    with register_module_forward_pre_hook(partial(_check_patches, model)):
+        scores = network(torch.zeros(examples, model.channels, model.size, model.size, device=device))
     wanted = (examples, model.learned.classes)
     if not isinstance(scores, Tensor) or scores.shape != wanted:
         found = f"of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-        raise InputError(f"the model returns {found}, and not scores (examples, classes) of shape {wanted}")
+        way_out = "; options: {aux_logits: false} may help" if getattr(network, "aux_logits", False) else ""
+        raise InputError(
+            f"workload.model = '{model.library}/{model.architecture}': returns {found}, and not scores "
+            f"(examples, classes) of shape {wanted}{way_out}"
+        )
     return F.cross_entropy(scores, torch.zeros(examples, dtype=torch.long, device=device))
+
+
+def _check_patches(model, layer, inputs):
+    """InputError if a layer cuts images into patches, and pixels are left over, which no weight would see.
+
+    A hook, since only the pass tells whether a model pads its images before.
+    """
+    if not isinstance(layer, nn.Conv2d) or layer.in_channels != model.channels or layer.kernel_size != layer.stride:
+        return
+    patch, size = math.lcm(*layer.stride), inputs[0].shape[-1]
+    if layer.padding in ((0, 0), "valid") and (unseen := size % patch):
+        fitting = " or ".join(str(n) for n in (size - unseen, size - unseen + patch) if n)
+        raise InputError(
+            f"workload.size = {model.size}: patches of {patch} pixels leave {unseen} of {size} unseen; "
+            f"take {fitting}, or another options.patch_size"
+        )
 
 
 def load(

@@ -22,6 +22,7 @@ from adasde.scaling.hyperparameters import (
 )
 from adasde.scaling.rules import RULES, rule_named
 from adasde.training.schedule import Schedule
+from adasde.workloads.profiles import check_norm
 from adasde.workloads.registry import workload_named
 
 
@@ -199,6 +200,8 @@ class Trained(Spec):
                 f"{'micro_batch' if self.micro_batch else 'batch_size'} = {least}: batch norm would see one value per "
                 f"channel, since the features of {self.workload} end as single pixels; must be at least {profile.least}"
             )
+        if profile and self.processes > 1:
+            check_norm(profile.norm, self.processes, self.micro_batch)
         if strange := sorted(set(self.noise) - {0, *evaluations}):
             raise InputError(f"noise = {short(strange)}: the noise is measured at the start and at evaluations only")
         if self.precision == "tf32" and self.device != "cuda":
