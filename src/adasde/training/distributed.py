@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from adasde.common import InputError
-from adasde.workloads.counting import batch_norm
+from adasde.workloads.norms import batch_norm
 from adasde.workloads.profiles import check_norm
 
 

@@ -17,19 +17,18 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from adasde.common import InputError
 from adasde.workloads.data.registry import dataset_named
 from adasde.workloads.model_names import ModelName, refusing
+from adasde.workloads.norms import batch_norm
 from adasde.workloads.profiles import CostProfile
 
 ATTENTION = F.scaled_dot_product_attention
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 # Float32 copies of the logits that a step of GPT-2 holds for a moment, measured on an H100 in bf16.
 COPIES = 2.5
-PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 VALUED = 2**28  # weights of the largest model that is built with values: a gigabyte
 CHECKED = 64  # tokens, at most, over which a language model is tried with values
 
@@ -101,13 +100,6 @@ def profile(
         norm=batch_norm(network),
         **others,
     )
-
-
-def batch_norm(network: nn.Module) -> str | None:
-    """Return ``torch`` if a network has batch norm, the name of its class if it is not torch's own, or None."""
-    kinds = {type(module) for module in network.modules() if isinstance(module, _BatchNorm)}
-    others = [kind.__name__ for kind in kinds if kind not in PLAIN_NORMS]
-    return min(others, default="torch" if kinds else None)
 
 
 def count(model: ModelName) -> CostProfile:

@@ -32,7 +32,7 @@ COMMITTED = {
     name: CostProfile(**values)
     for name, values in json.loads(files("adasde.workloads").joinpath("cost_profiles.json").read_text()).items()
 }
-COUNTING = ("counting.py", "language_models.py", "model_names.py", "profiles.py", "vision_models.py")
+COUNTING = ("counting.py", "language_models.py", "model_names.py", "norms.py", "profiles.py", "vision_models.py")
 _found: dict[str, CostProfile] = {}  # of models that a config names, by name
 
 
