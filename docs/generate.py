@@ -227,6 +227,13 @@ def gpu() -> str:
     return f"{device}\n\n{table(header, rows)}"
 
 
+def models() -> str:
+    """Return the map of the models that a config names, and what its claims say in all."""
+    claims = read_claims(REFERENCE / "models/claims.csv")
+    lines = "".join(f"- {line}\n" for line in (*five_lines(claims)[1:3], five_lines(claims)[4]))
+    return f"![The map of the scale models](../figures/reference/models/map.png)\n\n{lines}"
+
+
 def quarter() -> str:
     """Return the final accuracies of the quarter-length runs on a GPU."""
     rows = []
@@ -400,6 +407,7 @@ def main():
         "part-places.md": places(claims),
         "figures.md": figures_page(claims),
         "part-gpu.md": gpu(),
+        "part-models.md": models(),
         "part-quarter.md": quarter(),
         "part-carried.md": carried(),
         "part-ramp.md": ramps(),

@@ -13,6 +13,7 @@ from scipy import stats
 from adasde.analysis.budget import cut, prices, summary
 from adasde.analysis.budget.prices import power, priced, seeds_needed, tunings
 from adasde.analysis.budget.proposal import Proposal, bought, in_order
+from adasde.analysis.claims.spreads import Spread
 from adasde.analysis.figures.registry import figure_runs
 from adasde.analysis.statistics import POWER
 from adasde.common import InputError
@@ -22,7 +23,7 @@ from adasde.experiments.documents import merge, merged
 from adasde.experiments.plan import plan
 from adasde.experiments.specs import Finetune, Simulation, Training
 from adasde.scaling.documents import read_document
-from conftest import ROOT
+from conftest import ROOT, changed
 
 SMOKE, MINI, PAPER = (ROOT / f"workflow/config/{name}.yaml" for name in ("smoke", "mini", "paper"))
 
@@ -94,6 +95,15 @@ def test_seeds_are_the_least_that_decide():
         assert needed == 2 or power(spread, needed - 1, paired) < POWER
     assert seeds_needed((5.0,), True) is None
     assert seeds_needed((), True) is None
+
+
+def test_a_workload_that_has_not_run_is_like_the_median_one(config):
+    """Of its kind, by runs: the one that is far off, with 3 of 20 degrees of freedom, says nothing of the others."""
+    spec = next(iter(plan(config).runs.values()))
+    found = {"fashion-cnn": (0.1, 10), "fashion-resnet": (0.3, 7), "far-off": (9.0, 3)}
+    rows = [Spread("mini", name, "vision", "scratch", "rule", "test_loss", *own) for name, own in found.items()]
+    assert prices.spreads_of(spec, rows)[1] == {"test_loss": 0.1}  # its own
+    assert prices.spreads_of(changed(spec, workload="cifar10-vgg16"), rows)[1] == {"test_loss": pytest.approx(0.2)}
 
 
 # Cuts of the paper

@@ -1,10 +1,12 @@
 """What the cells of a config cost, and how many seeds decide them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
+
+import numpy as np
 
 from adasde.analysis.claims.base import WORDS
 from adasde.analysis.claims.spreads import Spread, pooled, read_spreads
@@ -178,8 +180,8 @@ def _groups(cells: Sequence[Cell], branch: bool) -> tuple[tuple[Cell, ...], ...]
 def spreads_of(spec: Training, known: Sequence[Spread]) -> tuple[str, dict[str, float]]:
     """Return where the spreads of a cell come from, and they themselves by test function; none if nothing is near.
 
-    Its own workload counts first, then all of its kind, vision or language; SVAG may take the square-root rule's. All
-    that count are pooled. Rivals have the spread of the square-root rule: the question is whether they do as well.
+    Its own workload counts first, then the median workload of its kind, vision or language; SVAG may take the
+    square-root rule's. Rivals have the spread of the square-root rule: the question is whether they do as well.
     """
     claim = "svag" if spec.rule == "svag" else "rule"
     kind = [row for row in known if (row.kind, row.about) == (spec.origin, spec.kind)]
@@ -194,8 +196,17 @@ def spreads_of(spec: Training, known: Sequence[Spread]) -> tuple[str, dict[str, 
             lags = lags and spec.origin == "scratch" and spec.schedule.constant
             metrics = [name for name in WORDS if any(row.metric == name for row in rows) and (lags or name != "lag")]
             scales = ", ".join(dict.fromkeys(row.scale for row in rows))
-            return f"{words} ({scales})", {name: pooled(row for row in rows if row.metric == name) for name in metrics}
+            return f"{words} ({scales})", {name: _median(row for row in rows if row.metric == name) for name in metrics}
     return "", {}
+
+
+def _median(rows: Iterable[Spread]) -> float:
+    """The median over workloads, by their degrees of freedom: one that is far off should not speak for others."""
+    workloads: dict[str, list[Spread]] = {}
+    for row in rows:
+        workloads.setdefault(row.workload, []).append(row)
+    spreads, freedom = zip(*((pooled(own), sum(row.freedom for row in own)) for own in workloads.values()), strict=True)
+    return float(np.median(np.repeat(spreads, freedom)))
 
 
 @cache
