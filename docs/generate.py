@@ -29,7 +29,7 @@ from adasde.analysis.figures import captions
 from adasde.analysis.figures.registry import figure_runs
 from adasde.analysis.forecast import read_forecasts
 from adasde.analysis.summary import five_lines
-from adasde.experiments import config, cost
+from adasde.experiments import config, plan_cost
 from adasde.experiments.documents import merged
 from adasde.experiments.plan import plan
 from adasde.scaling import lag
@@ -192,7 +192,7 @@ def numbers(claims) -> dict[str, str]:
         "runs": f"{len(facts):,}",
         "device": facts["device"].mode()[0],
         "versions": f"torch {facts['torch'].mode()[0]}, numpy {facts['numpy'].mode()[0]}",
-        "hours": f"{cost.hours_of(paper, paper.runs, 'h100')['GPU'][0]:,.0f}",
+        "hours": f"{plan_cost.hours_of(paper, paper.runs, 'h100')['GPU'][0]:,.0f}",
         "decided": str(len(decided)),
         "agree": str(int(((decided["forecast"] == "holds") == well).sum())),
         "agree_fixed": str(right_by_one_end(decided)),

@@ -221,7 +221,7 @@ def test_imports_inside_functions_are_few_and_give_their_reason():
 
 def test_a_plan_is_made_without_what_training_and_plotting_need():
     modules = ("scaling.rules", "scaling.recipe", "workloads.registry", "workloads.data.registry", "experiments.plan")
-    modules += ("experiments.cost", "analysis.figures.registry")
+    modules += ("experiments.plan_cost", "experiments.job_cost", "analysis.figures.registry")
     heavy = {"torch", "pandas", "pyarrow", "matplotlib", "seaborn", "transformers"}
     script = f"import sys, {', '.join(f'adasde.{module}' for module in modules)}; print({heavy!r} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

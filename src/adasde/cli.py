@@ -15,7 +15,7 @@ from typing import Any
 from adasde import __version__
 from adasde.analysis.figures.registry import figure_runs, plot_named, save_figure
 from adasde.common import InputError, atomic, check_writable, read_text, text_table
-from adasde.experiments import cost
+from adasde.experiments import cost, plan_cost
 from adasde.experiments import plan as planning
 from adasde.experiments.documents import merged
 from adasde.experiments.jobs import Plan
@@ -50,14 +50,14 @@ def plan(options: argparse.Namespace) -> None:
     if options.budget is not None or options.out is not None:
         _propose(options)
         return
-    runs = cost.needed(planned, shown, options.figure) if options.figure else planned.runs
+    runs = plan_cost.needed(planned, shown, options.figure) if options.figure else planned.runs
     specs = [planned.runs[run] for run in runs]
     if options.json:
         print(json.dumps([spec.document for spec in specs], indent=1))
     elif options.runs:
         _print_runs(specs, len(planned.figures))
     else:
-        print(cost.report(planned, shown, options.figure, options.device, options.gpus))
+        print(plan_cost.report(planned, shown, options.figure, options.device, options.gpus))
 
 
 def _propose(options: argparse.Namespace) -> None:

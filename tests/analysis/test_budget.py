@@ -18,9 +18,9 @@ from adasde.analysis.figures.registry import figure_runs
 from adasde.analysis.statistics import POWER
 from adasde.common import InputError
 from adasde.experiments.config import config_of
-from adasde.experiments.cost import hours_of
 from adasde.experiments.documents import merge, merged
 from adasde.experiments.plan import plan
+from adasde.experiments.plan_cost import hours_of
 from adasde.experiments.specs import Finetune, Simulation, Training
 from adasde.scaling.documents import read_document
 from conftest import ROOT, changed

@@ -1,4 +1,4 @@
-"""cost.py: what a plan costs, against sums by hand and finished runs."""
+"""What runs, jobs and plans cost, against sums by hand and finished runs."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ import yaml
 
 from adasde.analysis.figures.registry import figure_runs
 from adasde.common import InputError
-from adasde.experiments import cost, plan
+from adasde.experiments import cost, job_cost, plan, plan_cost
 from adasde.experiments.documents import merged
 from adasde.experiments.specs import spec_of
 from adasde.experiments.throughput import COLUMNS, KEY
@@ -68,7 +68,7 @@ def test_seconds_by_hand(smoke):
     examples = 13_824 + 4 * 2_000 / 3
     seconds = examples / throughput("fashion-cnn", "128")
     assert cost.cost_of(plain).seconds == pytest.approx(seconds)
-    assert cost.job_seconds([plain, plain]) == pytest.approx(cost.START["vision"] + 2 * seconds)
+    assert job_cost.job_seconds([plain, plain]) == pytest.approx(cost.START["vision"] + 2 * seconds)
     assert cost.cost_of(plain).samples == 13_824
     assert cost.cost_of(plain).steps == 13_824 / 128
     # SVAG at ell draws 2 ell^2 times the samples, two minibatches of 32 in each step.
@@ -194,23 +194,23 @@ def test_finished_runs_took_what_is_said_of_them():
         if one.steps == float(done[run]["steps"] or 0):
             told += one.seconds
             took += float(done[run]["seconds"])
-        assert cost.job_memory([runs[run]]) > float(done[run]["peak_bytes"]) / 1e6
+        assert job_cost.job_memory([runs[run]]) > float(done[run]["peak_bytes"]) / 1e6
     assert told == pytest.approx(took, rel=0.1)
 
 
 def test_host_memory_beside_a_gpu_has_room_for_a_checkpoint(spec):
     spec = changed(spec, workload="wikibooks-roberta", device="cuda", precision="bf16", **sized(256))
     parameters = 355_018_841
-    assert cost.job_memory([spec]) > 24 * parameters / 1e6
-    more = cost.job_memory([changed(spec, processes=8)]) - cost.job_memory([spec])
+    assert job_cost.job_memory([spec]) > 24 * parameters / 1e6
+    more = job_cost.job_memory([changed(spec, processes=8)]) - job_cost.job_memory([spec])
     assert more == pytest.approx(7 * 1.5 * (6e9 + 4 * parameters) / 1e6, abs=2)
-    assert isinstance(cost.job_memory([spec]), int)
+    assert isinstance(job_cost.job_memory([spec]), int)
     images = changed(spec, workload="imagenet-resnet50")  # which 16 processes decode
-    assert cost.job_cores(images) == 17
-    assert (cost.job_gpus(images), cost.job_gpus(changed(images, processes=8))) == (1, 8)
-    assert cost.job_memory([images]) > 1.5 * (6e9 + 16 * cost.WORKER) / 1e6
+    assert job_cost.job_cores(images) == 17
+    assert (job_cost.job_gpus(images), job_cost.job_gpus(changed(images, processes=8))) == (1, 8)
+    assert job_cost.job_memory([images]) > 1.5 * (6e9 + 16 * job_cost.WORKER) / 1e6
     many = changed(spec, processes=8)
-    assert cost.job_memory([many], nodes=8) == pytest.approx(cost.job_memory([spec]), abs=2)
+    assert job_cost.job_memory([many], nodes=8) == pytest.approx(job_cost.job_memory([spec]), abs=2)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_host_memory_beside_a_gpu_has_room_for_a_checkpoint(spec):
 )
 def test_processes_go_over_as_few_nodes_as_hold_them_evenly(processes, most, nodes, spec):
     spec = changed(spec, processes=processes, **sized(processes * 32))
-    assert cost.job_nodes(spec, most) == nodes
+    assert job_cost.job_nodes(spec, most) == nodes
 
 
 @pytest.mark.parametrize(
@@ -227,47 +227,47 @@ def test_processes_go_over_as_few_nodes_as_hold_them_evenly(processes, most, nod
 )
 def test_processes_that_few_nodes_cannot_share_are_refused(processes, most, fitting, spec):
     with pytest.raises(InputError, match=rf"processes = {processes}: .* of at most {most}; take {fitting}$"):
-        cost.job_nodes(changed(spec, processes=processes, **sized(processes * 32)), most)
+        job_cost.job_nodes(changed(spec, processes=processes, **sized(processes * 32)), most)
 
 
 def test_the_time_of_a_job_is_that_of_the_gpu_that_it_asks_for(spec):
     spec = changed(spec, workload="wikitext103-gpt2", device="cuda", precision="bf16", tested=None, **sized(64))
-    default, a100 = cost.job_minutes([spec] * 100), cost.job_minutes([spec] * 100, "a100")
+    default, a100 = job_cost.job_minutes([spec] * 100), job_cost.job_minutes([spec] * 100, "a100")
     assert a100 > 2 * default
-    assert cost.job_minutes([spec] * 100, "h100") == cost.job_minutes([spec] * 100, "rtx4090") == default
+    assert job_cost.job_minutes([spec] * 100, "h100") == job_cost.job_minutes([spec] * 100, "rtx4090") == default
     cores = changed(spec, workload="fashion-cnn", device="cpu", precision="float32")
-    assert cost.job_minutes([cores], "a100") == cost.job_minutes([cores])
+    assert job_cost.job_minutes([cores], "a100") == job_cost.job_minutes([cores])
 
 
 # A plan
 
 
 def test_runs_that_figures_share_are_counted_once(smoke):
-    found = rows(cost.report(smoke, figure_runs(smoke)))
+    found = rows(plan_cost.report(smoke, figure_runs(smoke)))
     whole = found["whole, each run once"]
     assert whole["runs"] == str(len(smoke.runs)) == "32"
     assert sum(int(found[f]["runs"]) for f in smoke.figures) > 32
     # A state is a job, of a part of its run.
-    hours = (sum(cost.job_seconds(job.specs) for job in smoke.jobs.values()) + cost.START["vision"]) / 3600
+    hours = (sum(job_cost.job_seconds(job.specs) for job in smoke.jobs.values()) + cost.START["vision"]) / 3600
     assert float(whole["core-hours"]) == pytest.approx(hours, rel=0.01)
     assert found["scaling-fashion-cnn-adam"]["samples"] == f"{6 * 13_824:,}"
     for name, shown in figure_runs(smoke).items():
-        samples = sum(cost.cost_of(smoke.runs[run]).samples for run in cost.needed(smoke, {name: shown}, name))
+        samples = sum(cost.cost_of(smoke.runs[run]).samples for run in plan_cost.needed(smoke, {name: shown}, name))
         assert found[name]["samples"] == f"{samples:,}"
 
 
 def test_a_figure_of_fine_tuning_needs_the_pre_training_first(smoke):
     shown = figure_runs(smoke)
-    runs = cost.needed(smoke, shown, "finetune")
+    runs = plan_cost.needed(smoke, shown, "finetune")
     assert {run for run in runs if run.startswith("roberta-adam")} == set(smoke.parents.values()) != set()
     assert set(shown["finetune"]) < set(runs)
-    total, chain = cost.hours_of(smoke, runs)["core"]
-    cells = {name: cost.job_seconds(job.specs) / 3600 for name, job in smoke.jobs.items()}
+    total, chain = plan_cost.hours_of(smoke, runs)["core"]
+    cells = {name: job_cost.job_seconds(job.specs) / 3600 for name, job in smoke.jobs.items()}
     mine = [name for name in cells if name.startswith(("roberta-adam", "finetune"))]
     assert total == pytest.approx(sum(cells[name] for name in mine))
     chains = [cells[f"roberta-adam.sqrt.k{kappa}"] + cells[f"finetune-roberta.k{kappa}"] for kappa in (1, 4)]
     assert chain == pytest.approx(max(chains))
-    text = cost.report(smoke, shown, "finetune", devices=100)
+    text = plan_cost.report(smoke, shown, "finetune", devices=100)
     assert f"100 cores: {chain * 60:.3g} min" in text or f"100 cores: {chain * 3600:.3g} s" in text
 
 
@@ -282,7 +282,7 @@ def test_states_and_branches_by_hand(config):
     branch = cost.cost_of(planned.runs["branch-cnn-adam.sqrt.k4.s0"]).seconds
 
     def seconds(*runs):
-        return [3600 * hours for hours in cost.hours_of(planned, runs)["core"]]
+        return [3600 * hours for hours in plan_cost.hours_of(planned, runs)["core"]]
 
     early = start + parent * 7680 / 13_824
     late = start + parent * 4320 / 13_824
@@ -308,19 +308,19 @@ def test_states_and_branches_by_hand(config):
         (parents, 2),
         (["roberta-adam.sqrt.k1.s0"], 0),
     ):
-        assert cost._disk(planned, runs, costs)["states"] == count * state
+        assert plan_cost._disk(planned, runs, costs)["states"] == count * state
 
 
 def test_a_report_marks_what_is_measured_estimated_and_too_large(smoke):
     shown = figure_runs(smoke)
-    here = cost.report(smoke, shown)
+    here = plan_cost.report(smoke, shown)
     speeds = {name: row["speed"] for name, row in rows(here).items()}
     assert speeds["scaling-fashion-cnn-adam"] == speeds["finetune"] == "measured"
     mixed = r"\d\d% measured, \d\d% estimated"
     assert re.fullmatch(mixed, speeds["branch-cnn-adam"])  # one of its batches was not run
     assert "unknown" not in here
     assert "measured: examples per second of finished runs on Intel(R) Xeon(R) Processor" in here
-    there = cost.report(smoke, shown, device="h100")
+    there = plan_cost.report(smoke, shown, device="h100")
     assert rows(there)["finetune"]["speed"] == "estimated"
     assert rows(there)["weak-order"]["speed"] == "measured"  # on the CPU
     assert re.fullmatch(mixed, rows(there)["forecast"]["speed"])  # the simulations, on a core
@@ -330,7 +330,7 @@ def test_a_report_marks_what_is_measured_estimated_and_too_large(smoke):
     for run, spec in paper.runs.items():  # whatever the config says, here each run is on one GPU, a batch in one pass
         rest = {k: v for k, v in spec.document.items() if k not in ("processes", "micro_batch")}
         paper.runs[run] = spec_of({**rest, "device": "cuda", "precision": "bf16"})
-    text = cost.report(paper, figure_runs(paper))
+    text = plan_cost.report(paper, figure_runs(paper))
     assert rows(text)["scaling-gpt2-adam"]["memory"].endswith("TB!")
     assert "gpt2-adam: up to 11 TB, which should be below 60 GB of the NVIDIA H100's 80 GB; micro_batch: 32" in text
     assert "estimated: language in bf16: 0.12 of the 989 TFLOP/s of one h100" in text
@@ -345,7 +345,7 @@ def test_batch_norm_over_several_processes_is_offered_more_of_them_and_no_micro_
     def said(*kappas):
         own = experiment | {"rules": {"sqrt": {"value": [1, *kappas], "source": "ours"}}}
         document = {"scale": "one", "device": "cuda", "experiments": {"one": own}, "figures": []}
-        return cost.report(plan.plan(document), {})
+        return plan_cost.report(plan.plan(document), {})
 
     assert "memory!" not in said(16)
     assert re.search(r"memory! one: up to 10\d GB, .*; processes: 8 would fit", said(64))
@@ -377,17 +377,17 @@ def test_shares_of_the_hours_add_up_to_them(smoke):
     for whole, device in ((paper, None), (paper, "cpu-core"), (smoke, "h100")):
         costs = {run: cost.cost_of(spec, device) for run, spec in whole.runs.items()}
         for runs in (*figure_runs(whole).values(), whole.runs):
-            hours = cost.hours_by_speed([costs[run] for run in runs])
+            hours = plan_cost.hours_by_speed([costs[run] for run in runs])
             assert set(hours) == set(cost.SPEEDS)
             assert sum(hours.values()) == pytest.approx(sum(costs[run].hours for run in runs))
-        for row in rows(cost.report(whole, figure_runs(whole), device=device)).values():
+        for row in rows(plan_cost.report(whole, figure_runs(whole), device=device)).values():
             percents = [int(part.partition("%")[0]) for part in row["speed"].split(", ") if "%" in part]
             assert (sum(percents) == 100 and min(percents) > 0) or row["speed"] in cost.SPEEDS
-    speeds = {name: row["speed"] for name, row in rows(cost.report(paper, figure_runs(paper))).items()}
+    speeds = {name: row["speed"] for name, row in rows(plan_cost.report(paper, figure_runs(paper))).items()}
     assert speeds["scaling-imagenet-adam"] == "33% measured, 67% estimated"  # the baseline's batch is one of three
     assert speeds["scaling-vgg16-rmsprop"] == "estimated"  # its engine was not measured
     assert speeds["scaling-roberta-adam"] == "estimated"
-    away = rows(cost.report(paper, figure_runs(paper), device="cpu-core"))
+    away = rows(plan_cost.report(paper, figure_runs(paper), device="cpu-core"))
     assert away["whole, each run once"]["speed"] == "18% estimated, 82% unknown"  # bf16 on a core
 
 
@@ -408,7 +408,7 @@ def test_one_figure_alone(adasde, smoke):
     assert "time with 2 cores: " in done.stdout
     assert "8 cores" not in done.stdout
     specs = json.loads(adasde("plan", SMOKE, "--figure", "finetune", "--json").stdout)
-    assert [spec["run"] for spec in specs] == cost.needed(smoke, figure_runs(smoke), "finetune")
+    assert [spec["run"] for spec in specs] == plan_cost.needed(smoke, figure_runs(smoke), "finetune")
     assert "time with 1 core: " in adasde("plan", SMOKE).stdout
 
 

@@ -48,14 +48,14 @@ def profiled(rule):
 
 def minutes(specs, rulename):
     """The minutes that a job of these runs asks for: no more than its partition allows."""
-    asked = estimated(cost.job_minutes, specs, profiled(rulename).get("gpu_model"))
+    asked = estimated(job_cost.job_minutes, specs, profiled(rulename).get("gpu_model"))
     named = profiled(rulename).get("slurm_partition", "").split(",")
     return int(min([asked, *(partitions().get(name, asked) for name in named if name)]))
 
 
 def nodes(spec):
     """The number of nodes that a job of runs like this takes."""
-    return cost.job_nodes(spec, PER_NODE)
+    return job_cost.job_nodes(spec, PER_NODE)
 
 
 try:
@@ -81,7 +81,7 @@ def placement(spec_of):
 
     def gpus(spec, each, rulename):
         names = ["gpu", profiled(rulename).get("gpu_model"), str(each)]
-        return ":".join(filter(None, names)) if cost.job_gpus(spec) else None
+        return ":".join(filter(None, names)) if job_cost.job_gpus(spec) else None
 
     return {
         "nodes": lambda wildcards: nodes(spec_of(wildcards)),
@@ -92,7 +92,7 @@ def placement(spec_of):
         # Or the executor would take `tasks` for them.
         "tasks_per_gpu": several(lambda spec, each, _: 0),
         "cpus_per_task": several(
-            lambda spec, each, _: cost.job_cores(spec) // spec.processes
+            lambda spec, each, _: job_cost.job_cores(spec) // spec.processes
         ),
         "gres": several(gpus),
     }
@@ -100,7 +100,7 @@ def placement(spec_of):
 
 def launcher(spec):
     """What starts a job of runs like this: several processes, one per GPU, are started by torchrun, or on several nodes by srun."""
-    count, cores = spec.processes, cost.job_cores(spec) // spec.processes
+    count, cores = spec.processes, job_cost.job_cores(spec) // spec.processes
     if nodes(spec) > 1:
         each = f"--ntasks-per-node={count // nodes(spec)} --cpus-per-task={cores}"
         return f"srun --nodes={nodes(spec)} --ntasks={count} {each} --kill-on-bad-exit=1 {PYTHON} -m adasde"

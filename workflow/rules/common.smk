@@ -12,7 +12,7 @@ from pathlib import Path
 from adasde import InputError, ScalingWarning
 from adasde.analysis.figures.registry import figure_runs
 from adasde.common import check_writable, hold, one_line
-from adasde.experiments import cost
+from adasde.experiments import job_cost
 from adasde.experiments.artifacts import other_code, other_code_line, refuse_other_runs
 from adasde.experiments.plan import plan
 from adasde.experiments.specs import Trained
@@ -69,7 +69,7 @@ def begin():
         refuse(error)
     # `--logger adasde` estimates from it how long the graph will take.
     planned = {
-        job: estimated(cost.job_seconds, specs(job))
+        job: estimated(job_cost.job_seconds, specs(job))
         for job in PLAN.jobs
         if not Path(f"results/{PLAN.scale}/runs/{job}.parquet").exists()
     }

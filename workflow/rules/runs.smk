@@ -37,12 +37,12 @@ rule state:
     priority: 1000000  # many wait for it
     conda:
         "../../envs/environment.yaml"
-    threads: lambda wildcards: cost.job_cores(PLAN.states[wildcards.state][0])
+    threads: lambda wildcards: job_cost.job_cores(PLAN.states[wildcards.state][0])
     resources:
         **placement(lambda wildcards: PLAN.states[wildcards.state][0]),
-        gpu=lambda wildcards: cost.job_gpus(PLAN.states[wildcards.state][0]),
+        gpu=lambda wildcards: job_cost.job_gpus(PLAN.states[wildcards.state][0]),
         mem_mb=lambda wildcards: estimated(
-            cost.job_memory,
+            job_cost.job_memory,
             PLAN.states[wildcards.state][:1],
             nodes(PLAN.states[wildcards.state][0]),
         ),
@@ -77,15 +77,15 @@ rule run:
         "<results>/logs/runs/{job}.log",
     benchmark:
         "<results>/benchmarks/runs/{job}.tsv"
-    priority: lambda wildcards: estimated(cost.job_seconds, specs(wildcards.job))  # long ones first, so that cores end together
+    priority: lambda wildcards: estimated(job_cost.job_seconds, specs(wildcards.job))  # long ones first, so that cores end together
     conda:
         "../../envs/environment.yaml"
-    threads: lambda wildcards: cost.job_cores(specs(wildcards.job)[0])
+    threads: lambda wildcards: job_cost.job_cores(specs(wildcards.job)[0])
     resources:
         **placement(lambda wildcards: specs(wildcards.job)[0]),
-        gpu=lambda wildcards: cost.job_gpus(specs(wildcards.job)[0]),
+        gpu=lambda wildcards: job_cost.job_gpus(specs(wildcards.job)[0]),
         mem_mb=lambda wildcards: estimated(
-            cost.job_memory, specs(wildcards.job), nodes(specs(wildcards.job)[0])
+            job_cost.job_memory, specs(wildcards.job), nodes(specs(wildcards.job)[0])
         ),
         runtime=lambda wildcards, rulename: minutes(specs(wildcards.job), rulename),
     params:

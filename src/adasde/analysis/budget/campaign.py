@@ -12,10 +12,11 @@ from adasde.analysis.budget.prices import MOST, priced, tunings
 from adasde.analysis.budget.proposal import Proposal, Step, bought
 from adasde.common import InputError
 from adasde.experiments.config import config_of
-from adasde.experiments.cost import DEVICES, cost_of, hours_of
+from adasde.experiments.cost import DEVICES, cost_of
 from adasde.experiments.documents import merge
 from adasde.experiments.jobs import Plan
 from adasde.experiments.plan import plan
+from adasde.experiments.plan_cost import hours_of
 from adasde.experiments.specs import Simulation, Trained
 from adasde.scaling.rules import ScalingWarning
 
