@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 
 from adasde.analysis.figures import style
 from adasde.scaling.rules import RULES
+from adasde.workloads.registry import WORKLOADS
 
 
 def luminance(colour):
@@ -63,3 +64,14 @@ def test_a_headline_fits_its_figure():
     left, right = figure._suptitle.get_window_extent().intervalx
     assert 0 <= left < right <= figure.bbox.width
     plt.close(figure)
+
+
+def test_a_long_name_leaves_the_panels_their_room():
+    """The key of a figure is as wide as its longest line; names of our own workloads stay on one."""
+    model = "timm/vit_tiny_patch16_224@fashion-mnist?size=28&depth=4&embed_dim=64&num_heads=2&patch_size=7"
+    for workload in (model, *WORKLOADS):
+        row = {"workload": workload, "optimizer": "rmsprop"}
+        lines = style.entry(row).splitlines()
+        assert max(map(len, lines)) <= style.ENTRY
+        assert " ".join(lines) == style.subject(row)
+        assert (len(lines) == 1) == (workload != model)

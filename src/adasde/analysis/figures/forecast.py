@@ -66,7 +66,7 @@ def _networks(trajectories):
             half = stdtrit(gap.freedom, 1.0 - TAIL) * gap.error[0]
             row = part.iloc[0]
             yield {
-                "what": row["workload"], "optimizer": row["optimizer"], "title": style.subject(row),
+                "what": row["workload"], "optimizer": row["optimizer"], "title": style.entry(row),
                 "kappa": kappa, "forecast": curve[-1], "observed": gap.mean[0],
                 "low": gap.mean[0] - half, "high": gap.mean[0] + half, "n": lags.seeds, "repeats": "seeds",
             }  # fmt: skip
@@ -82,7 +82,7 @@ def _oracles(simulations):
             drawn = drawn[np.isfinite(drawn)]
             low, high = statistics.interval(drawn, 1 - 2 * TAIL) if len(drawn) else (np.nan, np.nan)
             yield {
-                "what": row["oracle"], "optimizer": row["optimizer"], "title": f"{style.subject(row)} (simulated)",
+                "what": row["oracle"], "optimizer": row["optimizer"], "title": f"{style.entry(row)} (simulated)",
                 "kappa": kappa, "forecast": curve[-1], "observed": lags.observed[kappa][-1],
                 "low": low, "high": high, "n": lags.seeds, "repeats": "batches of paths",
             }  # fmt: skip

@@ -38,7 +38,7 @@ def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
             seeds.add(len(values))
             last.append(mean[-1])
             shown += [mean.min(), mean.max()]
-            key[style.subject(first.loc[experiment])] = plt.Line2D([], [], color=colours[who], **looks[who])
+            key[style.entry(first.loc[experiment])] = plt.Line2D([], [], color=colours[who], **looks[who])
         panel.set_title(KINDS[kind], fontweight="bold", loc="left")
         style.progress_axis(panel, 1.0, "part of the run")
         panel.set_xlim(-0.05, 1.05)

@@ -44,7 +44,7 @@ def plot(trajectories: pd.DataFrame, claims: pd.DataFrame, subject: str) -> Figu
     key = {style.kappa_label(k): plt.Line2D([], [], color=style.kappa_colour(k), linewidth=3) for k in levels}
     for _, where in subjects.drop_duplicates(["workload", "optimizer"]).iterrows():
         look = looks[where["workload"], where["optimizer"]]
-        key[style.subject(where)] = plt.Line2D([], [], linestyle="", color="0.3", markersize=5, **look)
+        key[style.entry(where)] = plt.Line2D([], [], linestyle="", color="0.3", markersize=5, **look)
     key["within the tolerance"] = plt.Rectangle((0, 0), 1, 1, facecolor=style.TOLERATED["color"])
     style.legend(figure, key, columns=3)
     detail = f"bars: {gaps.INTERVAL}, {style.repeats(set(cells['n']))}; points at the frame: beyond it, or diverged"

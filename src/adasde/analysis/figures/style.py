@@ -53,6 +53,7 @@ RULES = {rule: label for rule, (label, *_) in _LOOKS.items()}
 RULE_STYLES = {
     rule: {"color": colour, "marker": marker, "linestyle": line} for rule, (_, colour, marker, line) in _LOOKS.items()
 }
+ENTRY = 44  # characters of a line in a key: any registered workload with its optimizer
 MARKERS = "os^vDPX*<>"
 HALVES = ((0.5, 1), (1, 2), (2, 5))  # round numbers, each with one about half as large
 TOLERATED = {"color": "#d8ecd8", "zorder": 0, "linewidth": 0}  # within the tolerance
@@ -87,6 +88,11 @@ def subject(row: Any, separator: str = ", ") -> str:
     """Title of a row of a table: its optimizer, and its workload or oracle."""
     what = workload_named(row["workload"]) if "workload" in row else ORACLES[row["oracle"]]
     return f"{OPTIMIZERS[row['optimizer']].title}{separator}{what.title}"
+
+
+def entry(row: Any) -> str:
+    """The `subject` of a row in a key, in lines that leave room for the panels."""
+    return textwrap.fill(subject(row), ENTRY)
 
 
 def looks_of(subjects: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
