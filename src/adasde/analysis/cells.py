@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from adasde.analysis.claims.base import VERDICTS, together
+from adasde.analysis.claims.base import VERDICTS, WORDS, together
 from adasde.analysis.claims.evaluation import evaluate_claims
 from adasde.analysis.claims.experiment import BASELINE, Experiment
 from adasde.analysis.claims.forecasts import reach
@@ -73,7 +73,7 @@ def cells_of(claims: pd.DataFrame) -> pd.DataFrame:
 
 
 def limit(claims: pd.DataFrame, claim: str, unit: float = 1.0, name: str = "batch") -> str:
-    """Say up to which level of one experiment its cells are within the tolerances, and where not.
+    """Say up to which level of one experiment its cells are within the tolerances, and where not, and by what.
 
     Args:
         claims: The claims on one experiment.
@@ -81,25 +81,37 @@ def limit(claims: pd.DataFrame, claim: str, unit: float = 1.0, name: str = "batc
         unit: What a level of 1 is: the baseline's batch, or 1 for ell.
         name: Of that.
     """
-    cells = cells_of(claims[claims["claim"] == claim])
+    rows = claims[claims["claim"] == claim]
+    cells = cells_of(rows)
     low, high = reach(cells)
     between = cells.loc[(cells["level"] > low) & (cells["verdict"] == UNDECIDED), "level"]
     parts = [
-        ("within the tolerance up to", [low] if low > 1 else []),
-        ("undecided at", between),
-        ("outside the tolerance at", [high] if np.isfinite(high) else []),
+        ("within the tolerance up to", WITHIN, [low] if low > 1 else []),
+        ("undecided at", UNDECIDED, between),
+        ("outside the tolerance at", OUTSIDE, [high] if np.isfinite(high) else []),
     ]
-    said = [(words, ", ".join(f"{level * unit:g}" for level in levels)) for words, levels in parts if len(levels)]
+    said = [
+        (words, ", ".join(f"{level * unit:g}{_by_one(rows, level, verdict)}" for level in levels))
+        for words, verdict, levels in parts
+        if len(levels)
+    ]
     return ", ".join(f"{words} {'' if place else f'{name} '}{shown}" for place, (words, shown) in enumerate(said))
 
 
+def _by_one(rows, level, verdict):
+    """The one test function that makes a cell undecided or outside, if it is only one."""
+    metrics = rows.loc[(rows["level"] == level) & (rows["verdict"] == verdict), "metric"]
+    return f" (by its {WORDS[metrics.iloc[0]]})" if verdict != WITHIN and len(metrics) == 1 else ""
+
+
 def forecast_limit(claims: pd.DataFrame, unit: float) -> str:
-    """Say up to which batch the noise forecasts that the rule holds; empty where there is no forecast."""
+    """Say after which batch the noise forecasts that the rule ends; empty where there is no forecast."""
     safe = claims.loc[(claims["claim"] == "forecast") & (claims["experiment"] != ""), "level"]
     if safe.empty:
         return ""
     kappa = safe.iloc[0]
-    return f"noise forecast {'at least ' if kappa >= KAPPAS[-1] else ''}{float(f'{kappa * unit:.2g}'):g}"
+    end = "no end up to" if kappa >= KAPPAS[-1] else "its end at"
+    return f"noise forecasts {end} batch {float(f'{kappa * unit:.2g}'):g}"
 
 
 @dataclass
@@ -130,6 +142,11 @@ class MapRow:
     fields: dict[tuple[str, float], MapField] = field(default_factory=dict)
 
 
+def row_name(experiment: str) -> str:
+    """What figures call an experiment: beside SVAG and branches stand the runs of the same name from scratch."""
+    return experiment.removeprefix("svag-").removeprefix("branch-")
+
+
 GROUPS = {"scratch": "from scratch", "branch": "branches", "rules": "other rules: median over experiments"}
 
 
@@ -137,8 +154,8 @@ def map_rows(claims: pd.DataFrame) -> list[MapRow]:
     """Return the rows of the map: experiments with SVAG beside the rule, then every other rule over all experiments."""
     cells, rows = cells_of(claims), {}
     for cell in cells[cells["claim"].isin(["rule", "svag"])].itertuples():
-        name = cell.experiment.removeprefix("svag-")
-        row = rows.setdefault((cell.kind, name), MapRow(GROUPS[cell.kind], name.removeprefix("branch-")))
+        name = row_name(cell.experiment)
+        row = rows.setdefault((cell.kind, name), MapRow(GROUPS[cell.kind], name))
         row.fields["ell" if cell.claim == "svag" else "kappa", cell.level] = MapField(
             cell.gap, cell.verdict, cell.forecast
         )

@@ -123,7 +123,7 @@ class Gap:
 
     @property
     def high(self) -> np.ndarray:
-        """Upper end of the 90% interval of the largest |true gap|: the intersection-union test (Berger and Hsu 1996).
+        """Upper bound at 5% of the largest |true gap|: the intersection-union test (Berger and Hsu 1996).
 
         All gaps are below a tolerance if each one is, so each has the whole level to show it.
         """
@@ -131,7 +131,7 @@ class Gap:
 
     @property
     def low(self) -> np.ndarray:
-        """Lower end: it allows for errors at all points at once (Bonferroni), to either side; at least 0."""
+        """Lower bound at 5%: it allows for errors at all points at once (Bonferroni), to either side; at least 0."""
         each = 1.0 - TAIL / (2 * self.mean.shape[-1])
         return np.maximum((np.abs(self.mean) - stdtrit(self.freedom, each) * self.error).max(axis=-1), 0.0)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from adasde.analysis.cells import NAMES
-from adasde.analysis.claims.base import LOSSES, natural, short
+from adasde.analysis.claims.base import LOSSES, WORDS, natural, short
 from adasde.analysis.claims.forecasts import cell_verdicts, reach
 
 
@@ -20,7 +20,7 @@ def five_lines(table: pd.DataFrame) -> list[str]:
 def _theorems(table):
     rows = table[table["claim"].isin(["order", "svag-to-sde"])]
     order = rows[rows["claim"] == "order"]
-    seen = f"; the order of weak approximation is 1 to within {order['value'].max():.2g}" if len(order) else ""
+    seen = f"; the order of weak approximation is 1 to within {order['high'].max():.2g}" if len(order) else ""
     return f"**Theorems, simulated:** {_counts(rows)}{seen}."
 
 
@@ -99,18 +99,27 @@ def _gaps(rows):
 
 
 def _ends(table):
-    """At which kappa the rule is first shown to fail, counted over experiments, and in how many of them by its lag."""
-    ends = {name: reach(part)[1] for name, part in cell_verdicts(table).groupby("experiment", sort=False)}
+    """At which kappa the rule is first shown to fail, counted over experiments, and by which test function alone."""
+    ends = _ends_of(table)
     if not ends:
         return ""
     counts = pd.Series(ends).value_counts().sort_index()
     by = [f"at kappa {kappa:g} in {count}" for kappa, count in counts.items() if np.isfinite(kappa)]
-    nowhere = [f"nowhere in {counts[np.inf]}"] if np.inf in counts else []
+    total = _number(len(ends), "experiment")
+    if not by:
+        return f" It is shown to fail in none of {total}."
     failed = table[(table["claim"] == "rule") & (table["verdict"] == "not reproduced")]
-    first = failed[failed["level"] == failed["experiment"].map(ends)]
-    late = sum(set(part) == {"lag"} for _, part in first.groupby("experiment")["metric"])
-    alone = [f"of these by the lag alone in {late}"] if late else []
-    return f" Of {_number(len(ends), 'experiment')} it is first shown to fail {', '.join(by + alone + nowhere)}."
+    first = failed[failed["level"] == failed["experiment"].map(ends)].groupby("experiment")["metric"].agg(set)
+    alone = [f"by the {word} only in {count}" for metric, word in WORDS.items() if (count := sum(first == {metric}))]
+    return (
+        f" It is shown to fail in {len(first)} of {total}, first {', '.join(by)}"
+        f"{', there ' if alone else ''}{', '.join(alone)}."
+    )
+
+
+def _ends_of(table):
+    """The kappa at which the rule is first shown to fail, by experiment; infinite where it is nowhere."""
+    return {name: reach(part)[1] for name, part in cell_verdicts(table).groupby("experiment", sort=False)}
 
 
 def _foreseen(table):
@@ -122,11 +131,26 @@ def _foreseen(table):
     cell = cells.iloc[0]
     if not cell["n"] or np.isnan(cell["value"]):
         return " No cell is decided, so the forecast cannot be judged."
-    oracles = table[table["claim"] == "prediction-error"]
-    right, exact = (int((part["verdict"] == "reproduced").sum()) for part in (limits, oracles))
-    simulated = f"; on oracles, whose noise is known exactly, its lags are right in {exact} of {len(oracles)}"
-    return (
-        f" The forecast from the baseline is right in {round(cell['value'] * cell['n'])} of "
-        f"{_number(cell['n'], 'decided cell')}, and within a factor of 2 of where the rule was found to end in {right} "
-        f"of {_number(len(limits), 'experiment')}{simulated if len(oracles) else ''}."
-    )
+    ends = {name for name, found in _ends_of(table).items() if np.isfinite(found)}
+    oracles, ended = table[table["claim"] == "prediction-error"], limits["experiment"].isin(ends)
+    words = [
+        f"The forecast from the baseline is right in {round(cell['value'] * cell['n'])} of "
+        f"{_number(cell['n'], 'decided cell')}."
+    ]
+    near = [
+        f"of {subject} in {_shares(limits[chosen])} experiments {which}"
+        for chosen, subject, which in (
+            (ended, "the end of the rule", "in which one was found"),
+            (~ended, "how far the rule is shown to hold", "in which none was"),
+        )
+        if chosen.any()
+    ]
+    words.append(f"It lies within a factor of 2 {', and '.join(near)}.")
+    if len(oracles):
+        words.append(f"On oracles, whose noise is known exactly, its lags are right in {_shares(oracles)}.")
+    return f" {' '.join(words)}"
+
+
+def _shares(rows):
+    """How many rows are reproduced, of how many."""
+    return f"{int((rows['verdict'] == 'reproduced').sum())} of {len(rows)}"

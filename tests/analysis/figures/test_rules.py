@@ -29,7 +29,10 @@ def test_points_are_the_cells_of_the_kappas_at_which_rules_ran():
     assert [place for place, _ in found] == [0, 1, 2, 3]  # kappa 64 of the rule, and what was kept, are elsewhere
     assert np.allclose([gap for _, gap in found[:2]], [3.0, 5.0], rtol=0.1)
     assert all(gap < 0.5 for _, gap in found[2:])
-    assert "rivals are shown to be outside in 4 of 4" in plotted.get_suptitle()
+    assert "rivals are outside in 4 of 4" in plotted.get_suptitle().replace("\n", " ")
+    markers = [{line.get_marker() for line in panel.lines if len(line.get_xdata()) == 1} for panel in plotted.axes]
+    assert [len(found) for found in markers] == [1, 1]  # one for each experiment
+    assert markers[0] != markers[1]
     plt.close(plotted)
 
 

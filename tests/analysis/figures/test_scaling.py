@@ -96,6 +96,20 @@ def test_the_band_is_the_tolerance_of_the_claims():
     plt.close(plotted)
 
 
+def test_the_bands_about_the_curves_and_about_the_gaps_are_equal():
+    """In branches a rival may widen the tolerance of a level. That of the baseline itself has no part in it."""
+    made = table({("sqrt", 1): 0.0, ("svag", 2): 0.0, ("none", 4): 6.0}, kind="branch", noise=0.0)
+    plotted = plot_figure("svag-a", made)
+    heights = []
+    for panel in (plotted.axes[0], plotted.axes[3]):
+        (band,) = [band for band in panel.collections if band.get_label() == "tolerance"]
+        (path,) = band.get_paths()
+        start = path.vertices[np.isclose(path.vertices[:, 0], path.vertices[:, 0].max()), 1]
+        heights.append(start.max() - start.min())
+    assert heights[0] == pytest.approx(heights[1], rel=1e-6)
+    plt.close(plotted)
+
+
 def test_where_the_rate_changes_there_is_no_lag_and_the_norm_is_not_judged():
     made = table({("sqrt", 1): 0.0, ("sqrt", 4): 0.0})
     plotted = plot_figure("scaling-a", made.assign(time=made["time"] ** 2))

@@ -39,6 +39,12 @@ def test_workloads_have_forms_and_optimizers_fills():
     assert ["markerfacecolor" in looks["cnn", name] for name in ("adam", "rmsprop")] == [False, True]
 
 
+def test_every_experiment_has_a_look_of_its_own():
+    looks = style.looks_by_name([f"e{number}" for number in range(16)] + ["e0"])
+    assert len(looks) == len({(look["marker"], look["color"], "markerfacecolor" in look) for look in looks.values()})
+    assert len(style.looks_by_name(map(str, range(50)))) == 50
+
+
 @pytest.mark.parametrize(("threshold", "end", "ticks"), [
     (0.0023, 0.4, [0, 0.001, 0.002, 0.02, 0.2]), (3.0, 2.5, [0, 1, 2]), (0.1, 0.13, [0, 0.05, 0.1]),
 ])  # fmt: skip

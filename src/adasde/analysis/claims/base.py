@@ -1,6 +1,8 @@
 """What every claim has: a statistic with its interval, a tolerance with its reason, and so a verdict.
 
-The interval of a gap to a baseline is that of a test of equivalence at 5%, one of 90%; the others are 95% intervals.
+The interval of a gap to a baseline joins the bounds of two tests at 5%. The upper one is that of the test of
+equivalence, and takes each time by itself. The lower one allows for errors at all times at once, so it is further off
+than that of a 90% interval. The others are 95% intervals.
 
 The verdict is *reproduced* if the whole interval lies on the claim's side of the tolerance, *not reproduced* if it lies
 on the other side, and *undecided* if the tolerance is within it or if a single seed leaves the seed spread unknown.
@@ -37,12 +39,13 @@ class ClaimRow:
     statement: str  #: the claim, as a sentence without a full stop
     statistic: str  #: what the value is
     value: float
-    low: float  #: lower end of the value's interval
-    high: float  #: its upper end
+    low: float  #: lower bound of the value
+    high: float  #: its upper bound
     n: int  #: number of seeds, or of batches of paths
     tolerance: float
     reason: str  #: why the tolerance is that
-    power: float = math.nan  #: probability that a true gap of 0 with the measured spread is shown to be within it
+    power: float = math.nan  #: probability that a true gap of 0 with the measured spread is shown to be within it; not
+    #: of rivals, which claim the opposite
     seeds_needed: float = math.nan  #: that would decide it; NaN if it is decided
     from_tenth: float = math.nan  #: the value if the window began at a tenth of the run
     deviations: float = math.nan  #: the largest gap in standard deviations of a run

@@ -103,7 +103,7 @@ def _cells(cells, forecasts):
         bounds=bounds,
         n=n,
         tolerance=0.5,
-        reason="more often right than a coin (ours)",
+        reason="more often right than a coin (ours); cells of one experiment depend on each other",
         below=False,
         note=f"{correct} of {n} agree, {len(cells) - n} undecided; one end of the rule for all experiments, chosen "
         f"afterwards, would be right in {right_by_one_end(decided)}, the forecast gap in natural units in "

@@ -44,7 +44,6 @@ def _row(found, rival, kappa):
             "value": gap.largest,
             "bounds": (gap.low, gap.high),
             "n": joined.n,
-            "power": joined.power(1.0),
             "seeds_needed": joined.seeds_needed(1.0),
             "note": f"{', '.join(parts)}; told from the baseline: {_told(gap)}; "
             f"from sqrt: {_told_from_sqrt(found, rival, kappa, tolerances[: len(found.metrics)])}",

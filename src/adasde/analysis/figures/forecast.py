@@ -15,6 +15,7 @@ from adasde.common import InputError
 from adasde.scaling.lag import TOLERATED
 
 LIMITS = (-0.15, 1.02)
+CASES = {"seeds": "trained", "batches of paths": "simulated"}
 
 
 def plot(trajectories: pd.DataFrame, simulations: pd.DataFrame, subject: str) -> Figure:
@@ -42,8 +43,9 @@ def plot(trajectories: pd.DataFrame, simulations: pd.DataFrame, subject: str) ->
     key["forecast and observed are equal"] = plt.Line2D([], [], color="0.6", linestyle=":")
     key["same side of 10%"] = plt.Rectangle((0, 0), 1, 1, facecolor=style.TOLERATED["color"])
     panel.legend(key.values(), key.keys(), loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    right = int(((points["forecast"] <= TOLERATED) == (points["observed"] <= TOLERATED)).sum())
-    message = f"Forecast and observed lag are on the same side of 10% in {right} of {len(points)} cases"
+    same = (points["forecast"] <= TOLERATED) == (points["observed"] <= TOLERATED)
+    counts = [f"{int(same[part.index].sum())} of {len(part)} {CASES[kind]}" for kind, part in points.groupby("repeats")]
+    message = f"Forecast and observed lag are on the same side of 10% in {' and '.join(counts[::-1])} cases"
     style.headline(figure, message, f"bars: {gaps.INTERVAL}; {_sizes(points)}")
     return figure
 

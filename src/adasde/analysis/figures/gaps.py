@@ -29,7 +29,7 @@ def gap_panel(panel: Axes, found: Experiment, metric: str, lines: Iterable[Line]
     panel.axhline(0, color="0.15", linewidth=1.0)
     groups = found.groups(BASELINE[0], metric)
     tolerances = [_tolerance(found, followed, level, metric) * unit for followed, level, _ in lines]
-    known = [tolerance for tolerance in tolerances if tolerance > 0]
+    known = _known(tolerances, lines)
     start = 0.0
     if found.kind == "scratch":
         start = _window_start(groups)
@@ -68,6 +68,11 @@ def _tolerance(found, followed, level, metric):
     return found.tolerance(metric, level, followed.rule == "svag").value if metric in found.metrics else 0.0
 
 
+def _known(tolerances, lines):
+    """The tolerances of the levels that are judged: not the baseline's own, which has no rival to widen it."""
+    return [size for size, line in zip(tolerances, lines, strict=True) if size > 0 and line[:2] != BASELINE]
+
+
 def lag_panel(panel: Axes, found: Experiment, lines: Iterable[Line]) -> None:
     """Plot how far the mean train losses lie behind the baseline's, as a share of the time, with intervals.
 
@@ -104,8 +109,7 @@ def curve_panel(panel: Axes, found: Experiment, metric: str, lines: Iterable[Lin
     unit, lines = style.UNITS.get(metric, 1.0), list(lines)
     if found.kind == "scratch":
         panel.axvspan(0, _window_start(found.groups(BASELINE[0], metric)), **style.SKIPPED, label="before the window")
-    known = [_tolerance(found, followed, level, metric) for followed, level, _ in lines]
-    known = [tolerance for tolerance in known if tolerance > 0]
+    known = _known([_tolerance(found, followed, level, metric) for followed, level, _ in lines], lines)
     groups = found.groups(BASELINE[0], metric)
     middle = groups.values[1].mean(axis=0)
     if known:

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from adasde.analysis import statistics, tables
+from adasde.analysis.cells import row_name
 from adasde.analysis.figures import style
 from adasde.common import InputError
 
@@ -20,25 +21,23 @@ def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
     sqrt = trajectories[(trajectories["rule"] == "sqrt") & (trajectories["kappa"] > 1)]
     kinds = [kind for kind in KINDS if kind in set(trajectories["kind"])]
     figure, (axes,) = style.panels(1, len(kinds), (3.0 + 3.2 * len(kinds), 3.9), sharey=True)
-    first = trajectories.drop_duplicates("experiment").set_index("experiment")
-    looks = style.looks_of(zip(first["workload"], first["optimizer"], strict=True))
-    colours = dict(zip(looks, style.PALETTE * 2, strict=False))
+    kind_of = trajectories.drop_duplicates("experiment").set_index("experiment")["kind"]
+    looks = style.looks_by_name(row_name(experiment) for experiment in kind_of.index if experiment in measured)
     seeds, last, key, shown = set(), [], {}, []
     for panel, kind in zip(axes, kinds, strict=True):
-        own = [name for name in first.index[first["kind"] == kind] if name in measured]
+        own = [name for name in kind_of.index[kind_of == kind] if name in measured]
         for place, experiment in enumerate(own):
             ratios = _ratios(trajectories, experiment)
             if ratios is None:
                 continue
             part, values = ratios
-            who = tuple(first.loc[experiment, ["workload", "optimizer"]])
             mean, low, high = np.exp(statistics.mean_intervals({1: values})[1])
-            look = {"color": colours[who], "markersize": 5} | looks[who]
+            look = looks[row_name(experiment)] | {"markersize": 5}
             style.points(panel, part + 0.008 * (place - (len(own) - 1) / 2), mean, low, high, **look)
             seeds.add(len(values))
             last.append(mean[-1])
             shown += [mean.min(), mean.max()]
-            key[style.entry(first.loc[experiment])] = plt.Line2D([], [], color=colours[who], **looks[who])
+            key[row_name(experiment)] = plt.Line2D([], [], **looks[row_name(experiment)])
         panel.set_title(KINDS[kind], fontweight="bold", loc="left")
         style.progress_axis(panel, 1.0, "part of the run")
         panel.set_xlim(-0.05, 1.05)
@@ -56,13 +55,14 @@ def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
     axes[0].set_ylabel("signal over noise at the baseline's batch\n" + r"$B\,\|\nabla f\|^2 / \mathrm{tr}\,\Sigma$")
     axes[-1].legend(key.values(), key.keys(), loc="upper left", bbox_to_anchor=(1.0, 1.0))
     detail = f"geometric means and 95% intervals, {style.repeats(seeds)}; measured at the points"
-    style.headline(figure, _message(last), detail)
+    style.headline(figure, _message(np.array(last), max(kappas)), detail)
     return figure
 
 
-def _message(last):
-    span = f"{min(last):.2g}" if len(last) == 1 else f"{min(last):.2g} to {max(last):.2g}"
-    return f"At the end of their runs, the baselines' signal over noise is {span}"
+def _message(last, kappa):
+    """In how many baselines noise dominates at the end, and at the largest kappa."""
+    start = f"Noise dominates in {int((last < 1).sum())} of {len(last)} baselines at the end of their runs"
+    return start if kappa == 1 else f"{start}; in {int((kappa * last < 1).sum())} it still would at kappa {kappa:g}"
 
 
 def _ratios(trajectories, experiment):

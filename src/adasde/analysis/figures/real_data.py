@@ -33,12 +33,10 @@ def plot(simulations: pd.DataFrame, subject: str) -> Figure:
         panel.set_xlabel(rf"time $t = \sum\eta^2$ ($10^{{{POWER}}}$)")
     axes[-1, -1].set_xlabel(r"SVAG's $\ell$")
     style.legend(figure, axes[0], columns=4)
-    ends = [
-        f"{min(part):.2g}" + (f" to {max(part):.2g}" if len(part) > 1 else "") for part in zip(*nearer, strict=True)
-    ]
+    ends = [_span(part) for part in zip(*nearer, strict=True)]
     largest = simulations.loc[simulations["process"] == "svag", "level"].max()
     batches = style.repeats(simulations["batch"].nunique(), "batch of paths", "batches of paths")
-    message = f"SVAG's distance from the SDE: {ends[0]} path deviations at ell 1, {ends[1]} at ell {largest:g}"
+    message = f"SVAG's distance from the SDE is {ends[0]} path deviations at ell 1 and {ends[1]} at ell {largest:g}"
     style.headline(figure, message, f"means and 95% intervals from {batches}")
     return figure
 
@@ -61,7 +59,9 @@ def _curve(panel, rows, colour, line, label):
 
 
 def _distance(panel, simulations, marker, optimizer):
-    """Plot the distance over all test functions and times against ell; return the first and the last.
+    """Plot the distance over all test functions and times against ell.
+
+    Return the first and the last: each with the upper end of its interval, and whether it is told from 0.
 
     Distances below twice their Monte Carlo error are open points: they may be 0.
     """
@@ -76,4 +76,12 @@ def _distance(panel, simulations, marker, optimizer):
     style.points(panel, aside, errors.error, floor, high, **look, label=f"distance, {title}")
     open_points = look | {"markerfacecolor": "white", "zorder": 4}
     panel.plot(aside[~seen], errors.error[~seen], **open_points, label="open: below twice its Monte Carlo error")
-    return errors.error[0], errors.error[-1]
+    return [(errors.error[place], high[place], seen[place]) for place in (0, -1)]
+
+
+def _span(distances):
+    """The range of distances in words; where one cannot be told from 0, below what they all are."""
+    sizes, highs, seen = zip(*distances, strict=True)
+    if not all(seen):
+        return f"below {max(highs):.2g}"
+    return f"{min(sizes):.2g}" + (f" to {max(sizes):.2g}" if len(sizes) > 1 else "")

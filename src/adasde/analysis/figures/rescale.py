@@ -50,7 +50,7 @@ def _levels(one):
 def _message(places):
     """The largest gap in loss of each way, against that of the rule."""
     words = []
-    for way, text in (("keep", "kept"), ("fresh", "started afresh")):
+    for way, text in (("keep", "Keeping the second moment"), ("fresh", "a new optimizer")):
         ratios = []
         for one, kappa in places:
             followed = [Followed("sqrt", name) for name in (way, "transport")]
@@ -61,7 +61,8 @@ def _message(places):
                 ratios.append(largest[0] / largest[1])
         if ratios:
             span = f"{min(ratios):.2g}" if len(ratios) == 1 else f"{min(ratios):.2g} to {max(ratios):.2g}"
-            words.append(f"{span} if {text}")
+            words.append(f"{text} makes the gap in loss {span} times as large")
     if not words:
         return "What becomes of the second moment at a change of batch"
-    return f"Largest loss gap, in those of the second moment carried over: {', '.join(words)}"
+    message = ", ".join(words)
+    return f"{message[0].upper()}{message[1:]}"

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ RULES = {rule: label for rule, (label, *_) in _LOOKS.items()}
 RULE_STYLES = {
     rule: {"color": colour, "marker": marker, "linestyle": line} for rule, (_, colour, marker, line) in _LOOKS.items()
 }
+PLASMA = (0.02, 0.22, 0.4, 0.55, 0.68, 0.79, 0.88, 0.94)  # places on the map of kappa 2, 4, 8, ..., 256
 ENTRY = 44  # characters of a line in a key: any registered workload with its optimizer
 MARKERS = "os^vDPX*<>"
 HALVES = ((0.5, 1), (1, 2), (2, 5))  # round numbers, each with one about half as large
@@ -95,6 +97,16 @@ def entry(row: Any) -> str:
     return textwrap.fill(subject(row), ENTRY)
 
 
+def looks_by_name(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Marker and colour of every distinct name, in their order: open markers once the filled ones are used up."""
+    fills: tuple[dict[str, Any], ...] = ({}, {"markerfacecolor": "white"})
+    forms = ((fill, marker, colour) for fill in fills for marker, colour in zip(MARKERS, PALETTE, strict=True))
+    return {
+        name: {"marker": marker, "color": colour} | fill
+        for name, (fill, marker, colour) in zip(dict.fromkeys(names), cycle(forms), strict=False)
+    }
+
+
 def looks_of(subjects: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
     """Markers by (workload or oracle, optimizer): one form per workload, open for all but its first optimizer."""
     forms: dict[str, list[str]] = {}
@@ -108,12 +120,15 @@ def looks_of(subjects: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict[
 
 
 def kappa_colour(kappa: float) -> Any:
-    """The colour of a kappa in all figures: nearly black at 1, plasma from 2 to 256, blues from 1/2 to 1/16."""
+    """The colour of a kappa in all figures: nearly black at 1, plasma from 2 to 256, blues from 1/2 to 1/16.
+
+    The steps are widest between the smallest kappas, which most figures show.
+    """
     power = np.log2(kappa)
     if power == 0:
         return "0.15"
     if power > 0:
-        return plt.get_cmap("plasma")(min(0.15 + 0.104 * (power - 1), 0.88))
+        return plt.get_cmap("plasma")(np.interp(power, range(1, len(PLASMA) + 1), PLASMA))
     return plt.get_cmap("GnBu")(max(0.95 - 0.15 * (-power - 1), 0.4))
 
 
