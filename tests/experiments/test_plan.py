@@ -209,6 +209,20 @@ SVAG = "experiments/svag-fashion-cnn-adam"
         (edit(f"{EXPERIMENT}/optimizer/lr/value", 1e200), "lr.value: 1e.200 is greater than the maximum"),
         (edit(f"{EXPERIMENT}/optimizer/lr", 7e-4), "lr: 0.0007 is not of type 'object' .write {value: 0.0007, source"),
         (edit("experiments", {5: {}}), "experiments: the key 5 is not text"),
+        (edit(f"{EXPERIMENT}/evaluate/tested", 10_001), "evaluate.tested = 10001: larger than the 10000 examples"),
+        (edit(f"{BRANCH}/evaluate/tested", 10**12), "evaluate.tested: .* is greater than the maximum of 1000000000"),
+        (edit(f"{BRANCH}/evaluate/tested", 10_001), "branch-cnn-adam: evaluate.tested = 10001: larger than the"),
+        (edit(f"{EXPERIMENT}/evaluate/count", 50_000_000), "evaluate.count: 50000000 is greater than the maximum of"),
+        (edit(f"{EXPERIMENT}/evaluate/noise", 10**9), "evaluate.noise: 1000000000 is greater than the maximum of"),
+        (edit(f"{EXPERIMENT}/evaluate/every", 10**400), "evaluate.every: .* is greater than the maximum"),
+        (
+            edit(f"{EXPERIMENT}/schedule", {"decay_factor": {"value": 0.5, "source": "ours"}}),
+            "fashion-cnn-adam: decay_factor = 0.5: goes with decays, which the schedule has none of",
+        ),
+        (
+            edit(f"{EXPERIMENT}/rules/sqrt/value", [1, 1.000000000001]),
+            "fashion-cnn-adam.sqrt.k1.s0 is a run already; .* kappas and ells in their first six digits",
+        ),
         (edit(f"{SVAG}/ell/value", [2, 4]), "svag-fashion-cnn-adam: ell = .2, 4.: must contain 1, the plain run"),
         (edit(f"{SVAG}/ell/value", [1, 0.5]), "ell.value.1: 0.5 is less than the minimum of 1"),
         (edit(f"{SVAG}/ell/value", [1, "2"]), "ell.value.1: '2' is not of type 'number'"),
@@ -271,6 +285,7 @@ def test_a_config_that_is_no_mapping_is_refused_shortly(document):
         ({"rule": "svag", "ell": 2, "kappa": 4}, "ell = 2: does not go with rule 'svag' at kappa 4"),
         ({"rule": "svag", "ell": 0.9}, "ell: 0.9 is less than the minimum of 1"),
         ({"rule": "svag", "ell": 1.1}, "ell = 1.1: 1536 samples .* 58.08 steps"),
+        ({"tested": 10**400}, "tested: .* is greater than the maximum"),
     ],
 )
 def test_a_spec_made_by_hand_is_checked_too(change, message, spec):

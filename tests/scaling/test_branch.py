@@ -129,6 +129,16 @@ def test_bad_input_is_refused_before_anything_is_trained(trained, options, words
         branch(model, optimizer, loss, examples, held, **{"batch_size": 4, **options})
 
 
+def test_a_loss_that_is_not_finite_is_no_baseline(trained):
+    """Nothing is far from it, so no rule breaks against it."""
+    model, optimizer, examples, held = trained
+    found = iter([1.0, 1.0, 1.0, 1.0, np.inf])
+    for measure, place in ((lambda model: np.nan, "at the branch point"), (lambda model: next(found), "at kappa = 1")):
+        with pytest.raises(InputError, match=f"held: a loss of (nan|inf) {place}; must be finite"):
+            branch(model, optimizer, loss, examples, measure, 4, kappas=(4,))
+    assert next(found, None) is None
+
+
 def test_a_loss_or_an_optimizer_of_another_model_is_refused(trained):
     model, optimizer, examples, held = trained
     other = nn.Linear(8, 1)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adasde.common import InputError
-from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters
+from adasde.scaling.clock import scaled_steps
+from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters, SGDHyperparameters
 from adasde.scaling.recipe import Recipe
 from adasde.scaling.rules import RULES
 from scaling.strategies import largest_kappa, optimizers, same
@@ -54,10 +55,35 @@ def test_no_other_rule_keeps_the_sde_constants(h, share, sigma):
         (lambda: RMSpropHyperparameters(1e-3, 0.9, 0).svag(-2), "ell = -2"),
         (lambda: RMSpropHyperparameters(1e-3, 0.9, 0).sde_constants(0), "sigma = 0"),
         (lambda: RMSpropHyperparameters(1e-3, 0.9, 0).scaled(2, "sqr"), "rule = 'sqr': must be one of sqrt, linear"),
+        (lambda: RMSpropHyperparameters(1e-3, False, 0), r"beta = False: must be in \[0, 1\)"),
+        (lambda: RMSpropHyperparameters(1e-3, 0.9, 10**400), "eps = 1000.*: must be a finite number >= 0"),
+        (lambda: RMSpropHyperparameters(1e-3, 0.9, 0, True), "weight_decay = True: must be a finite number >= 0"),
+        (lambda: AdamHyperparameters(1e-3, 0.9, 0.99, 0, decoupled="false"), "decoupled = 'false': must be True or F"),
         (lambda: Recipe(RMSpropHyperparameters(1e-3, 0.9, 0), 0), "batch_size = 0: must be a whole number >= 1"),
         (lambda: Recipe(RMSpropHyperparameters(1e-3, 0.9, 0), 1, average=1.0), r"average = 1: must be in \[0, 1\)"),
+        (lambda: Recipe(None, 8), "hyperparameters = None: must be AdamHyperparameters or RMSpropHyperparameters"),
+        (lambda: Recipe(RMSpropHyperparameters(1e-3, 0.9, 0), 1, milestones=(3, 2)), "milestones = .*: must not decr"),
+        # What no float can hold:
+        (lambda: AdamHyperparameters(1e-200, 0.9, 0.99, 0).sde_constants(1), "lr = 1e-200: must be from 1e-150 to"),
+        (lambda: RMSpropHyperparameters(1e200, 0.9, 0).sde_constants(1), r"lr = 1e\+200: must be from 1e-150 to 1e"),
+        (lambda: RMSpropHyperparameters(1e-3, 0.9, 0).svag(1e200), r"ell = 1e\+200: must be from 1e-150 to 1e\+150"),
+        (lambda: RMSpropHyperparameters(1e-3, 0.9, 0).svag(1e-200), "ell = 1e-200: must be from 1e-150 to 1e"),
+        (lambda: RMSpropHyperparameters(1e308, 0.9, 0).scaled(9, "linear"), r"kappa = 9: takes lr = 1e\+308 to inf"),
+        (lambda: SGDHyperparameters(1e300).scaled(1e30), r"kappa = 1e\+30: takes lr = 1e\+300 to inf, beyond what a f"),
+        (lambda: AdamHyperparameters(1, 0, 0.999, 0).scaled(1e-20), "kappa = 1e-20: too small for beta2 = 0.999, whi"),
+        (lambda: AdamHyperparameters(1, 0.9, 0.99, 0).scaled(1e-20, "half-life"), "kappa = 1e-20: too small for beta1"),
+        (
+            lambda: Recipe(RMSpropHyperparameters(1, 0, 0), 10**15, average=0.999).scaled(1e-15, "none"),
+            "for average = ",
+        ),
+        (lambda: Recipe(RMSpropHyperparameters(1, 0.9, 0), 8, rates={"end": 1e308}).scaled(4), "takes end = 1e.308"),
+        (lambda: Recipe(RMSpropHyperparameters(1, 0, 0), 8, clip=1e308).scaled(0.25), "takes clip = 1e.308 to inf"),
+        (lambda: Recipe(RMSpropHyperparameters(1, 0, 0), 8).scaled(1e308, "none"), "kappa = 1e.308: batch size 8 w"),
+        (lambda: scaled_steps(10, 1e-308), "kappa = 1e-308: 10 steps would become more than a float holds"),
+        (lambda: scaled_steps(10**300, 1e-300), "kappa = 1e-300: 1e.300 steps would become more than a float holds"),
     ],
 )
 def test_bad_values_are_refused_by_name(make, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         make()
+    assert "\n" not in str(caught.value)

@@ -417,6 +417,8 @@ def test_sharded_and_complex_parameters_are_refused(monkeypatch):
         ({"micro_batches": 2.5}, "micro_batches = 2.5: must be a whole number >= 1"),
         ({"micro_batches": "4"}, "micro_batches = '4': must be"),
         ({"micro_batches": math.nan}, "micro_batches = nan: must be"),
+        ({"lr": True}, "lr = True: must be a finite number >= 0"),
+        ({"decoupled": "no"}, "decoupled = 'no': must be True or False"),
         ({"lr": -1e-3}, "lr = -0.001: must be a finite number >= 0"),
         ({"betas": (0.9, 1.0)}, r"beta2 = 1: must be in \[0, 1\)"),
         ({"betas": (math.nan, 0.9)}, r"beta1 = nan: must be in \[0, 1\)"),
@@ -456,4 +458,7 @@ def test_a_closure_and_states_of_other_optimizers_are_refused():
     ):
         with pytest.raises(InputError, match=message):
             optimizer.load_state_dict(other.state_dict())
+    for wrong in ({}, {"param_groups": [{"betas": (0.9, 0.99)}]}):
+        with pytest.raises(InputError, match="state_dict: must be of InvariantAdam"):
+            optimizer.load_state_dict(wrong)
     assert_untouched(before, optimizer)

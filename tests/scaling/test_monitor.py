@@ -12,7 +12,9 @@ from adasde.common import InputError
 from adasde.scaling import gradient_noise, lag
 from adasde.scaling.monitor import NoiseMonitor
 from adasde.scaling.rescale import rescale
-from adasde.scaling.rules import RULES
+from adasde.scaling.rules import RULES, ScalingWarning
+
+pytestmark = pytest.mark.filterwarnings("ignore:noise:adasde.scaling.rules.ScalingWarning")  # 400 examples
 
 
 @pytest.fixture
@@ -321,6 +323,28 @@ def test_a_checkpoint_goes_on(monitor, tmp_path):
     assert other.largest_kappa() == found.largest_kappa()
     with pytest.raises(InputError, match="state_dict: holds no history; it must be of the same class"):
         other.load_state_dict({"batch_size": 16})
+    for wrong, words in (
+        ({"history": "x"}, "history = 'x': must be a list"),
+        ({"time": None}, "time = None: must be a number"),
+    ):
+        with pytest.raises(InputError, match=f"state_dict: {words}"):
+            other.load_state_dict({**found.state_dict(), **wrong})
+        assert other.history == found.history
+
+
+def test_few_examples_are_a_warning(loop):
+    model, *_, loss = loop
+    x = torch.randn(512, 5)
+
+    def measured(count):
+        chunks = list(zip(x[:count].split(64), x[:count, :1].split(64), strict=True))
+        return NoiseMonitor(model, Adam(model.parameters()), 16, loss, chunks, every=1)
+
+    measured(512)  # warnings of the rule's own kind are errors here
+    with pytest.warns(
+        ScalingWarning, match="^noise: measured on 511 examples, too few to be certain; give at least 512$"
+    ):
+        measured(511)
 
 
 def test_the_figure_says_where_it_stands(monitor):

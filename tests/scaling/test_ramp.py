@@ -127,6 +127,16 @@ def test_state_goes_into_a_checkpoint():
     optimizer.load_state_dict(one.optimizer.state_dict())
     two.load_state_dict(one.state_dict())
     assert course(two, 960) == course(one, 960)
+    state, kept = one.state_dict(), two.state_dict()
+    for wrong, words in (
+        ({}, "state_dict: holds no examples"),
+        ({**state, "kappa": 0}, "kappa = 0: must be a whole number >= 1"),
+        ({**state, "examples": "x"}, "examples = 'x': must be a whole number"),
+        ({**state, "factor": None}, "factor = None: must be a finite number > 0"),
+    ):
+        with pytest.raises(InputError, match=words):
+            two.load_state_dict(wrong)
+        assert two.state_dict() == kept
 
 
 def test_what_cannot_be_is_refused_when_the_ramp_is_made():
@@ -140,6 +150,7 @@ def test_what_cannot_be_is_refused_when_the_ramp_is_made():
         BatchRamp(optimizer, 32, scheduler)
     for words, arguments in (
         ("milestones = .*: must increase", ([3, 2],)),
+        ("steps = -5: goes with a scheduler, not with milestones", ([3], -5)),
         ("largest = 16: must be a whole number >= 32", ([3], None, 16)),
         ("batch_size", ([3],)),
     ):

@@ -29,6 +29,7 @@ def test_the_rest_of_a_recipe():
     assert math.isclose(new.average, 0.999**4)
     assert recipe.scaled(4, "linear").clip == 1.0
     assert new.scaled(0.25).steps == 1000
+    assert Recipe(recipe.hyperparameters, 256, milestones=(1, 2)).scaled(4).milestones == (1, 1)
     assert recipe.scaled(1.5).batch_size == 384
     with pytest.raises(InputError, match="batch size 256 would become 256.256"):
         recipe.scaled(1.001)

@@ -1,5 +1,7 @@
 """rescale, in place: every optimizer against the rule, in mid-training, with schedulers."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -117,6 +119,18 @@ def test_what_the_rule_does_not_cover_is_refused_and_nothing_is_changed():
     with pytest.raises(InputError, match="kappa = 4: too large for beta1 = 0.5"):
         rescale(optimizer, KAPPA)
     assert optimizer.param_groups == before
+    for rate, words in (
+        (1e308, r"kappa = 4: takes lr = 1e\+308 to inf"),
+        (float("nan"), "lr = nan: must be a finite number >= 0"),
+        (torch.tensor(-1.0), "lr = -1: must be a finite number >= 0"),
+    ):
+        optimizer = torch.optim.Adam([first, {**second, "lr": 1e-3}], betas=(0.9, 0.99))
+        optimizer.param_groups[1]["lr"] = rate
+        step(optimizer, 1.0)
+        before = copy.deepcopy(optimizer.state_dict())
+        with pytest.raises(InputError, match=words):
+            rescale(optimizer, KAPPA)
+        assert str(optimizer.state_dict()) == str(before)
     with pytest.raises(InputError, match="rule = 'cubic'"):
         rescale(optimizer, KAPPA, "cubic")
     with pytest.raises(InputError, match="kappa = '4': must be a finite number > 0"):

@@ -215,6 +215,10 @@ def test_a_scheduler_of_an_unknown_kind_is_refused():  # case R3
         rescale(other, 4, scheduler=halving)
     with pytest.raises(InputError, match="scheduler: a Halving holds rates"):
         rescale(other, 4)
+    endless = []
+    endless.append(endless)
+    with pytest.raises(InputError, match="scheduler: nests without end"):
+        rescale(other, 4, scheduler=endless)
     assert optimizer.param_groups[0]["lr"] == other.param_groups[0]["lr"] == 1e-3
 
 

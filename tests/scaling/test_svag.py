@@ -205,6 +205,30 @@ def test_a_norm_may_be_called_with_its_argument_by_name():
     assert torch.equal(model.norm.running_var, other.norm.running_var)
 
 
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: torch.compile(model, backend="eager")])
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_batch_that_has_no_halves_is_refused(size, wrap):
+    model = Named()
+    words = f"batch = {size} examples: must be two minibatches of equal size"
+    with pytest.raises(InputError, match=words), minibatches_apart(model):
+        wrap(model)(torch.randn(size, 3))
+    assert "forward" not in vars(model.norm)
+
+
+def test_a_context_in_another_is_refused():
+    """It would normalise quarters."""
+    model, other, x = Named(), Named(), torch.randn(8, 3) * torch.arange(1, 9)[:, None]
+    with minibatches_apart(model):
+        for inner in (lambda: minibatches_apart(model), lambda: minibatches_apart(model.norm)):
+            with pytest.raises(InputError, match="model: is within minibatches_apart already"), inner():
+                pass
+        with pytest.raises(InputError, match="model: is within minibatches_apart already"):
+            SVAGLoss(lambda model, x, weights: model(x).sum(), 2)(model, torch.randn(8, 3))
+        found = model(x)
+    assert torch.equal(found, torch.cat([other(half) for half in x.chunk(2)]))
+    assert "forward" not in vars(model.norm)
+
+
 @pytest.mark.parametrize("compiled", ["script", "trace", "a part"])
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
 def test_batch_norm_that_torch_jit_compiled_is_refused(compiled):

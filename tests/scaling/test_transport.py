@@ -109,6 +109,23 @@ def test_the_correction_of_young_averages_goes_on():
     assert torch.allclose(new["exp_avg_sq"] / (1 - 0.996**7.5), transported(corrected[0], old, 0.95, 0.8, 30, 4.0))
 
 
+@pytest.mark.parametrize("kind", [Adam, AdamW, NAdam, RMSprop])
+def test_complex_weights_are_pairs_of_real_ones(kind):
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(5, dtype=torch.complex128))
+    pair = torch.nn.Parameter(torch.view_as_real(weight.detach()).clone())
+    one, two = kind([weight], lr=1e-2), kind([pair], lr=1e-2)
+    for count in range(6):
+        if count == 3:
+            rescale(one, 4.0)
+            rescale(two, 4.0)
+        weight.grad = torch.randn_like(weight)
+        pair.grad = torch.view_as_real(weight.grad).clone()
+        one.step()
+        two.step()
+    assert torch.allclose(torch.view_as_real(weight.detach()), pair.detach(), rtol=1e-12)
+
+
 def test_the_second_moment_by_hand():
     m, v = torch.tensor([0.0, 1.0, 3.0]), torch.tensor([1.0, 4.0, 9.0])
     share = 0.01 / 1.99  # (1 - beta1) / (1 + beta1)

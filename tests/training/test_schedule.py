@@ -13,9 +13,9 @@ schedules = st.builds(
     Schedule,
     warmup=st.floats(0.01, 0.2),
     warmup_from=st.floats(1e-3, 0.9),
-    decays=st.sampled_from([(), (0.5,), (0.6, 0.8)]),
+    decays=st.sampled_from([(0.5,), (0.6, 0.8)]),
     decay_factor=st.floats(0.05, 0.9),
-)
+) | st.builds(Schedule, warmup=st.floats(0.01, 0.2), warmup_from=st.floats(1e-3, 0.9))
 
 
 linear = st.builds(Schedule, warmup=st.sampled_from([0.0, 0.06, 0.5]), shape=st.just("linear"))
@@ -35,6 +35,12 @@ def test_the_factor_in_the_limit_of_small_steps():
     assert Schedule().elapsed(0.25) == 0.25
     assert Schedule().constant
     assert not schedule.constant
+
+
+@pytest.mark.parametrize(("name", "owner"), [("warmup_from", "warmup"), ("decay_factor", "decays")])
+def test_what_nothing_would_use_is_refused(name, owner):
+    with pytest.raises(InputError, match=f"^{name} = 0.5: goes with {owner}, which the schedule has none of$"):
+        Schedule(**{name: 0.5})
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,14 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Plai
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from adasde.common import InputError, short
-from adasde.experiments.fields import Model, Name, Number, Whole, validated
+from adasde.experiments.fields import LARGEST, Model, Name, Number, Whole, validated
 from adasde.scaling.hyperparameters import VARIANTS, AdamHyperparameters, RMSpropHyperparameters
 from adasde.scaling.rules import RULES
 from adasde.workloads.model_names import composed
 
 T = TypeVar("T")
+
+EVALUATIONS = 10_000  # of a run, at most: every spec of a plan lists them
 
 
 class Sourced(Model, Generic[T]):
@@ -146,14 +148,16 @@ class Schedule(Model):
 class Evaluate(Model):
     """When test functions are measured: the same numbers of samples for every run, denser early."""
 
-    count: int = Field(ge=1, description="evaluations of a run")
-    every: int = Field(ge=1, description="they fall on multiples of this many samples; every batch size must divide it")
-    noise: Annotated[int, Field(ge=0), AfterValidator(_both_ends)] = Field(
+    count: int = Field(ge=1, le=EVALUATIONS, description="evaluations of a run")
+    every: int = Field(
+        ge=1, le=LARGEST, description="they fall on multiples of this many samples; every batch size must divide it"
+    )
+    noise: Annotated[int, Field(ge=0, le=EVALUATIONS + 1), AfterValidator(_both_ends)] = Field(
         3,
         description="at how many of them, start and end included, the baseline's noise is measured; "
         "0 is for experiments that run no larger kappa and need no forecast",
     )
-    tested: int | None = Field(None, ge=1, description="test examples, the first ones; by default all")
+    tested: int | None = Field(None, ge=1, le=LARGEST, description="test examples, the first ones; by default all")
 
 
 class ModelChoice(Model):

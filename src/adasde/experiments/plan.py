@@ -36,7 +36,10 @@ def plan(document: Any) -> Plan:
                 for values in specs(name, content):
                     spec = spec_of(values)
                     if spec.run in runs:
-                        raise InputError(f"{spec.run} is a run already; choose another name")
+                        raise InputError(
+                            f"{spec.run} is a run already; sections must differ in their names, kappas and ells in "
+                            "their first six digits"
+                        )
                     runs[spec.run] = spec
             except InputError as error:
                 raise InputError(f"{section}.{name}: {error}") from error
@@ -69,7 +72,7 @@ def _branched(name: str, branching: Branching, config: Config, runs: dict[str, A
     kappa = size / parent.batch_size
     base = parent.optimizer.hyperparameters.scaled(kappa)
     base = replace(base, lr=base.lr * factor)
-    samples, evaluations = _evaluations(branching.epochs * workload.train_size, branching.evaluate)
+    samples, evaluations = _evaluations(branching.epochs, branching.evaluate, workload)
     own = {
         **{key: value for key, value in parent.document.items() if key in ("workload", "optimizer", *OPTIONS)},
         **({} if branching.micro_batch is None else {"micro_batch": branching.micro_batch}),
@@ -216,7 +219,7 @@ def _shared(name: str, content: Experiment | Finetuning, config: Config) -> tupl
     workload = counted(content.workload)
     if content.sampling not in ("replacement", "epoch"):
         raise InputError(f"sampling = {content.sampling!r}: must be replacement or epoch")
-    samples, evaluations = _evaluations(content.epochs * workload.train_size, content.evaluate)
+    samples, evaluations = _evaluations(content.epochs, content.evaluate, workload)
     base, options = (
         content.optimizer,
         {"device": config.device, **content.model_dump(), "tested": content.evaluate.tested},
@@ -247,10 +250,14 @@ def _check_size(size: int, every: int, workload: Entry, which: str) -> None:
         )
 
 
-def _evaluations(samples: float, evaluate: Evaluate) -> tuple[int, list[int]]:
+def _evaluations(epochs: float, evaluate: Evaluate, workload: Entry) -> tuple[int, list[int]]:
     """Return the samples of the run and those at each evaluation: multiples of ``every``, denser at the start."""
     count, every = evaluate.count, evaluate.every
-    intervals = int(samples / every + 1e-9)
+    if (
+        evaluate.tested is not None and evaluate.tested > workload.tested
+    ):  # its cost would be that of more than there is
+        raise InputError(f"evaluate.tested = {evaluate.tested}: larger than the {workload.tested} examples to test")
+    intervals = int(epochs * workload.train_size / every + 1e-9)
     if intervals < count:
         raise InputError(
             f"evaluate.count = {count}: the run has only {intervals} intervals of {every} samples; "

@@ -178,8 +178,9 @@ def branch(
         optimizer: Its optimizer, one that `rescale` covers.
         loss: ``loss(model, *batch)`` returns the mean loss of a batch, a scalar tensor.
         examples: Training examples that the run has not seen: tensors whose first dimension counts them, or an object
-            with ``len(examples)`` and ``examples[places]``. At least four steps of the largest batch. A branch that
-            sees its parent's examples again is closer to it than a larger batch is in training.
+            with ``len(examples)`` and ``examples[places]``. At least four steps of the largest batch; below 512 a
+            ScalingWarning says that the forecast is uncertain. A branch that sees its parent's examples again is closer
+            to it than a larger batch is in training.
         held: Tensors on which ``loss`` is measured in eval mode, or a function of the model that returns the loss.
         batch_size: Examples per step so far, at least 1.
         kappas: Batch multipliers to try, each > 0, one of them above 1; default 2, 4, 8, 16. 1 itself is always tried.
@@ -194,7 +195,8 @@ def branch(
         The report.
 
     Raises:
-        InputError: If the rule does not cover the optimizer or a kappa, or there are too few examples.
+        InputError: If the rule does not cover the optimizer or a kappa, there are too few examples, or the held-out
+            loss is not finite, at the branch point or at kappa = 1.
 
     Source: weak approximation holds from any initial state of the SDE (theorem 4.2 of the paper). The comparison in
         branches is ours.
@@ -210,6 +212,7 @@ def branch(
     for kappa in sizes:  # refuses before anything is trained
         rescale_alone(_copies(model, optimizer)[1], kappa, rule, betas=betas)
     start = measure(model)
+    _check_finite([start], "at the branch point")
     speeds = _speeds(*_copies(model, optimizer), loss, data, batch_size, [kappa for kappa in sizes if kappa != 1])
     losses: dict[float, list[list[float]]] = {kappa: [] for kappa in sizes}
     for repeat in range(repeats):
@@ -218,7 +221,10 @@ def branch(
             own, own_optimizer = _copies(model, optimizer)
             rescale_alone(own_optimizer, kappa, rule, betas=betas)
             step = partial(_step, own, own_optimizer, loss, data, micro_batch=micro_batch or size)
-            losses[kappa].append(_train(step, [part.split(size) for part in parts], partial(measure, own), repeat))
+            found = _train(step, [part.split(size) for part in parts], partial(measure, own), repeat)
+            if kappa == 1:
+                _check_finite(found, "at kappa = 1")
+            losses[kappa].append(found)
     arrays = {kappa: np.array(found) for kappa, found in losses.items()}
     fallen = start - float(arrays[1.0][:, -1].mean())
     forecasts = {kappa: abs((1.0 - speed) * fallen) for kappa, speed in speeds.items()}
@@ -236,6 +242,13 @@ def branch_sizes(batch_size: int, kappas: Sequence[float]) -> dict[float, int]:
     if max(sizes) == 1:
         raise InputError(f"kappas = {tuple(kappas)}: must hold one above 1")
     return sizes
+
+
+def _check_finite(losses: Sequence[float], place: str) -> None:
+    """Raise an InputError if a loss with which branches are compared is not finite, since none is far from it."""
+    for loss in losses:
+        if not math.isfinite(loss):
+            raise InputError(f"held: a loss of {loss:g} {place}; must be finite, since branches are compared with it")
 
 
 def _interval(available: int, sizes: dict[float, int]) -> int:

@@ -19,7 +19,8 @@ def scaled_steps(steps: int, kappa: float) -> int:
         steps / kappa, as a whole number of at least 1; 0 stays 0.
 
     Raises:
-        InputError: If ``steps`` is not a whole number or ``kappa`` is not a finite number above 0.
+        InputError: If ``steps`` is not a whole number, or ``kappa`` is not a finite number above 0, or is so small that
+            a float does not hold the result.
 
     Source: the paper's square-root scaling rule keeps the number of samples.
     """
@@ -27,8 +28,12 @@ def scaled_steps(steps: int, kappa: float) -> int:
 
 
 def shortened(steps: _Steps, kappa: float) -> _Steps:
-    """Return steps / kappa as a whole number of at least 1; 0 and None stay what they are."""
-    return max(1, round(steps / kappa)) if steps else steps
+    """Return steps / kappa as a whole number of at least 1; 0 and None stay what they are. InputError if it is inf."""
+    if not steps:
+        return steps
+    if math.isinf(count := steps / kappa):
+        raise InputError(f"kappa = {kappa:g}: {steps:g} steps would become more than a float holds")
+    return max(1, round(count))
 
 
 def steps_until(name: str, value: float, step: float, start: float = 0.0) -> int:

@@ -2,11 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from adasde.common import InputError, positive
-from adasde.scaling.rules import rule_named, scaled_beta
+from adasde.common import InputError, positive, short
+from adasde.scaling.rules import rule_named, scaled_beta, scaled_value
 
 # Implementations of each optimizer that a run can name. optimizers.py says how they differ.
 VARIANTS = {"adam": ("paper",), "rmsprop": ("paper", "torch", "authors")}
@@ -46,22 +47,22 @@ class _Hyperparameters(ABC):
         """Return the hyperparameters of SVAG at level ``ell``: the optimizer's own rule at kappa = 1 / ell^2.
 
         Args:
-            ell: SVAG level, > 0; 1 is the plain run.
+            ell: SVAG level, from 1e-150 to 1e150; 1 is the plain run.
 
         Returns:
             New hyperparameters, for ell^2 times as many steps.
 
         Raises:
-            InputError: If ``ell`` is not a finite number above 0, or `scaled` refuses 1 / ell^2.
+            InputError: If ``ell`` is out of its range, or `scaled` refuses 1 / ell^2.
 
         Source: the paper's SVAG for adaptive algorithms.
         """
-        return self.scaled(1.0 / positive("ell", ell) ** 2)
+        return self.scaled(1.0 / _with_square("ell", ell) ** 2)
 
     @property
     def time_step(self) -> float:
-        """SDE time of one step, lr^2."""
-        return self.lr**2
+        """SDE time of one step, lr^2. InputError if a float does not hold it."""
+        return _with_square("lr", self.lr) ** 2
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class AdamHyperparameters(_Hyperparameters):
 
     def __post_init__(self) -> None:
         _check(self.lr, self.eps, self.weight_decay, beta1=self.beta1, beta2=self.beta2)
+        check_flag("decoupled", self.decoupled)
 
     def scaled(self, kappa: float, rule: str = "sqrt", betas: str = "linear") -> Self:
         """Return the hyperparameters for a batch ``kappa`` times as large.
@@ -109,8 +111,8 @@ class AdamHyperparameters(_Hyperparameters):
             New hyperparameters.
 
         Raises:
-            InputError: If kappa is not a finite number above 0, if kappa (1 - beta) >= 1 for a linear beta, or if the
-                rule is unknown. Small betas give a ScalingWarning.
+            InputError: If kappa is not a finite number above 0, if kappa (1 - beta) >= 1 for a linear beta, if a float
+                does not hold a result, or if the rule is unknown. Small betas give a ScalingWarning.
 
         Source: the paper's square-root scaling rule. Half-life betas are those of Marek et al. (arXiv 2507.07101). The
         power of decoupled decay is ours, by the paper's argument.
@@ -118,11 +120,13 @@ class AdamHyperparameters(_Hyperparameters):
         powers, kappa = rule_named(rule, betas), positive("kappa", kappa)
         return replace(
             self,
-            lr=self.lr * kappa**powers.lr,
+            lr=scaled_value("lr", self.lr, kappa, powers.lr),
             beta1=scaled_beta("beta1", self.beta1, kappa, powers),
             beta2=scaled_beta("beta2", self.beta2, kappa, powers),
-            eps=self.eps * kappa**powers.eps,
-            weight_decay=self.weight_decay * (kappa**powers.decay if self.decoupled else 1.0),
+            eps=scaled_value("eps", self.eps, kappa, powers.eps),
+            weight_decay=scaled_value(
+                "weight_decay", self.weight_decay, kappa, powers.decay if self.decoupled else 0.0
+            ),
         )
 
     def sde_constants(self, sigma: float) -> SDEConstants:
@@ -135,12 +139,12 @@ class AdamHyperparameters(_Hyperparameters):
             The constants sigma0, eps0, c2 and c1.
 
         Raises:
-            InputError: If ``sigma`` is not a finite number above 0.
+            InputError: If ``sigma`` is not a finite number above 0, or a float does not hold lr^2.
 
         Source: the paper's SDE of Adam.
         """
-        sigma, lr = positive("sigma", sigma), self.lr
-        c1, c2 = (1.0 - self.beta1) / lr**2, (1.0 - self.beta2) / lr**2
+        sigma, lr, time = positive("sigma", sigma), self.lr, self.time_step
+        c1, c2 = (1.0 - self.beta1) / time, (1.0 - self.beta2) / time
         return SDEConstants(sigma0=sigma * lr, eps0=self.eps * lr, c2=c2, c1=c1)
 
 
@@ -184,17 +188,17 @@ class RMSpropHyperparameters(_Hyperparameters):
             New hyperparameters. Coupled weight decay, a part of the loss, is unchanged.
 
         Raises:
-            InputError: If kappa is not a finite number above 0, if kappa (1 - beta) >= 1 for a linear beta, or if the
-                rule is unknown. Small betas give a ScalingWarning.
+            InputError: If kappa is not a finite number above 0, if kappa (1 - beta) >= 1 for a linear beta, if a float
+                does not hold a result, or if the rule is unknown. Small betas give a ScalingWarning.
 
         Source: the paper's square-root scaling rule. Half-life betas are those of Marek et al. (arXiv 2507.07101).
         """
         powers, kappa = rule_named(rule, betas), positive("kappa", kappa)
         return replace(
             self,
-            lr=self.lr * kappa**powers.lr,
+            lr=scaled_value("lr", self.lr, kappa, powers.lr),
             beta=scaled_beta("beta", self.beta, kappa, powers),
-            eps=self.eps * kappa**powers.eps,
+            eps=scaled_value("eps", self.eps, kappa, powers.eps),
         )
 
     def sde_constants(self, sigma: float) -> SDEConstants:
@@ -207,12 +211,12 @@ class RMSpropHyperparameters(_Hyperparameters):
             The constants sigma0, eps0 and c2.
 
         Raises:
-            InputError: If ``sigma`` is not a finite number above 0.
+            InputError: If ``sigma`` is not a finite number above 0, or a float does not hold lr^2.
 
         Source: the paper's SDE of RMSprop.
         """
         sigma, lr = positive("sigma", sigma), self.lr
-        return SDEConstants(sigma0=sigma * lr, eps0=self.eps * lr, c2=(1.0 - self.beta) / lr**2)
+        return SDEConstants(sigma0=sigma * lr, eps0=self.eps * lr, c2=(1.0 - self.beta) / self.time_step)
 
 
 @dataclass(frozen=True)
@@ -247,11 +251,11 @@ class SGDHyperparameters(_Hyperparameters):
             New hyperparameters.
 
         Raises:
-            InputError: If kappa is not a finite number above 0.
+            InputError: If kappa is not a finite number above 0, or a float does not hold the result.
 
         Source: the linear scaling rule (Goyal et al., arXiv 1706.02677).
         """
-        return replace(self, lr=self.lr * positive("kappa", kappa))
+        return replace(self, lr=scaled_value("lr", self.lr, positive("kappa", kappa), 1.0))
 
     def sde_constants(self, sigma: float) -> SDEConstants:
         """Return the constant of SGD's SDE, d theta = -grad f dt - sigma0 Sigma^{1/2} dW.
@@ -290,8 +294,30 @@ def hyperparameters_named(name: str, **values: Any) -> AdamHyperparameters | RMS
 def _check(lr: float, eps: float, weight_decay: float, **betas: float) -> None:
     positive("lr", lr)
     for name, beta in betas.items():
-        if not 0.0 <= beta < 1.0:
-            raise InputError(f"{name} = {beta:g}: must be in [0, 1)")
-    for name, value in (("eps", eps), ("weight_decay", weight_decay)):
-        if not (math.isfinite(value) and value >= 0.0):
-            raise InputError(f"{name} = {value:g}: must be a finite number >= 0")
+        check_number(name, beta, below=1.0)
+    check_number("eps", eps)
+    check_number("weight_decay", weight_decay)
+
+
+def check_number(name: str, value: Any, below: float = math.inf) -> None:
+    """InputError unless ``value`` is a number in [0, ``below``), of numpy or a tensor as well."""
+    number = math.nan
+    if not isinstance(value, bool | str):
+        with suppress(TypeError, ValueError, RuntimeError, OverflowError):  # such as an array of several numbers
+            number = float(value)
+    if not 0.0 <= number < below:
+        shown = short(value) if math.isnan(number) else f"{number:g}"
+        raise InputError(f"{name} = {shown}: must be {'in [0, 1)' if below == 1.0 else 'a finite number >= 0'}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """InputError unless ``value`` is True or False: a text such as "no" would count as true."""
+    if value not in (True, False):
+        raise InputError(f"{name} = {short(value)}: must be True or False")
+
+
+def _with_square(name: str, value: float) -> float:
+    """Return ``value`` if it is above 0 and floats hold its square and the inverse of that; otherwise InputError."""
+    if not 1e-150 <= positive(name, value) <= 1e150:
+        raise InputError(f"{name} = {value:g}: must be from 1e-150 to 1e+150, since its square counts")
+    return value

@@ -1,6 +1,7 @@
 """A monitor that measures the gradient's noise while any loop trains, and estimates how large its batch may become."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,9 +12,12 @@ from adasde.common import InputError, whole
 from adasde.scaling.callbacks import after_each_step
 from adasde.scaling.gradient_noise import Gradient, Signal, doubled, lengths, measure
 from adasde.scaling.noise_report import NoiseReport, refuse_sharded
+from adasde.scaling.rules import ScalingWarning
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
+
+LEAST = 512  # examples in the chunks
 
 
 class NoiseMonitor(NoiseReport):
@@ -28,8 +32,9 @@ class NoiseMonitor(NoiseReport):
         optimizer: Its optimizer: torch's Adam, AdamW, NAdam or RMSprop, or one of these wrapped.
         batch_size: Examples per optimizer step, at least 1. The gradient's noise scale is 1 / sqrt(batch_size).
         loss: ``loss(model, *chunk)`` returns a chunk's mean loss, a scalar tensor.
-        chunks: At least two independent samples of the training data, together at least 512 examples; better twenty of
-            fifty. Each is a tuple of tensors of shape (examples, ...), or of dictionaries of such.
+        chunks: At least two independent samples of the training data, together at least 512 examples, or there is a
+            ScalingWarning; better twenty of fifty. Each is a tuple of tensors of shape (examples, ...), or of
+            dictionaries of such.
         every: Optimizer steps between two measurements, at least 1.
 
     Raises:
@@ -63,6 +68,9 @@ class NoiseMonitor(NoiseReport):
                 )
         self._called = False
         self._measure()
+        if (count := self._gradient.examples) < LEAST:
+            message = f"noise: measured on {count} examples, too few to be certain; give at least {LEAST}"
+            warnings.warn(message, ScalingWarning, stacklevel=2)
 
     @property
     def times(self) -> list[float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from adasde.common import InputError, positive
+from adasde.common import InputError, positive, short
 from adasde.scaling import lag
 from adasde.scaling.gradient_noise import Signal, descents, sums
 from adasde.scaling.rescale import betas_of, scaled_group
@@ -226,6 +226,11 @@ class NoiseReport(ABC):
         missing = [name for name in self._saved if name.lstrip("_") not in state]
         if missing:
             raise self._error(f"state_dict: holds no {missing[0].lstrip('_')}; it must be of the same class")
+        for name in self._saved:
+            given, listed = state[name.lstrip("_")], isinstance(getattr(self, name), list)
+            if not isinstance(given, list if listed else int | float):
+                wanted = "a list" if listed else "a number"
+                raise self._error(f"state_dict: {name.lstrip('_')} = {short(given)}: must be {wanted}")
         if self.batch_size and self.batch_size != state["batch_size"]:
             raise self._error(f"state_dict: of batch size {state['batch_size']}, not {self.batch_size}")
         for name in self._saved:

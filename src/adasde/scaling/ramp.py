@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from adasde.common import InputError, whole
+from adasde.common import InputError, positive, whole
 from adasde.scaling.rescale import rescale, scaled_group
 from adasde.scaling.rules import scaled_batch_size
 from adasde.scaling.schedulers import schedulers_of
@@ -33,7 +33,7 @@ class BatchRamp:
         batch_size: Examples per step at the start, at least 1.
         schedule: Milestones, in examples, at each of which the rate would be halved; or a torch scheduler of the
             optimizer, which is read for ``steps`` steps and must not be stepped any more.
-        steps: Length of the schedule in steps of ``batch_size`` examples; needed for a scheduler only.
+        steps: Length of the schedule in steps of ``batch_size`` examples; for a scheduler, which needs it.
         largest: Largest batch in examples; default no limit. Once it is reached, the rate falls as the schedule says.
         noise: A `MicroBatchNoise` or `NoiseMonitor` of the training; default none. Then the batch is doubled only up to
             its ``critical_batch()``, and its ``rescaled`` is called at every doubling.
@@ -68,6 +68,8 @@ class BatchRamp:
                 raise InputError("steps: missing; how many steps the schedule takes at the first batch size")
             self._factors = _factors_of(optimizer, schedule, whole("steps", steps, least=1))
         else:
+            if steps is not None:
+                raise InputError(f"steps = {steps}: goes with a scheduler, not with milestones")
             self._milestones = [int(whole("milestones", milestone, least=1)) for milestone in schedule]
             if self._milestones != sorted(set(self._milestones)):
                 raise InputError(f"milestones = {self._milestones}: must increase")
@@ -116,8 +118,17 @@ class BatchRamp:
 
         Args:
             state: What `state_dict` returned.
+
+        Raises:
+            InputError: If it is something else.
         """
-        self.examples, self.kappa, self._factor = state["examples"], state["kappa"], state["factor"]
+        if missing := [name for name in self.state_dict() if name not in state]:
+            raise InputError(f"state_dict: holds no {missing[0]}; it must be a ramp's")
+        self.examples, self.kappa, self._factor = (
+            whole("examples", state["examples"], least=0),
+            whole("kappa", state["kappa"], least=1),
+            positive("factor", state["factor"]),
+        )
 
     def _grows(self, examples: int) -> bool:
         """Whether the schedule has fallen far enough for a batch twice as large."""

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from adasde.common import InputError, positive, text_table, whole
+from adasde.common import InputError, positive, short, text_table, whole
 from adasde.scaling.clock import shortened
-from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters
-from adasde.scaling.rules import rule_named, scaled_batch_size
+from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters, check_number
+from adasde.scaling.rules import below_one, rule_named, scaled_batch_size, scaled_value
 
 # torch's defaults, by optimizer.
 TORCH_DEFAULTS: dict[str, dict[str, float]] = {
@@ -28,7 +28,7 @@ class Recipe:
         batch_size: Examples per step, at least 1.
         steps: Length of the training in optimizer steps, or None if it is not given in steps (default).
         warmup_steps: Length of the warm-up in optimizer steps; default 0.
-        milestones: Steps after which the learning rate drops; default none.
+        milestones: Steps after which the learning rate drops, in ascending order; default none.
         clip: Largest norm of the gradient, or None for no clipping (default). Dividing it by sqrt(kappa) is right while
             noise dominates the gradient.
         average: Decay rho, in [0, 1), of a moving average of the weights, or None (default). rho^kappa averages over
@@ -55,6 +55,9 @@ class Recipe:
     counts: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.hyperparameters, AdamHyperparameters | RMSpropHyperparameters):
+            given = short(self.hyperparameters)
+            raise InputError(f"hyperparameters = {given}: must be AdamHyperparameters or RMSpropHyperparameters")
         whole("batch_size", self.batch_size, least=1)
         if self.steps is not None:
             whole("steps", self.steps, least=1)
@@ -63,12 +66,14 @@ class Recipe:
             raise InputError(f"warmup_steps = {self.warmup_steps}: must not exceed steps = {self.steps}")
         for milestone in self.milestones:
             whole("milestones", milestone, least=1)
+        if list(self.milestones) != sorted(self.milestones):  # a larger batch may make two of them one
+            raise InputError(f"milestones = {list(self.milestones)}: must not decrease")
         if self.clip is not None:
             positive("clip", self.clip)
-        if self.average is not None and not 0.0 <= self.average < 1.0:
-            raise InputError(f"average = {self.average:g}: must be in [0, 1)")
-        if self.momentum_decay is not None and not 0.0 <= self.momentum_decay < math.inf:
-            raise InputError(f"momentum_decay = {self.momentum_decay:g}: must be a finite number >= 0")
+        if self.average is not None:
+            check_number("average", self.average, below=1.0)
+        if self.momentum_decay is not None:
+            check_number("momentum_decay", self.momentum_decay)
         for name, rate in self.rates.items():
             positive(name, rate)
         for name, count in self.counts.items():
@@ -89,8 +94,8 @@ class Recipe:
             A new recipe.
 
         Raises:
-            InputError: If kappa is too large for a beta, if kappa * batch_size is not a whole number, or if kappa is
-                not a whole number and the rule is ``invariant``.
+            InputError: If kappa is too large for a beta, if kappa * batch_size is not a whole number, if a float does
+                not hold a result, or if kappa is not a whole number and the rule is ``invariant``.
 
         Source: the paper's square-root scaling rule; decoupled decay, clip and average are ours, by the same argument.
         """
@@ -104,10 +109,10 @@ class Recipe:
             steps=shortened(self.steps, kappa),
             warmup_steps=shortened(self.warmup_steps, kappa),
             milestones=tuple(shortened(m, kappa) for m in self.milestones),
-            clip=None if self.clip is None else self.clip * kappa**powers.clip,
-            average=None if self.average is None else self.average**kappa,
-            momentum_decay=None if self.momentum_decay is None else self.momentum_decay * kappa,
-            rates={name: rate * kappa**powers.lr for name, rate in self.rates.items()},
+            clip=scaled_value("clip", self.clip, kappa, powers.clip),
+            average=None if self.average is None else below_one("average", self.average, self.average**kappa, kappa),
+            momentum_decay=scaled_value("momentum_decay", self.momentum_decay, kappa, 1.0),
+            rates={name: scaled_value(name, rate, kappa, powers.lr) for name, rate in self.rates.items()},
             counts=_shortened_counts(self.counts, kappa),
         )
 

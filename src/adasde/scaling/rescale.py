@@ -13,8 +13,8 @@ import torch
 
 from adasde.common import InputError, positive, whole
 from adasde.scaling import optimizers
-from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters
-from adasde.scaling.rules import ScalingWarning, rule_named, scaled_beta
+from adasde.scaling.hyperparameters import AdamHyperparameters, RMSpropHyperparameters, check_number
+from adasde.scaling.rules import ScalingWarning, rule_named, scaled_beta, scaled_value
 from adasde.scaling.schedulers import MOMENTA, RATES, momenta_of, scale_rates, schedulers_of, unwrapped
 
 _ADAM = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam)
@@ -64,8 +64,9 @@ def rescale(
             wrong until beta2 has forgotten.
 
     Raises:
-        InputError: If the rule does not cover the optimizer, one of its options or kappa, or if a scheduler is left
-            out, unknown or another optimizer's. Nothing has been changed then. Small betas give a ScalingWarning.
+        InputError: If the rule does not cover the optimizer, one of its options or kappa, if a rate is no number >= 0,
+            or if a scheduler is left out, unknown or another optimizer's. Nothing has been changed then. Small betas
+            give a ScalingWarning.
 
     Source: the paper's square-root scaling rule and SDEs. The transport of v is ours, from the same state.
     """
@@ -94,8 +95,10 @@ def rescale_alone(
         _more_micro_batches(optimizer, kappa, rule)
         return
     groups = optimizer.param_groups
-    changes = [scaled_group(optimizer, group, kappa, rule, betas) for group in groups]
-    defaults = _scaled_defaults(optimizer, kappa, rule, betas)
+    changes = [
+        scaled_group(optimizer, group, kappa, rule, betas) | _scaled_rates(group, kappa, powers.lr) for group in groups
+    ]
+    defaults = _scaled_defaults(optimizer, kappa, rule, betas) | _scaled_rates(optimizer.defaults, kappa, powers.lr)
 
     def beta1_of(momentum: float) -> float:
         return scaled_beta("beta1", momentum, kappa, powers)
@@ -111,9 +114,6 @@ def rescale_alone(
     done = set[int]()  # groups, and the defaults, may share a tensor
     for group, change in [*zip(groups, changes, strict=True), (optimizer.defaults, defaults)]:
         _replace(group, change, done)
-        for name in RATES:
-            if group.get(name) is not None:
-                _replace(group, {name: group[name] * kappa**powers.lr}, done)
     for holder in schedulers:
         scale_rates(holder, kappa**powers.lr, beta1_of)
     _mark(optimizer, kappa)
@@ -155,8 +155,17 @@ def scaled_group(
     change: dict[str, Any] = {"betas": (new.beta1, new.beta2), "eps": new.eps, "weight_decay": new.weight_decay}
     change |= {key: scaled_beta("beta1", group[key], kappa, rule_named(rule, betas)) for key in MOMENTA if key in group}
     if "momentum_decay" in group:  # NAdam's, per step
-        change["momentum_decay"] = group["momentum_decay"] * kappa ** rule_named(rule).betas
+        power = rule_named(rule).betas
+        change["momentum_decay"] = scaled_value("momentum_decay", group["momentum_decay"], kappa, power)
     return change
+
+
+def _scaled_rates(group: dict[str, Any], kappa: float, power: float) -> dict[str, Any]:
+    """Return the rates of a parameter group times kappa^power. InputError if one is, or becomes, no number >= 0."""
+    rates = {name: group[name] for name in RATES if group.get(name) is not None}
+    for name, rate in rates.items():
+        check_number(name, rate)
+    return {name: scaled_value(name, rate, kappa, power) for name, rate in rates.items()}
 
 
 def _more_micro_batches(optimizer: torch.optim.Optimizer, kappa: float, rule: str) -> None:
@@ -225,6 +234,8 @@ def _carry_over(
     if "exp_avg_sq" in state and count > 0:
         old, new = (tuple(map(float, betas_of(part))) for part in (group, change))
         m, v = state["exp_avg"], state["exp_avg_sq"]
+        if m.is_complex():  # for torch's Adam a complex weight is two real ones
+            m, v = torch.view_as_real(m), torch.view_as_real(v)
         # torch keeps averages with their bias; the corrected ones are carried over.
         first, then = 1.0 - old[0] ** count, 1.0 - new[0] ** (count / shorter)
         mean = m / (then if "mu_product" in state and kappa < 1 else first)

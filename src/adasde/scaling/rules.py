@@ -10,6 +10,7 @@ import math
 import warnings
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 from adasde.common import InputError, positive
 
@@ -68,7 +69,8 @@ ABLATIONS = ("sqrt-no-betas", "sqrt-no-eps", "sqrt-no-decay")  # the square-root
 def rule_named(name: str, betas: str = "linear") -> Rule:
     """Return the rule called ``name``, with its betas in the form ``betas``.
 
-    An unknown name or form is an InputError that lists the known ones.
+    The rule half-life has its own whatever ``betas`` says. An unknown name or form is an InputError that lists the
+    known ones.
     """
     if not isinstance(name, str) or name not in RULES:
         raise InputError(f"rule = {name!r}: must be one of {', '.join(RULES)}")
@@ -80,6 +82,8 @@ def rule_named(name: str, betas: str = "linear") -> Rule:
 def scaled_batch_size(batch_size: int, kappa: float) -> int:
     """Return kappa * batch_size. InputError unless that is a whole number of at least 1."""
     size = batch_size * positive("kappa", kappa)
+    if not math.isfinite(size):
+        raise InputError(f"kappa = {kappa:g}: batch size {batch_size} would become more than a float holds")
     if round(size) < 1 or not math.isclose(size, round(size), rel_tol=1e-9):
         near = Fraction(max(1, round(size)), batch_size)
         raise InputError(
@@ -89,10 +93,28 @@ def scaled_batch_size(batch_size: int, kappa: float) -> int:
     return round(size)
 
 
-def scaled_beta(name: str, beta: float, kappa: float, rule: Rule) -> float:
-    """Return what ``rule`` makes of a beta. InputError where it would fall to 0; ScalingWarning where it gets small.
+def scaled_value(name: str, value: Any, kappa: float, power: float) -> Any:
+    """Return value * kappa^power, of a number or a tensor with one; None stays. InputError if it is infinite."""
+    if value is None:
+        return None
+    new = value * kappa**power
+    if not math.isfinite(new):
+        raise InputError(f"kappa = {kappa:g}: takes {name} = {value:g} to {new:g}, beyond what a float holds")
+    return new
 
-    A beta1 of 0 stays: an optimizer without momentum has none at any batch size.
+
+def below_one(name: str, old: float, new: float, kappa: float) -> float:
+    """Return ``new``, to which ``kappa`` takes a decay. InputError if it is so close to 1 that a float is 1."""
+    if new >= 1.0:
+        raise InputError(f"kappa = {kappa:g}: too small for {name} = {old:g}, which would round to 1")
+    return new
+
+
+def scaled_beta(name: str, beta: float, kappa: float, rule: Rule) -> float:
+    """Return what ``rule`` makes of a beta. InputError where it would fall to 0, or round to 1.
+
+    Where it gets small there is a ScalingWarning. A beta1 of 0 stays: an optimizer without momentum has none at any
+    batch size.
     """
     factor = kappa**rule.betas
     if factor == 1.0 or (name == "beta1" and beta == 0.0):
@@ -104,7 +126,7 @@ def scaled_beta(name: str, beta: float, kappa: float, rule: Rule) -> float:
                 f"kappa = {kappa:g} leaves {name} = {new:g}: half-life betas were right down to 0.185 in our "
                 f"pilot runs ({name} 0.9 at kappa 16), and wrong at 0.034 (kappa 32); {_OTHERS}"
             )
-        return new
+        return below_one(name, beta, new, kappa)
     complement = factor * (1.0 - beta)
     if complement >= 1.0 - ROUNDING:
         raise InputError(
@@ -116,7 +138,7 @@ def scaled_beta(name: str, beta: float, kappa: float, rule: Rule) -> float:
             f"kappa = {kappa:g} leaves {name} = {1.0 - complement:g}: below 0.5 the average hardly averages, "
             f"and the rule was not seen to hold there. {_HALF_LIFE}; {_OTHERS}"
         )
-    return 1.0 - complement
+    return below_one(name, beta, 1.0 - complement, kappa)
 
 
 def _warn(message: str) -> None:

@@ -33,10 +33,13 @@ def schedulers_of(optimizer: torch.optim.Optimizer, given: Any) -> list[Any]:
             ``scheduler``, as Lightning has it; None for none.
 
     Raises:
-        InputError: If one is of an unknown kind or belongs to another optimizer, or if another one that exists holds
-            rates of this optimizer.
+        InputError: If they nest without end, if one is of an unknown kind or belongs to another optimizer, or if
+            another one that exists holds rates of this optimizer.
     """
-    found = {id(scheduler): scheduler for scheduler in _flat(given)}
+    try:
+        found = {id(scheduler): scheduler for scheduler in _flat(given)}
+    except RecursionError as error:
+        raise InputError("scheduler: nests without end") from error
     for scheduler in found.values():
         if unwrapped(scheduler.optimizer) is not optimizer:
             raise InputError(f"scheduler = {type(scheduler).__name__}: belongs to another optimizer")

@@ -84,7 +84,8 @@ def minibatches_apart(model: nn.Module) -> Iterator[None]:
         model: The model. Its batch norms are as before when the context ends.
 
     Raises:
-        InputError: If a part of the model that torch.jit compiled holds a batch norm in training mode.
+        InputError: If a part of the model that torch.jit compiled holds a batch norm in training mode, or if the model
+            is within such a context already; in a pass, if a batch has no two halves of equal size.
 
     Source: the authors' code runs SVAG with a pass of its own for each minibatch.
     """
@@ -96,6 +97,8 @@ def minibatches_apart(model: nn.Module) -> Iterator[None]:
                 "it was before torch.jit.script or trace"
             )
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    if any(getattr(norm.forward, "func", None) is _one_after_the_other for norm in norms):
+        raise InputError("model: is within minibatches_apart already, which would make quarters of its halves")
     patches = [vars(norm).get("forward") for norm in norms]  # training over several processes patches them as well
     for norm in norms:
         # One pass with patched norms takes 0.84 of the time of two passes of the model (fashion-resnet, B = 32).
@@ -137,6 +140,8 @@ def _weights(coefficients: tuple[float, float], half: int, device: torch.device)
 
 def _one_after_the_other(forward: Callable[[torch.Tensor], torch.Tensor], input: torch.Tensor) -> torch.Tensor:
     # The argument has torch's name, since norms may be called as norm(input=x).
+    if len(input) % 2:
+        raise InputError(f"batch = {len(input)} examples: must be two minibatches of equal size")
     return torch.cat([forward(half) for half in input.chunk(2)])
 
 

@@ -43,6 +43,9 @@ class Schedule:
             for name in ("decays", "warmup_from", "decay_factor"):
                 if getattr(self, name) != getattr(type(self), name):
                     raise InputError(f"{name} = {getattr(self, name)}: a linear schedule has none")
+        for name, user in (("warmup_from", "warmup"), ("decay_factor", "decays")):
+            if getattr(self, name) != getattr(type(self), name) and not getattr(self, user):
+                raise InputError(f"{name} = {getattr(self, name):g}: goes with {user}, which the schedule has none of")
         points = (self.warmup, *self.decays, 1.0)
         if any(later <= earlier for earlier, later in zip(points, points[1:], strict=False)):
             raise InputError(f"decays = {list(self.decays)}: must increase and lie between the warm-up's end and 1")

@@ -12,6 +12,7 @@ from adasde.experiments.fields import (
     Model,
     Number,
     Positive,
+    Whole,
 )  # fmt: skip
 from adasde.experiments.specs.base import Counts, Ell, Seed, Spec
 from adasde.scaling.clock import step_count
@@ -119,7 +120,7 @@ class Trained(Spec):
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     frozen: Literal["none", "last-layer"] = "none"
     engine: Literal["eager", "compile", "graph"] = "eager"
-    tested: Annotated[int, Field(ge=1)] | None = None  # test examples of an evaluation, the first ones; None for all
+    tested: Whole | None = None  # test examples of an evaluation, the first ones; None for all
     parent: Parent | None = None  # of a `Finetune` or a `Branch`
 
     origin: ClassVar[str]  # what it starts from: scratch, branch or finetune

@@ -8,6 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from adasde.common import InputError, positive, whole
+from adasde.scaling.hyperparameters import check_flag
 from adasde.scaling.optimizers.checks import Parameters, check_group, closure_loss, refuse_sparse
 
 
@@ -87,6 +88,7 @@ class InvariantAdam(Optimizer):
         if not isinstance(group["betas"], Sequence) or len(group["betas"]) != 2:
             raise InputError(f"betas = {group['betas']!r}: must be two numbers, (beta1, beta2)")
         check_group(group, beta1=group["betas"][0], beta2=group["betas"][1])
+        check_flag("decoupled", group["decoupled"])
         super().add_param_group(param_group)
         for p in self.param_groups[-1]["params"]:
             kind = "sharded (DTensor)" if hasattr(p, "device_mesh") else "complex" if p.is_complex() else ""
@@ -191,11 +193,11 @@ class InvariantAdam(Optimizer):
         Raises:
             InputError: If it is another optimizer's, or has amsgrad or maximize.
         """
-        for group in state_dict["param_groups"]:
+        for group in state_dict.get("param_groups", [{}]):
             for option in ("amsgrad", "maximize"):
                 if group.get(option):
                     raise InputError(f"{option} = True: InvariantAdam continues Adam and AdamW without it")
-            if "betas" not in group:
+            if "betas" not in group or "state" not in state_dict:
                 raise InputError("state_dict: must be of InvariantAdam, or of torch's Adam or AdamW")
         super().load_state_dict(state_dict)
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from adasde.scaling.optimizers.checks import Parameters, check_group, check_number, closure_loss, refuse_sparse
+from adasde.scaling.hyperparameters import check_number
+from adasde.scaling.optimizers.checks import Parameters, check_group, closure_loss, refuse_sparse
 
 
 class RMSprop(Optimizer):
