@@ -520,11 +520,19 @@ def test_outputs_of_every_command_are_checked_before_any_work(adasde, spec, tmp_
 def test_no_command_writes_over_what_it_reads(adasde, spec, tmp_path):
     """Nor under another name of the file."""
     shutil.copy(SMOKE, tmp_path / "m.yaml")
-    for name in ("r.parquet", "state", "x.csv"):
+    tables = [f"t/{name}" for name in ("trajectories.parquet", "simulations.parquet", "runs.csv", "claims.csv")]
+    default = "results/smoke/claims.csv"
+    for name in ("r.parquet", "state", "x.csv", *tables, "t/forecasts/cnn.json", "figures/smoke/map.png", default):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("mine")
     (tmp_path / "s.json").write_text(spec.canonical)
     (tmp_path / "link.yaml").symlink_to("m.yaml")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "link").symlink_to("t")
+
+    def contents():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = contents()
     for command, option, file, kind in (
         (("plan", "m.yaml", "--budget", "1h"), "out", "m.yaml", "configs"),
         (("plan", SMOKE, "m.yaml", "--budget", "1h"), "out", "link.yaml", "configs"),
@@ -536,10 +544,38 @@ def test_no_command_writes_over_what_it_reads(adasde, spec, tmp_path):
         (("run", "--spec", "@s.json", "--out", "new"), "checkpoint", "s.json", "specs"),
         (("run", "--spec", spec.canonical, "--states", "state"), "out", "state", "states"),
         (("state", "--spec", spec.canonical, "--samples", 32, "--before", "state"), "out", "state", "states"),
+        *((("claims", "t"), option, name, "tables") for option in ("out", "readme", "spreads") for name in tables[:3]),
+        (("claims", "t"), "out", "link/forecasts/cnn.json", "tables"),
+        (("report", SMOKE, "--results", "t"), "out", "t/runs.csv", "results"),
+        (("report", SMOKE, "--results", "link"), "out", "t/claims.csv", "results"),
+        (("report", SMOKE), "out", default, "results"),
+        (("report", SMOKE), "out", "figures/smoke/map.png", "figures"),
+        (("report", SMOKE, "--figures", "figures/smoke"), "out", "figures/smoke/map.png", "figures"),
     ):
         done = adasde(*command, f"--{option}", file, cwd=tmp_path)
         assert_refused(done, f"{option} = {Path(file)}: is one of the {kind}; name another file$")
-        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        assert contents() == before
+    for name in tables[:3]:
+        done = adasde("collect", tmp_path / name, "--out", "t", cwd=tmp_path)
+        assert_refused(done, f"out = {name}: is one of the runs; name another file$")
+        assert contents() == before
+
+
+def test_no_command_writes_a_file_twice(adasde, spec, tmp_path):
+    """Nor under another name of the file."""
+    (tmp_path / "link").symlink_to("x")
+    for command, option, other in (
+        (("run", "--spec", spec.canonical, "--out", "x"), "weights", "the output"),
+        (("run", "--spec", spec.canonical, "--out", "x"), "checkpoint", "the output"),
+        (("run", "--spec", spec.canonical, "--out", "y", "--weights", "x"), "checkpoint", "--checkpoint"),
+        (("state", "--spec", spec.canonical, "--samples", 32, "--out", "x"), "checkpoint", "the output"),
+        (("claims", "t", "--out", "x"), "readme", "the output"),
+        (("claims", "t", "--readme", "x"), "spreads", "--readme"),
+    ):
+        for file in ("x", "./x", "link"):
+            done = adasde(*command, f"--{option}", file, cwd=tmp_path)
+            assert_refused(done, f": is also {other}; name another file$")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
 def test_a_run_that_is_named_twice_counts_once(adasde, spec, tmp_path):
@@ -555,6 +591,13 @@ def test_a_run_that_is_named_twice_counts_once(adasde, spec, tmp_path):
             assert_refused(done, rf"{Path(other)}: {spec.run} is also in a.parquet; name it once")
         done = adasde("figure", "noise", "--runs", "a.parquet", other, "--out", "x.png", cwd=tmp_path)
         assert_refused(done, "name it once")
+    done = adasde("run", "--spec", f"[{spec.canonical}, {spec.canonical}]", "--out", "out", cwd=tmp_path)
+    assert_refused(done, f"spec: {spec.run} is given twice; it would count as two seeds")
+    twice = [Result(spec, [(spec.run, spec.steps, 0.1, "test_loss", 1.0)], facts)] * 2
+    write_results(tmp_path / "twice.parquet", twice)
+    assert_refused(
+        adasde("predict", "twice.parquet", cwd=tmp_path), f"{spec.run} is also in twice.parquet; name it once"
+    )
     assert_refused(adasde("throughput", "steps.csv", "./steps.csv", "--out", "out", cwd=tmp_path), "name it once")
     assert not (tmp_path / "out").exists()
 

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +28,21 @@ from adasde.workloads.data.registry import dataset_named, prepare
 
 # Commands import torch, pandas, pyarrow and matplotlib when they run: most need none of them, and each takes its time.
 
-# Options that name files to read, with what these are called, and options that name files to write.
-_READ = {"config": "configs", "runs": "runs", "states": "states", "before": "states", "spec": "specs"}
-_WRITTEN = ("out", "checkpoint", "readme", "spreads", "plot")
+# Options that name files to read, with what these are called; options that name files to write; and the files that are
+# meant where an option names a folder.
+_READ = {
+    "config": "configs", "runs": "runs", "states": "states", "before": "states", "spec": "specs",
+    "tables": "tables", "reference": "tables", "results": "results", "figures": "figures",
+}  # fmt: skip
+_WRITTEN = ("out", "checkpoint", "weights", "readme", "spreads", "plot")
+_TABLES = ("trajectories.parquet", "simulations.parquet", "runs.csv")
+_INSIDE = {
+    "out": _TABLES,
+    "tables": (*_TABLES, "forecasts/*.json"),
+    "reference": (*_TABLES, "forecasts/*.json"),
+    "results": ("runs.csv", "claims.csv"),
+    "figures": ("*.png",),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,6 +127,8 @@ def run(options: argparse.Namespace) -> None:
     specs = [spec_of(part) for part in (document if isinstance(document, list) else [document])]
     if not specs or len({(isinstance(spec, Simulation), spec.device, spec.processes) for spec in specs}) > 1:
         raise InputError("spec: must be one spec, or a list of those that share kind, device and processes")
+    if twice := [name for name, times in Counter(spec.run for spec in specs).items() if times > 1]:
+        raise InputError(f"spec: {twice[0]} is given twice; it would count as two seeds")
 
     from adasde.experiments.execute import Job
 
@@ -229,12 +244,14 @@ def report(options: argparse.Namespace) -> None:
     from adasde.analysis.report import write_report
 
     planned, shown = _planned(options.config)
-    results = options.results or Path("results", planned.scale)
-    figures = options.figures or Path("figures", planned.scale)
-    out = options.out or results / "report.html"
-    check_writable("out", out)
-    write_report(planned, shown, results, figures, out, [str(path) for path in options.config])
-    print(out)
+    options.results = options.results or Path("results", planned.scale)
+    options.figures = options.figures or Path("figures", planned.scale)
+    options.out = options.out or options.results / "report.html"
+    _check_apart(options)  # again, now that the folders are known
+    check_writable("out", options.out)
+    configs = [str(path) for path in options.config]
+    write_report(planned, shown, options.results, options.figures, options.out, configs)
+    print(options.out)
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -283,25 +300,40 @@ def _planned(paths: list[Path]) -> tuple[Plan, dict[str, list[str]]]:
 
 
 def _apart(function: Callable) -> Callable:
-    """Return a command that first raises an InputError if a file to write is one that it reads, which would be lost."""
+    """Return a command that first checks, as `_check_apart` does, which files it reads and writes."""
 
     def checked(options: argparse.Namespace) -> int | None:
-        given = vars(options)
-        read = {os.path.realpath(path): kind for name, kind in _READ.items() for path in _files(given.get(name))}
-        for name in _WRITTEN:
-            for path in _files(given.get(name)):
-                if (kind := read.get(os.path.realpath(path))) is not None:
-                    raise InputError(f"{name} = {path}: is one of the {kind}; name another file")
+        _check_apart(options)
         return function(options)
 
     return checked
 
 
-def _files(value: Any) -> list[Path]:
-    """Files that an option names; a spec may name one as @FILE, and `plan --runs` names none."""
+def _check_apart(options: argparse.Namespace) -> None:
+    """Raise an InputError if a file to write is one that the command reads, or that another option writes.
+
+    One of the two would be lost.
+    """
+    given = vars(options)
+    taken = {os.path.realpath(path): f"one of the {_READ[name]}" for name in _READ for path in _files(name, given)}
+    for name in _WRITTEN:
+        files = {os.path.realpath(path): path for path in _files(name, given)}
+        for real, path in files.items():
+            if real in taken:
+                raise InputError(f"{name} = {path}: is {taken[real]}; name another file")
+        taken |= dict.fromkeys(files, "also the output" if name == "out" else f"also --{name}")
+
+
+def _files(name: str, given: dict[str, Any]) -> list[Path]:
+    """Files that an option names, and those in a folder that it names.
+
+    A spec may name one as @FILE, and `plan --runs` names none.
+    """
+    value = given.get(name)
     if isinstance(value, str) and value.startswith("@"):
         return [Path(value[1:])]
-    return [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
+    named = [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
+    return [*named, *(file for path in named for inside in _INSIDE.get(name, ()) for file in path.glob(inside))]
 
 
 def _check_picture(name: str, path: Path) -> None:
