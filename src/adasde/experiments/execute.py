@@ -277,8 +277,8 @@ def save_state(
         progress: Shows how far the run is.
 
     Raises:
-        InputError: If the run ends before, or diverges, if ``before`` is not an earlier state of it, or if a file cannot
-            be written.
+        InputError: If the run ends before, or diverges, if ``before`` is not an earlier state of it, or if a file
+            cannot be written.
     """
     if not 0 < samples <= spec.samples or samples % spec.batch_size:
         raise InputError(
