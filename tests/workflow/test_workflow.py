@@ -464,8 +464,8 @@ def test_a_mistake_in_the_config_is_one_line_before_any_job(tmp_path):
         (
             {},
             ("--config", "device=cuda", "job=run"),
-            "--config device job: reports and `adasde check` read files only; write it into a YAML file, the last after "
-            "--configfile",
+            "--config device job: reports and `adasde check` read files only; write it into a YAML file, the last "
+            "after --configfile",
         ),
     ],
     ids=["compiler", "nodes", "values"],
