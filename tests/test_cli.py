@@ -1,5 +1,6 @@
 """The command line: what a user types and reads, bad input included."""
 
+import errno
 import json
 import os
 import random
@@ -140,6 +141,18 @@ def test_scale_warns_beyond_half(adasde):
         (["scale", "recipe", "a.json", "--to", 8, "--by", "devices"], "argument --by: invalid choice: 'devices'"),
         ([*SCALE, "--to", 0], "argument --to: '0' is not a whole number from 1 to 10^15"),
         ([*SCALE, "--to", "many"], "argument --to: 'many' is not a whole number"),
+        ([*SCALE, "--to", "²"], "argument --to: '²' is not a whole number from 1 to 10^15"),
+        ([*SCALE, "--to", 5000 * "1"], "1... is not a whole number from 1 to 10^15"),
+        ([*SCALE, "--to", 8, "--warmup-steps", 400 * "1"], "1... is not a whole number from 0 to 10^15"),
+        ([*SCALE, "--to", 8, "--to", 16], "argument --to: given twice"),
+        (
+            ["scale", "adamw", "--to", 8, "--batch-size", 4, "--betas=linear", "--betas", "linear"],
+            "argument --betas: given",
+        ),
+        (["run", "--spec", "{}", "--spec", "{}", "--out", "x.parquet"], "argument --spec: given twice"),
+        (["figure", "map", "--tables", ".", "--out", "x.png", "--out", "y.png"], "argument --out: given twice"),
+        (["scale", "recipe", "a.json", "--to", 8, "--by", "per_device"], "by = per_device: goes with --write only"),
+        (["scale", "recipe", "a.json", "--to", 8, "--write", "x" * 250], "x: cannot be written (File name too long)"),
         ([*SCALE[:2], "--lr", "-1e-3", *SCALE[4:], "--to", 512], "lr = -0.001: must be a finite number > 0"),
         ([*SCALE, "--to", "1" + 400 * "0"], "argument --to: "),
         ([*SCALE, "--to", 512, "--steps", 10, "--warmup-steps", 20], "warmup_steps = 20: must not exceed steps = 10"),
@@ -150,6 +163,17 @@ def test_scale_warns_beyond_half(adasde):
         (["plan", SMOKE, "--device", "tpu"], "device = 'tpu': must be one of h100, h200, a100, cpu-core"),
         (["plan", SMOKE, "--gpus", 0], "argument --gpus: '0' is not a whole number"),
         (["plan", SMOKE, "--runs", "--json"], "not allowed with argument"),
+        (["plan", SMOKE, "--figure", ""], f"figure = '': must be one of {FIGURES}"),
+        (["plan", SMOKE, "--runs", "--gpus", 3], "gpus = 3: does not go with --runs, which tells no hours"),
+        (["plan", SMOKE, "--json", "--device", "h100"], "device = h100: does not go with --json, which tells no hours"),
+        (["check", SMOKE, "--results", SMOKE], "smoke.yaml: is a file; name a folder"),
+        (["report", SMOKE, "--figures", SMOKE], "smoke.yaml: is a file; name a folder"),
+        (["claims", SMOKE], "smoke.yaml: is a file; name a folder"),
+        (["data", "fashion-mnist", "--data", SMOKE], "smoke.yaml: is a file; name a folder"),
+        (
+            ["data", "fashion-mnist", "--data", "~nobody-here/x"],
+            "~nobody-here/x: there is no home folder; write the whole",
+        ),
         (["data", "mnist"], "data = 'mnist': must be one of"),
         (["run", "--spec", "{", "--out", "x.parquet"], "spec: not JSON"),
         (["run", "--spec", "{}", "--out", "x.parquet"], "run: 'recipe' is a required property"),
@@ -517,14 +541,38 @@ def test_outputs_of_every_command_are_checked_before_any_work(adasde, spec, tmp_
     assert {path.name for path in tmp_path.iterdir()} == {"pipe", "file"}
 
 
+def test_claims_are_judged_only_if_they_have_a_place(adasde, tmp_path):
+    """Nothing is written, also not by the option that is right."""
+    (tmp_path / "note.md").write_text("mine")
+    (tmp_path / "t.csv").write_text("mine")
+    for option, file, message in (
+        ("readme", "note.md", "note.md: no place for the claims, between <!-- claims --> and"),
+        ("readme", "nowhere.md", "nowhere.md: No such file"),
+        ("spreads", "t.csv", "t.csv: not such a table .no column 'scale'."),
+    ):
+        assert_refused(
+            adasde("claims", ROOT / "results/reference/mini", "--out", "c.csv", f"--{option}", file, cwd=tmp_path),
+            message,
+        )
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
+
+
 def test_no_command_writes_over_what_it_reads(adasde, spec, tmp_path):
     """Nor under another name of the file."""
     shutil.copy(SMOKE, tmp_path / "m.yaml")
-    for name in ("r.parquet", "state", "x.csv"):
+    tables = [f"t/{name}" for name in ("trajectories.parquet", "simulations.parquet", "runs.csv", "claims.csv")]
+    default = "results/smoke/claims.csv"
+    for name in ("r.parquet", "state", "x.csv", *tables, "t/forecasts/cnn.json", "figures/smoke/map.png", default):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("mine")
     (tmp_path / "s.json").write_text(spec.canonical)
     (tmp_path / "link.yaml").symlink_to("m.yaml")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "link").symlink_to("t")
+
+    def contents():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = contents()
     for command, option, file, kind in (
         (("plan", "m.yaml", "--budget", "1h"), "out", "m.yaml", "configs"),
         (("plan", SMOKE, "m.yaml", "--budget", "1h"), "out", "link.yaml", "configs"),
@@ -536,10 +584,38 @@ def test_no_command_writes_over_what_it_reads(adasde, spec, tmp_path):
         (("run", "--spec", "@s.json", "--out", "new"), "checkpoint", "s.json", "specs"),
         (("run", "--spec", spec.canonical, "--states", "state"), "out", "state", "states"),
         (("state", "--spec", spec.canonical, "--samples", 32, "--before", "state"), "out", "state", "states"),
+        *((("claims", "t"), option, name, "tables") for option in ("out", "readme", "spreads") for name in tables[:3]),
+        (("claims", "t"), "out", "link/forecasts/cnn.json", "tables"),
+        (("report", SMOKE, "--results", "t"), "out", "t/runs.csv", "results"),
+        (("report", SMOKE, "--results", "link"), "out", "t/claims.csv", "results"),
+        (("report", SMOKE), "out", default, "results"),
+        (("report", SMOKE), "out", "figures/smoke/map.png", "figures"),
+        (("report", SMOKE, "--figures", "figures/smoke"), "out", "figures/smoke/map.png", "figures"),
     ):
         done = adasde(*command, f"--{option}", file, cwd=tmp_path)
         assert_refused(done, f"{option} = {Path(file)}: is one of the {kind}; name another file$")
-        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        assert contents() == before
+    for name in tables[:3]:
+        done = adasde("collect", tmp_path / name, "--out", "t", cwd=tmp_path)
+        assert_refused(done, f"out = {name}: is one of the runs; name another file$")
+        assert contents() == before
+
+
+def test_no_command_writes_a_file_twice(adasde, spec, tmp_path):
+    """Nor under another name of the file."""
+    (tmp_path / "link").symlink_to("x")
+    for command, option, other in (
+        (("run", "--spec", spec.canonical, "--out", "x"), "weights", "the output"),
+        (("run", "--spec", spec.canonical, "--out", "x"), "checkpoint", "the output"),
+        (("run", "--spec", spec.canonical, "--out", "y", "--weights", "x"), "checkpoint", "--checkpoint"),
+        (("state", "--spec", spec.canonical, "--samples", 32, "--out", "x"), "checkpoint", "the output"),
+        (("claims", "t", "--out", "x"), "readme", "the output"),
+        (("claims", "t", "--readme", "x"), "spreads", "--readme"),
+    ):
+        for file in ("x", "./x", "link"):
+            done = adasde(*command, f"--{option}", file, cwd=tmp_path)
+            assert_refused(done, f": is also {other}; name another file$")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
 def test_a_run_that_is_named_twice_counts_once(adasde, spec, tmp_path):
@@ -555,6 +631,13 @@ def test_a_run_that_is_named_twice_counts_once(adasde, spec, tmp_path):
             assert_refused(done, rf"{Path(other)}: {spec.run} is also in a.parquet; name it once")
         done = adasde("figure", "noise", "--runs", "a.parquet", other, "--out", "x.png", cwd=tmp_path)
         assert_refused(done, "name it once")
+    done = adasde("run", "--spec", f"[{spec.canonical}, {spec.canonical}]", "--out", "out", cwd=tmp_path)
+    assert_refused(done, f"spec: {spec.run} is given twice; it would count as two seeds")
+    twice = [Result(spec, [(spec.run, spec.steps, 0.1, "test_loss", 1.0)], facts)] * 2
+    write_results(tmp_path / "twice.parquet", twice)
+    assert_refused(
+        adasde("predict", "twice.parquet", cwd=tmp_path), f"{spec.run} is also in twice.parquet; name it once"
+    )
     assert_refused(adasde("throughput", "steps.csv", "./steps.csv", "--out", "out", cwd=tmp_path), "name it once")
     assert not (tmp_path / "out").exists()
 
@@ -672,6 +755,20 @@ def test_a_recipe_of_a_framework_is_written_back(adasde, tmp_path):
     assert "and so would by = per_device, which makes train_micro_batch_size_per_gpu 10" in done.stderr
     assert not (tmp_path / "no.json").exists()
     assert adasde(*arguments[:-1], 80, cwd=tmp_path).returncode == 0  # the numbers alone need no whole shares
+
+
+def test_a_recipe_is_written_whole_or_not_at_all_and_where_a_link_points(adasde, tmp_path, monkeypatch):
+    (tmp_path / "recipe.yaml").write_text(RECIPE_FILE)
+    (tmp_path / "link.yaml").symlink_to("new.yaml")
+    options = ("scale", "recipe", "recipe.yaml", "--to", 1024, "--write", "link.yaml")
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        assert_refused(adasde(*options, cwd=tmp_path), "error: link.yaml: No space left on device$")
+    assert {path.name for path in tmp_path.iterdir()} == {"recipe.yaml", "link.yaml"}
+    done = adasde(*options, cwd=tmp_path)
+    assert done.stdout.endswith("written to link.yaml\n")
+    assert yaml.safe_load((tmp_path / "new.yaml").read_text())["batch_size"] == 1024
+    assert (tmp_path / "link.yaml").is_symlink()
 
 
 def test_a_recipe_whose_format_is_unclear(adasde, tmp_path):

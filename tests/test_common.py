@@ -112,6 +112,16 @@ def test_what_cannot_be_written_is_refused_before_any_work(tmp_path):
         check_writable("--out", tmp_path / "file", folder=True)
     with pytest.raises(InputError, match="--out = .*: cannot be written"):
         check_writable("--out", tmp_path / "file" / "table.csv")
+    for name in (
+        "x" * 300,
+        "x" * 240 + ".csv",
+        "x." + "y" * 130,
+        "new/" + "x" * 250,
+        "x" * 300 + "/new",
+    ):  # or too long for `atomic`
+        with pytest.raises(InputError, match="--out = .*: cannot be written .File name too long."):
+            check_writable("--out", tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
 
 
 def test_numbers_out_of_range_are_named():

@@ -185,3 +185,38 @@ def test_an_error_without_a_place_to_say_it_is_a_status_only(command, end):
         ["bash", "-c", f'"$0" -m adasde "$@" {end}; exit $?', sys.executable, *command], capture_output=True, text=True
     )
     assert (done.returncode > 0, done.stdout, done.stderr) == (True, "", "")
+
+
+def posix(folder, *arguments, **env):
+    """Run a command in the POSIX locale, as Python has it without its own way out of it."""
+    plain = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", **env}
+    command = [sys.executable, "-m", "adasde", *arguments]
+    return subprocess.run(command, cwd=folder, env=os.environ | plain, capture_output=True, text=True)
+
+
+def test_a_locale_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "ü.yaml").write_text("optimizer: adamw\nbatch_size: 4\n", encoding="utf-8")
+    done = posix(tmp_path, "scale", "recipe", "ü.yaml", "--to", "8")
+    assert done.stderr.endswith(".yaml': is not ascii, the locale's; set PYTHONUTF8=1\n")
+    arguments = ("scale", "recipe", "ü.yaml", "--to", "8", "--write", "ü2.yaml")
+    done = posix(tmp_path, *arguments, PYTHONUTF8="1", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("written to \\xfc2.yaml\n")
+
+
+@pytest.mark.parametrize("command", ["", "plan", "scale", "run"])
+def test_help_needs_no_docstrings(command):
+    done = subprocess.run(
+        [sys.executable, "-OO", "-m", "adasde", *command.split(), "--help"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: adasde")
+
+
+@pytest.mark.parametrize("command", ["plan", "report"])
+def test_a_working_directory_that_is_gone_is_named(command, tmp_path):
+    line = 'cd "$0" && rmdir "$0" && exec "$@" x.yaml'
+    arguments = [tmp_path, sys.executable, "-m", "adasde", command]
+    done = subprocess.run(["bash", "-c", line, *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "adasde: error: working directory: No such file or directory\n"

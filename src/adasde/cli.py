@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +28,30 @@ from adasde.workloads.data.registry import dataset_named, prepare
 
 # Commands import torch, pandas, pyarrow and matplotlib when they run: most need none of them, and each takes its time.
 
-# Options that name files to read, with what these are called, and options that name files to write.
-_READ = {"config": "configs", "runs": "runs", "states": "states", "before": "states", "spec": "specs"}
-_WRITTEN = ("out", "checkpoint", "readme", "spreads", "plot")
+# Options that name files to read, with what these are called; options that name files to write; and the files that are
+# meant where an option names a folder.
+_READ = {
+    "config": "configs", "runs": "runs", "states": "states", "before": "states", "spec": "specs",
+    "tables": "tables", "reference": "tables", "results": "results", "figures": "figures",
+}  # fmt: skip
+_WRITTEN = ("out", "checkpoint", "weights", "readme", "spreads", "plot")
+_TABLES = ("trajectories.parquet", "simulations.parquet", "runs.csv")
+_INSIDE = {
+    "out": _TABLES,
+    "tables": (*_TABLES, "forecasts/*.json"),
+    "reference": (*_TABLES, "forecasts/*.json"),
+    "results": ("runs.csv", "claims.csv"),
+    "figures": ("*.png",),
+}
+
+_CACHE = "~/.cache/adasde"  # where data sets are kept unless another place is named or is there
+
+# Forms of what `plan` prints, options that would do nothing there, and why.
+_FORMS = (
+    ("budget", ("figure", "gpus"), "looks at hours of the whole config"),
+    ("runs", ("device", "gpus"), "tells no hours"),
+    ("json", ("device", "gpus"), "tells no hours"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,13 +66,17 @@ def plan(options: argparse.Namespace) -> None:
 
     The speeds behind the hours are measured, estimated or unknown. With a budget, propose what to keep of the config.
     """
+    for form, names, why in _FORMS:
+        for name in names if getattr(options, form) else ():
+            if (value := getattr(options, name)) is not None:
+                raise InputError(f"{name} = {value}: does not go with --{form}, which {why}")
     planned, shown = _planned(options.config)
     if options.device is not None:
         cost.device_named(options.device)
     if options.budget is not None or options.out is not None:
         _propose(options)
         return
-    runs = plan_cost.needed(planned, shown, options.figure) if options.figure else planned.runs
+    runs = plan_cost.needed(planned, shown, options.figure) if options.figure is not None else planned.runs
     specs = [planned.runs[run] for run in runs]
     if options.json:
         print(json.dumps([spec.document for spec in specs], indent=1))
@@ -64,9 +90,6 @@ def _propose(options: argparse.Namespace) -> None:
     """Print what a budget leaves of a config, and write the overlay that takes the rest away."""
     if options.budget is None:
         raise InputError("out: goes with --budget only, whose overlay it is")
-    for name in ("figure", "gpus"):
-        if (value := getattr(options, name)) is not None:
-            raise InputError(f"{name} = {value}: does not go with --budget, which looks at hours of the whole config")
     if options.out is not None:
         check_writable("out", options.out)
 
@@ -114,6 +137,8 @@ def run(options: argparse.Namespace) -> None:
     specs = [spec_of(part) for part in (document if isinstance(document, list) else [document])]
     if not specs or len({(isinstance(spec, Simulation), spec.device, spec.processes) for spec in specs}) > 1:
         raise InputError("spec: must be one spec, or a list of those that share kind, device and processes")
+    if twice := [name for name, times in Counter(spec.run for spec in specs).items() if times > 1]:
+        raise InputError(f"spec: {twice[0]} is given twice; it would count as two seeds")
 
     from adasde.experiments.execute import Job
 
@@ -214,6 +239,10 @@ def claims(options: argparse.Namespace) -> None:
     for name in ("out", "readme", "spreads"):
         if (path := getattr(options, name)) is not None:
             check_writable(name, path)
+    if options.readme is not None:
+        report.parts_around(options.readme)
+    if options.spreads is not None:
+        spreads.kept(options.spreads, options.tables)
     table = evaluation.evaluate_scale(options.tables)
     if options.out is not None:
         report.write_claims(table, options.out)
@@ -229,12 +258,14 @@ def report(options: argparse.Namespace) -> None:
     from adasde.analysis.report import write_report
 
     planned, shown = _planned(options.config)
-    results = options.results or Path("results", planned.scale)
-    figures = options.figures or Path("figures", planned.scale)
-    out = options.out or results / "report.html"
-    check_writable("out", out)
-    write_report(planned, shown, results, figures, out, [str(path) for path in options.config])
-    print(out)
+    options.results = options.results or Path("results", planned.scale)
+    options.figures = options.figures or Path("figures", planned.scale)
+    options.out = options.out or options.results / "report.html"
+    _check_apart(options)  # again, now that the folders are known
+    check_writable("out", options.out)
+    configs = [str(path) for path in options.config]
+    write_report(planned, shown, options.results, options.figures, options.out, configs)
+    print(options.out)
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -283,25 +314,40 @@ def _planned(paths: list[Path]) -> tuple[Plan, dict[str, list[str]]]:
 
 
 def _apart(function: Callable) -> Callable:
-    """Return a command that first raises an InputError if a file to write is one that it reads, which would be lost."""
+    """Return a command that first checks, as `_check_apart` does, which files it reads and writes."""
 
     def checked(options: argparse.Namespace) -> int | None:
-        given = vars(options)
-        read = {os.path.realpath(path): kind for name, kind in _READ.items() for path in _files(given.get(name))}
-        for name in _WRITTEN:
-            for path in _files(given.get(name)):
-                if (kind := read.get(os.path.realpath(path))) is not None:
-                    raise InputError(f"{name} = {path}: is one of the {kind}; name another file")
+        _check_apart(options)
         return function(options)
 
     return checked
 
 
-def _files(value: Any) -> list[Path]:
-    """Files that an option names; a spec may name one as @FILE, and `plan --runs` names none."""
+def _check_apart(options: argparse.Namespace) -> None:
+    """Raise an InputError if a file to write is one that the command reads, or that another option writes.
+
+    One of the two would be lost.
+    """
+    given = vars(options)
+    taken = {os.path.realpath(path): f"one of the {_READ[name]}" for name in _READ for path in _files(name, given)}
+    for name in _WRITTEN:
+        files = {os.path.realpath(path): path for path in _files(name, given)}
+        for real, path in files.items():
+            if real in taken:
+                raise InputError(f"{name} = {path}: is {taken[real]}; name another file")
+        taken |= dict.fromkeys(files, "also the output" if name == "out" else f"also --{name}")
+
+
+def _files(name: str, given: dict[str, Any]) -> list[Path]:
+    """Files that an option names, and those in a folder that it names.
+
+    A spec may name one as @FILE, and `plan --runs` names none.
+    """
+    value = given.get(name)
     if isinstance(value, str) and value.startswith("@"):
         return [Path(value[1:])]
-    return [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
+    named = [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
+    return [*named, *(file for path in named for inside in _INSIDE.get(name, ()) for file in path.glob(inside))]
 
 
 def _check_picture(name: str, path: Path) -> None:
@@ -343,12 +389,12 @@ _Command = Callable[[Callable, str, str], argparse.ArgumentParser]  # adds a com
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="adasde", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="adasde", description=(__doc__ or "").partition("\n")[0])  # -OO drops it
     parser.add_argument("--version", action="version", version=__version__)
     entries = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
     def command(function: Callable, name: str, help_: str) -> argparse.ArgumentParser:
-        sub = entries.add_parser(name, help=help_, description=function.__doc__.replace("``", ""))
+        sub = entries.add_parser(name, help=help_, description=(function.__doc__ or "").replace("``", ""))
         sub.set_defaults(command=_apart(function))
         return sub
 
@@ -420,10 +466,10 @@ def _add_reading(command: _Command) -> None:
     sub = command(figure, "figure", "plot one figure")
     sub.add_argument("name", metavar="NAME", help="such as map or scaling-cnn-adam")
     source = sub.add_mutually_exclusive_group(required=True)
-    source.add_argument("--tables", type=Path, metavar="FOLDER")
+    source.add_argument("--tables", type=_folder, metavar="FOLDER")
     source.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help="files of the runs that it shows")
     sub.add_argument("--out", type=Path, nargs="+", required=True, metavar="FILE", help="PNG or PDF files")
-    sub.add_argument("--reference", type=Path, metavar="FOLDER", help="tables of other runs, plotted behind in grey")
+    sub.add_argument("--reference", type=_folder, metavar="FOLDER", help="tables of other runs, plotted behind in grey")
 
     sub = command(predict, "predict", "print how far larger batches would fall behind finished runs")
     sub.add_argument(
@@ -453,7 +499,7 @@ def _add_reading(command: _Command) -> None:
     sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
 
     sub = command(claims, "claims", "judge the claims and print them with their verdicts")
-    sub.add_argument("tables", type=Path, metavar="FOLDER", help="folder of the tables, such as results/mini")
+    sub.add_argument("tables", type=_folder, metavar="FOLDER", help="folder of the tables, such as results/mini")
     sub.add_argument("--out", type=Path, metavar="FILE", help="also write them as CSV")
     sub.add_argument("--readme", type=Path, metavar="FILE", help="also put them between the marks of a Markdown file")
     sub.add_argument(
@@ -462,18 +508,18 @@ def _add_reading(command: _Command) -> None:
 
     sub = command(report, "report", "figures and claims of a scale as one HTML file")
     _config_argument(sub)
-    sub.add_argument("--results", type=Path, metavar="FOLDER", help="default results/SCALE")
-    sub.add_argument("--figures", type=Path, metavar="FOLDER", help="default figures/SCALE")
+    sub.add_argument("--results", type=_folder, metavar="FOLDER", help="default results/SCALE")
+    sub.add_argument("--figures", type=_folder, metavar="FOLDER", help="default figures/SCALE")
     sub.add_argument("--out", type=Path, metavar="FILE", help="default results/SCALE/report.html")
 
     sub = command(compare, "compare", "did it reproduce here? Your tables against the repository's")
-    sub.add_argument("tables", type=Path, nargs="?", default=Path("results/mini"), metavar="FOLDER", help="yours")
-    sub.add_argument("--reference", type=Path, metavar="FOLDER", help="default results/reference/SCALE")
+    sub.add_argument("tables", type=_folder, nargs="?", default=Path("results/mini"), metavar="FOLDER", help="yours")
+    sub.add_argument("--reference", type=_folder, metavar="FOLDER", help="default results/reference/SCALE")
     sub.add_argument("--figures", type=Path, metavar="FOLDER", help="plot every figure with the reference behind")
 
     sub = command(check, "check", "whether every run of a config is there, whole and as planned")
     _config_argument(sub)
-    sub.add_argument("--results", type=Path, metavar="FOLDER", help="default results/SCALE")
+    sub.add_argument("--results", type=_folder, metavar="FOLDER", help="default results/SCALE")
     sub.add_argument(
         "--delete", action="store_true", help="delete what is damaged, not as planned or made by different code"
     )
@@ -485,18 +531,26 @@ def _config_argument(sub: argparse.ArgumentParser) -> None:
 
 def _data_option(sub: argparse.ArgumentParser) -> None:
     here = "results/data"
-    default = os.environ.get("ADASDE_DATA") or (here if Path(here).exists() else "~/.cache/adasde")
+    default = os.environ.get("ADASDE_DATA") or (here if Path(here).exists() else _CACHE)
     sub.add_argument(
         "--data",
-        type=_folder,  # argparse calls it on the default only where the option is not given
+        type=_data_folder,  # argparse calls it on the default only where the option is not given
         default=default,
         metavar="FOLDER",
         help="where data sets are kept (default %(default)s)",
     )
 
 
-def _folder(value: str) -> Path:
+def _folder(value: str | Path) -> Path:
+    path = Path(value)
+    if path.is_file():
+        raise argparse.ArgumentTypeError(f"{value}: is a file; name a folder")
+    return path
+
+
+def _data_folder(value: str) -> Path:
     try:
-        return Path(value).expanduser()
+        return _folder(Path(value).expanduser())
     except RuntimeError as error:  # no HOME, and no entry in the list of users
-        raise argparse.ArgumentTypeError(f"{value}: there is no home folder; give --data or ADASDE_DATA") from error
+        mend = "give --data or ADASDE_DATA" if value == _CACHE else "write the whole path"
+        raise argparse.ArgumentTypeError(f"{value}: there is no home folder; {mend}") from error

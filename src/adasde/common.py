@@ -7,7 +7,6 @@ import os
 import secrets
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -85,7 +84,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     check_regular(path)
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{target.suffix}")
+    temporary = _beside(target)
     try:
         temporary.touch(exist_ok=False)
         yield temporary
@@ -97,6 +96,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _beside(target: Path) -> Path:
+    """Return a new name beside ``target``, longer than its own, for what will replace it."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}{target.suffix}")
 
 
 def check_regular(path: str | Path) -> None:
@@ -149,10 +153,11 @@ def check_writable(name: str, path: str | Path, folder: bool = False) -> None:
         check_regular(path)
         if path.exists() and path.is_dir() != folder:
             raise OSError(0, "is a file; name a folder" if folder else "is a folder")
-        place = path if folder else Path(os.path.realpath(path)).parent
-        place = next(above for above in (place, *place.parents) if above.exists())  # what is missing can be made there
-        with tempfile.NamedTemporaryFile(prefix=".", dir=place):
-            pass
+        target = path / "file" if folder else Path(os.path.realpath(path))
+        place = next(above for above in target.parents if above.exists())  # what is missing can be made there
+        trial = place / _beside(target).name  # that of `atomic`, which may be too long
+        trial.touch(exist_ok=False)
+        trial.unlink()
     except InputError as error:
         raise InputError(f"{name} = {error}") from error
     except OSError as error:

@@ -4,6 +4,7 @@ A terminal shows one line that is kept up to date: jobs done of all, minutes lef
 line every half minute. A failed job's cause is written at once. Snakemake writes its full log to a file in any case.
 """
 
+import io
 import logging
 import os
 import shlex
@@ -12,9 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr, suppress
 from itertools import takewhile
 from pathlib import Path
 
+from snakemake.cli import parse_args
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
@@ -125,9 +128,7 @@ class LogHandler(LogHandlerBase):
     def _show_error(self, text: str) -> None:
         """Show an error in one line; of a traceback, such as on a full disk, the last."""
         lines = [line.strip() for line in text.strip().splitlines()]
-        if "load_configfile" in text:  # before the Snakefile, which says more, is read
-            self._write(_right_order(sys.argv) or f"--configfile: {lines[-1]}")
-        elif not any(words in text for words in _HIDDEN):
+        if not any(words in text for words in _HIDDEN):
             self._write(one_line(lines[-1] if lines[0].startswith("Traceback") else " ".join(lines)))
 
     def _repeat(self) -> None:
@@ -158,29 +159,28 @@ def _cause(logs: list[str], said: str | None) -> str:
 
 
 def _refuse_configs(arguments: Sequence[str]) -> None:
-    """End, with one line, where a config is one at which Snakemake would hang, or is wrong in another way.
+    """End, with one line, where a config is missing, one at which Snakemake would hang, or wrong in another way.
 
-    Snakemake reads configs before the Snakefile, which looks at them too.
+    Snakemake reads configs before the Snakefile, which looks at them too. They may be given in many ways, and by a
+    profile, all of which its own parser knows; what that prints it has printed before. Arguments that are not
+    Snakemake's, of a program that calls it, name none.
     """
-    for config in _taken(arguments)[1] if _right_order(arguments) is None else []:
+    configs: list[Path] = []
+    with redirect_stderr(io.StringIO()), suppress(SystemExit):
+        configs = parse_args(list(arguments[1:]))[1].configfile
+    for config in configs:
         try:
-            read_document(Path(config))
-        except InputError as error:
-            sys.exit(f"adasde: error: {one_line(str(error))}")
-        except OSError:  # there is none; Snakemake says so in one line
-            pass
-
-
-def _taken(arguments: Sequence[str]) -> tuple[int, list[str]]:
-    """Where --configfile is among the arguments, and what it takes."""
-    names = ("--configfile", "--configfiles")
-    place = next((n for n, argument in enumerate(arguments) if argument in names), len(arguments))
-    return place, [*takewhile(lambda argument: not argument.startswith("-"), arguments[place + 1 :])]
+            read_document(config)
+        except (InputError, OSError) as error:
+            line = str(error) if isinstance(error, InputError) else f"{config}: {error.strerror}"
+            sys.exit(_right_order(arguments) or f"adasde: error: {one_line(line)}")
 
 
 def _right_order(arguments: Sequence[str]) -> str | None:
     """The command with its targets before --configfile, which takes all that follows; None if that is not the cause."""
-    place, taken = _taken(arguments)
+    names = ("--configfile", "--configfiles")
+    place = next((n for n, argument in enumerate(arguments) if argument in names), len(arguments))
+    taken = [*takewhile(lambda argument: not argument.startswith("-"), arguments[place + 1 :])]
     targets = [value for value in taken if not value.endswith((".yaml", ".yml", ".json"))]
     if not targets or len(targets) == len(taken):
         return None

@@ -9,7 +9,7 @@ from adasde.analysis.claims.evaluation import evaluate_claims
 from adasde.analysis.claims.report import read_claims, write_claims
 from adasde.analysis.figures import captions
 from adasde.analysis.figures.registry import figure_runs
-from adasde.analysis.report import write_report
+from adasde.analysis.report import LARGEST, PNG, write_report
 from adasde.analysis.summary import five_lines
 from adasde.common import InputError
 from adasde.experiments.plan import plan
@@ -51,7 +51,7 @@ def scale(tmp_path, spec, config):
     write_claims(evaluate_claims(table), tmp_path / "claims.csv")
     (tmp_path / "figures").mkdir()
     for figure in planned.figures:
-        (tmp_path / "figures" / f"{figure}.png").write_bytes(figure.encode())
+        (tmp_path / "figures" / f"{figure}.png").write_bytes(PNG + figure.encode())
     return (
         planned,
         figure_runs(planned),
@@ -107,5 +107,18 @@ def test_what_is_missing_is_named(scale, name):
     path = scale[2] / name
     path.unlink()
     with pytest.raises(InputError, match=f"{name}: no such file; Snakemake makes it.* by `adasde"):
+        write_report(*scale)
+    assert not scale[4].exists()
+
+
+@pytest.mark.parametrize(("start", "size"), [(b"hello", 5), (PNG, 2**40)], ids=["text", "huge"])
+def test_what_is_no_picture_is_named(start, size, scale):
+    path = scale[3] / "map.png"
+    path.write_bytes(start)
+    with path.open("rb+") as file:
+        file.truncate(size)
+    with pytest.raises(
+        InputError, match=f"map.png: not a picture in PNG of at most {LARGEST:,} bytes; make it again, by"
+    ):
         write_report(*scale)
     assert not scale[4].exists()

@@ -1,5 +1,8 @@
 """execute.py: the runs of a job, one after another, and states; what is finished is not run again."""
 
+import errno
+import math
+
 import pytest
 
 from adasde.common import InputError, Stopped
@@ -77,6 +80,30 @@ def test_an_interrupted_cell_goes_on_with_the_run_that_was_stopped(job, seeds, w
     assert [result.spec for result in new] == seeds[1:]
     assert digests(tmp_path / "cell.parquet") == whole
     assert [path.name for path in tmp_path.iterdir()] == ["cell.parquet"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_full_disk_at_the_end_loses_no_run(number, job, seeds, steps, tmp_path, monkeypatch):
+    """What cannot write its table goes on from where it was."""
+    write = execute.write_results
+
+    def full(path, results):
+        if path.name == "cell.parquet":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, results)
+
+    monkeypatch.setattr(execute, "write_results", full)
+    monkeypatch.setattr("adasde.training.loop.CHUNK", 320)
+    with pytest.raises(OSError, match="No space"):
+        job(seeds[:number], checkpoint=tmp_path / "c", every=0).run()
+    assert sum(steps) == 40 * number
+    monkeypatch.setattr(execute, "write_results", write)
+    job(seeds[:number], checkpoint=tmp_path / "c").run()
+    assert sum(steps) == 40 * number
+    assert [path.name for path in tmp_path.iterdir()] == ["cell.parquet"]
+    (tmp_path / "c").write_text("mine")
+    job(seeds[:number], checkpoint=tmp_path / "c").run()  # nothing is left to do
+    assert (tmp_path / "c").read_text() == "mine"
 
 
 def test_another_seed_runs_only_itself(job, seeds, whole, tmp_path):
@@ -293,6 +320,31 @@ def test_a_state_that_a_run_cannot_have_is_refused(samples, saved, tmp_path):
         saved(samples)
     assert list(tmp_path.iterdir()) == []
     assert read_checkpoint(saved(1280))["step"] == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"checkpoint": "384.state"}, "checkpoint = .*: is also the output; name another file"),
+        ({"every": -1}, "checkpoint-every = -1: must be a number of seconds >= 0"),
+        ({"every": math.nan}, "checkpoint-every = nan: must be a number of seconds >= 0"),
+    ],
+)
+def test_a_state_is_saved_as_runs_are(options, message, planned, saved, job, tmp_path):
+    options = {name: tmp_path / value if name == "checkpoint" else value for name, value in options.items()}
+    with pytest.raises(InputError, match=message):
+        saved(**options)
+    if "checkpoint" in options:
+        options["checkpoint"] = tmp_path / "cell.parquet"
+    with pytest.raises(InputError, match=message):
+        job([planned[PARENT]], **options).run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_simulation_has_no_weights(config, job, tmp_path):
+    simulation = plan(config).runs["weak-order.quadratic.rmsprop"]
+    with pytest.raises(InputError, match="weights = .*: a simulation has none; leave it out"):
+        job([simulation], weights=tmp_path / "weights").run()
 
 
 def test_a_state_is_made_from_an_earlier_one_of_the_same_run(planned, saved, tmp_path):

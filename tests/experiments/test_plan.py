@@ -201,6 +201,8 @@ SVAG = "experiments/svag-fashion-cnn-adam"
         (edit("experiments", {}), "experiments: "),
         (edit("scale", "data"), "scale: 'data' is taken"),
         (edit("scale", "Mini"), "scale: 'Mini' must be lower-case letters"),
+        (edit("scale", "x" * 101), "scale: 'x*... must have at most 100 characters"),
+        (edit("experiments/" + "x" * 101, {}), "experiments.x*: 'x*... must have at most 100 characters"),
         (edit(f"{EXPERIMENT}/seeds/value", 2.0), "seeds.value: 2.0 is not of type 'integer'"),
         (edit(f"{EXPERIMENT}/seeds/value", 10**7), "seeds.value: 10000000 is greater than the maximum"),
         (edit(f"{EXPERIMENT}/epochs/value", math.nan), "epochs.value = nan: must be a finite number"),

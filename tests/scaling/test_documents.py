@@ -29,6 +29,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: !!python/object/apply:os.system [x]", r"name: not YAML \(line 1\)"),
         ("a: \0", "name: not YAML"),
         ("a: [", r"name: not YAML \(line 1\)"),
+        ('{"a": 1} rubbish', r"name: not YAML, nor JSON \(line 1\)"),
         ("a: 1\nb: [\n\n\n", r"name: not YAML \(line 2\)"),
         ("a: " + "9" * 5000, "name: holds a number of more digits than can be read"),
         ("a: 1" + ":1" * 100_000, "name: holds a number of more digits than can be read"),

@@ -107,8 +107,12 @@ def test_c7_what_the_cluster_says_is_shown_and_a_silent_end_is_named(tmp_path):
             "--configfile takes what follows for configs (figures/mini/a b.png, report); write targets before it: "
             "snakemake --cores 1 --logger adasde 'figures/mini/a b.png' report -n --configfile my.yaml",
         ),
-        (["--configfile", "nothing.yaml"], "--configfile: FileNotFoundError: "),
+        (["--configfile", "nothing.yaml"], "adasde: error: nothing.yaml: No such file or directory"),
+        (["--configfile", "folder"], "adasde: error: folder: Is a directory"),
         (["--configfile", "pipe.yaml"], "adasde: error: pipe.yaml: is a pipe, a socket or a device; name a file"),
+        slow(["--configfiles=pipe.yaml"], "adasde: error: pipe.yaml: is a pipe, a socket or a device; name a file"),
+        (["--configfile", "my.yaml", "--configfiles=pipe.yaml"], "adasde: error: pipe.yaml: is a pipe, a socket or a "),
+        (["--profile", "profile"], "adasde: error: pipe.yaml: is a pipe, a socket or a device; name a file"),
         (["-n", "--configfile", "my.yaml", "bomb.yaml"], "adasde: error: bomb.yaml: more than 100,000 values, with "),
         (["--configfile", "list.yaml"], "WorkflowError: Config file must be given as JSON or YAML with keys at top"),
         slow(["-n", "--configfile", "list.yaml"], "WorkflowError: Config file must be given as JSON or YAML with keys"),
@@ -126,10 +130,13 @@ def test_c12_a_target_after_configfile_is_one_line_with_the_right_command(argume
     (tmp_path / "bomb.yaml").write_text("a0: &a0 {k: 1}\n" + "".join(aliases))
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "Snakefile").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile/config.yaml").write_text("configfile: pipe.yaml")
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--logger", "adasde", *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
-    (found,) = (done.stdout + done.stderr).splitlines()
+    (found,) = (line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("Using profile"))
     assert found.startswith(line)
 
 

@@ -461,8 +461,14 @@ def test_a_mistake_in_the_config_is_one_line_before_any_job(tmp_path):
             ("--default-resources", "processes_per_node=2"),
             "processes = 3: cannot be shared evenly by 2 nodes of at most 2; take 2 or 4",
         ),
+        (
+            {},
+            ("--config", "device=cuda", "job=run"),
+            "--config device job: reports and `adasde check` read files only; write it into a YAML file, the last "
+            "after --configfile",
+        ),
     ],
-    ids=["compiler", "nodes"],
+    ids=["compiler", "nodes", "values"],
 )
 def test_what_jobs_would_not_find_is_one_line_before_any_job(field, options, line, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-g++")

@@ -32,6 +32,12 @@ for place in (workflow.basedir, Path.cwd(), *workflow.configfiles):
             f"{place}: a path must be UTF-8 and have no braces, which Snakemake takes for wildcards; rename it"
         )
 
+if given := workflow.config_settings.config:
+    refuse(
+        f"--config {' '.join(given)}: reports and `adasde check` read files only; write it into a YAML file, the last "
+        "after --configfile"
+    )
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ScalingWarning)  # `adasde plan` prints them
     try:

@@ -9,7 +9,7 @@ import numpy as np
 
 from adasde.analysis.lags import lags_of_run
 from adasde.common import InputError, text_table
-from adasde.experiments.artifacts import read_results
+from adasde.experiments.artifacts import read_all
 from adasde.experiments.specs import Simulation
 from adasde.scaling import lag
 
@@ -72,8 +72,11 @@ class Prediction:
 
 
 def predict_lags(path: Path) -> Prediction:
-    """Return what the runs in a file predict. InputError unless they are plain training runs that came to their end."""
-    results = read_results(path)
+    """Return what the runs in a file predict.
+
+    InputError unless they are plain training runs that came to their end, each there once.
+    """
+    results = [result for _, result in read_all([path])]
     spec = results[0].spec
     if isinstance(spec, Simulation) or spec.ell != 1:
         kind = "a simulation" if isinstance(spec, Simulation) else f"SVAG at ell = {spec.ell:g}"

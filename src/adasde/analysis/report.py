@@ -15,13 +15,15 @@ from adasde.analysis.tables import read_runs
 from adasde.common import InputError, atomic, opened
 from adasde.experiments.jobs import Plan
 
+PNG = b"\x89PNG\r\n\x1a\n"  # with which a file in this format begins
+LARGEST = 2**25  # bytes of one; a figure has some 200,000
 FACTS = {"device": "device", "threads": "threads of a run", "adasde": "adasde", "python": "Python", "torch": "torch"}
 
 
 def write_report(
     plan: Plan, shown: dict[str, list[str]], tables: Path, figures: Path, out: Path, config_files: list[str]
 ) -> None:
-    """Write the report of a plan as one HTML file that needs no network. InputError names what is missing.
+    """Write the report of a plan as one HTML file that needs no network. InputError names what is missing or damaged.
 
     The map comes first, whatever its place in the plan.
 
@@ -89,7 +91,12 @@ def _image(figures, name):
     if not path.exists():
         raise InputError(f"{path}: no such file; Snakemake makes it, by `adasde figure {name}`")
     with opened(path) as file:
-        return base64.b64encode(file.read()).decode()
+        picture = file.read(LARGEST + 1)
+    if not picture.startswith(PNG) or len(picture) > LARGEST:
+        raise InputError(
+            f"{path}: not a picture in PNG of at most {LARGEST:,} bytes; make it again, by `adasde figure {name}`"
+        )
+    return base64.b64encode(picture).decode()
 
 
 def _facts(runs, config_files):

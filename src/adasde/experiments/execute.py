@@ -67,14 +67,10 @@ class Job:
         """InputError, before any work, for outputs that cannot be written and for inputs that are missing."""
         if not 1 <= self.threads <= (os.cpu_count() or 1):
             raise InputError(f"threads = {self.threads}: this machine has 1 to {os.cpu_count()}")
-        if not self.every >= 0:
-            raise InputError(f"checkpoint-every = {self.every:g}: must be a number of seconds >= 0")
-        check_writable("out", self.out)
-        if self.checkpoint is not None:
-            check_writable("checkpoint", self.checkpoint)
-            if self.checkpoint.resolve() == self.out.resolve():
-                raise InputError(f"checkpoint = {self.checkpoint}: is also the output; name another file")
+        _check_saving(self.out, self.checkpoint, self.every)
         if self.weights is not None:
+            if isinstance(self.specs[0], Simulation):
+                raise InputError(f"weights = {self.weights}: a simulation has none; leave it out")
             check_writable("weights", self.weights, folder=True)
         children = [spec for spec in self.specs if isinstance(spec, Finetune) and spec.parent]
         if self.pretrained and not children:
@@ -136,6 +132,8 @@ class Job:
                     new.append(results[spec.hash])
             if distributed.rank() == 0:
                 write_results(self.out, [results[spec.hash] for spec in self.specs])
+                if new and self.checkpoint is not None:  # where nothing was run, the file is not this job's
+                    self.checkpoint.unlink(missing_ok=True)
                 self._clean_up()
         return new
 
@@ -170,8 +168,7 @@ class Job:
         result = Result(spec, rows, {**provenance(device), **facts})
         if first and self.waiting:
             write_results(self.waiting / f"{spec.run}.parquet", [result])
-        if first and self.checkpoint is not None:
-            self.checkpoint.unlink(missing_ok=True)
+            self.checkpoint.unlink(missing_ok=True)  # for the next run; one that is alone keeps it until `out` is there
         return result
 
     @cached_property
@@ -231,6 +228,17 @@ class Job:
         shutil.rmtree(self.waiting, ignore_errors=True)
 
 
+def _check_saving(out: Path, checkpoint: Path | None, every: float) -> None:
+    """InputError for files that cannot be written or are the same, and for seconds between checkpoints below 0."""
+    if not every >= 0:
+        raise InputError(f"checkpoint-every = {every:g}: must be a number of seconds >= 0")
+    check_writable("out", out)
+    if checkpoint is not None:
+        check_writable("checkpoint", checkpoint)
+        if checkpoint.resolve() == out.resolve():
+            raise InputError(f"checkpoint = {checkpoint}: is also the output; name another file")
+
+
 def _prepare_process(threads: int) -> None:
     """Set what runs depend on, to the last bit and in their speed."""
     keep_memory()
@@ -269,7 +277,8 @@ def save_state(
         progress: Shows how far the run is.
 
     Raises:
-        InputError: If the run ends before, or diverges, or if ``before`` is not an earlier state of it.
+        InputError: If the run ends before, or diverges, if ``before`` is not an earlier state of it, or if a file
+            cannot be written.
     """
     if not 0 < samples <= spec.samples or samples % spec.batch_size:
         raise InputError(
@@ -278,9 +287,7 @@ def save_state(
         )
     if before is not None and (seen := _described(read_state(before))[1]) >= samples:
         raise InputError(f"before = {before}: a state after {seen} samples; one before {samples} is wanted")
-    check_writable("out", out)
-    if checkpoint is not None:
-        check_writable("checkpoint", checkpoint)
+    _check_saving(out, checkpoint, every)
     _prepare_process(threads=1)
     with distributed.process_group(spec.processes, spec.device) as device:
         prepare_torch(device, spec.precision)

@@ -51,8 +51,9 @@ Positive = Annotated[Number, Field(gt=0)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Whole = Annotated[int, Field(ge=1, le=LARGEST)]
 Count = Annotated[int, Field(ge=1, le=MOST)]
-Name = Annotated[str, Field(pattern="^[a-z][a-z0-9-]*$")]
-RunId = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9.-]*$")]
+# So long that the names of files that are made of them, of at most 255 characters, have room for what is added.
+Name = Annotated[str, Field(pattern="^[a-z][a-z0-9-]*$", max_length=100)]
+RunId = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9.-]*$", max_length=200)]
 
 # What a value of the wrong type should have been, by pydantic's name of the error.
 _KINDS = {
@@ -145,6 +146,8 @@ def _words(kind: str, value: Any, context: dict, error: ErrorDetails, root: str)
         return f"{short(value)} is not one of [{context['expected'].replace(' or ', ', ')}]"
     if kind == "string_pattern_mismatch":
         return f"{short(value)} must be lower-case letters, digits and dashes, and start with a letter"
+    if kind == "string_too_long":
+        return f"{short(value)} must have at most {context['max_length']} characters"
     if kind == "too_short":
         return f"{short(value)} should be non-empty"
     return error["msg"]

@@ -72,7 +72,8 @@ def _yaml(text: str, name: str | Path) -> tuple[Any, Any]:
         raise
     except (yaml.YAMLError, *MALFORMED) as error:  # such as the 31st of February, or 1:1:...:1.5 in base 60
         place, last = getattr(error, "problem_mark", None), text.rstrip().count("\n")
-        raise InputError(f"{name}: not YAML" + (f" (line {min(place.line, last) + 1})" if place else "")) from error
+        kinds = "YAML, nor JSON" if text.lstrip().startswith("{") else "YAML"
+        raise InputError(f"{name}: not {kinds}" + (f" (line {min(place.line, last) + 1})" if place else "")) from error
 
 
 def _bounded(compose: Callable[..., Any], name: str | Path) -> Callable[..., Any]:

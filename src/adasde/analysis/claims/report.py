@@ -62,9 +62,18 @@ def readme(table: pd.DataFrame) -> str:
 
 def renew_claims(table: pd.DataFrame, path: str | Path) -> None:
     """Put what `readme` returns between the two marks of the Markdown file at ``path``. InputError if it has none."""
+    before, after = parts_around(path)
+    with atomic(path) as temporary:
+        temporary.write_text(f"{before}{readme(table)}{after}", encoding="utf-8")
+
+
+def parts_around(path: str | Path) -> tuple[str, str]:
+    """Return the text up to the first of the two marks of the Markdown file at ``path``, and from the second on.
+
+    InputError if it has none.
+    """
     before, start, rest = read_text(path).partition("<!-- claims -->\n")
     _, end, after = rest.partition("<!-- end of claims -->")
     if not end:
         raise InputError(f"{path}: no place for the claims, between <!-- claims --> and <!-- end of claims -->")
-    with atomic(path) as temporary:
-        temporary.write_text(f"{before}{start}{readme(table)}{end}{after}", encoding="utf-8")
+    return before + start, end + after

@@ -70,16 +70,23 @@ def write_spreads(folder: Path, out: Path) -> None:
     Raises:
         InputError: If a table is missing or damaged.
     """
-    kept = []
-    if out.exists():
-        found = tables.read_csv(out, COLUMNS, "claims --spreads", ("spread", "freedom"))
-        kept = [Spread(*row) for row in found[list(COLUMNS)].dropna().astype({"freedom": int}).itertuples(index=False)]
-    scale = folder.resolve().name
-    rows = [row for row in kept if row.scale != scale] + measured_spreads(folder)
+    rows = kept(out, folder) + measured_spreads(folder)
     with atomic(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(astuple(row) for row in sorted(rows, key=lambda row: astuple(row)[:6]))
+
+
+def kept(path: Path, folder: Path) -> list[Spread]:
+    """Return the rows of the table at ``path``, if it is there, of other scales than that of ``folder``.
+
+    InputError if it is another table.
+    """
+    if not path.exists():
+        return []
+    found = tables.read_csv(path, COLUMNS, "claims --spreads", ("spread", "freedom"))
+    rows = found[list(COLUMNS)].dropna().astype({"freedom": int}).itertuples(index=False)
+    return [Spread(*row) for row in rows if row[0] != folder.resolve().name]
 
 
 def _spread_of(sample):
