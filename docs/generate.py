@@ -21,7 +21,7 @@ import pandas as pd
 from tutorial_pages import write_pages
 
 from adasde import cli
-from adasde.analysis.cells import map_table
+from adasde.analysis.cells import MARKS, ORDER, cells_of, map_table
 from adasde.analysis.claims.base import VERDICTS
 from adasde.analysis.claims.experiment import BASELINE, Experiment
 from adasde.analysis.claims.forecasts import cell_verdicts, reach, right_by_one_end
@@ -194,11 +194,19 @@ def numbers(claims) -> dict[str, str]:
         "device": facts["device"].mode()[0],
         "versions": f"torch {facts['torch'].mode()[0]}, numpy {facts['numpy'].mode()[0]}",
         "hours": f"{plan_cost.hours_of(paper, paper.runs, 'h100')['GPU'][0]:,.0f}",
+        **{name: str(count) for name, count in _undecided(claims).items()},
         "svag_claims": str(len(svag)),
         "svag_weak": str(int(weak.sum())),
         "scratch_well": str(len(well)),
         "scratch_late": str(int((well["from_tenth"] > well["tolerance"]).sum())),
     }
+
+
+def _undecided(claims) -> dict[str, int]:
+    """Return how many cells are forecast to hold, how many of them are undecided, and of these are near a tolerance."""
+    cells = cells_of(claims[(claims["claim"] == "rule") & (claims["forecast"] == "holds")])
+    left = cells[cells["verdict"] == "undecided"]
+    return {"inside": len(cells), "inside_open": len(left), "inside_near": int(left["gap"].between(0.5, 2.0).sum())}
 
 
 def scores(claims) -> str:
@@ -221,6 +229,20 @@ def scores(claims) -> str:
     return table(header, rows)
 
 
+def relatives(claims) -> str:
+    """Return the gaps of rules that are meant to do the same as the square root, beside its own."""
+    cells = cells_of(claims[claims["claim"].isin(["rule", "relative"])])
+    cells = cells[cells["experiment"].isin(cells.loc[cells["claim"] == "relative", "experiment"])]
+    cells = cells[cells["level"].isin(cells.loc[cells["claim"] == "relative", "level"])]
+    shown = {
+        (cell.experiment, cell.level, cell.rule): f"{cell.gap:.2g} {MARKS[cell.verdict]}" for cell in cells.itertuples()
+    }
+    rules = [rule for rule in ORDER if rule in set(cells["rule"])]
+    places = [(level, rule) for level in sorted(cells["level"].unique()) for rule in rules]
+    rows = [(name, *(shown.get((name, *place), "") for place in places)) for name in dict.fromkeys(cells["experiment"])]
+    return table(("experiment", *(f"{rule}, kappa {level:g}" for level, rule in places)), rows)
+
+
 def norms() -> str:
     """Return how much more or less the squared norm grows at larger batches from scratch, where it is not judged."""
     trajectories, rows, levels = pd.read_parquet(REFERENCE / SCALE / "trajectories.parquet"), [], set()
@@ -236,6 +258,26 @@ def norms() -> str:
     columns = sorted(levels)
     shown = [(name, *(f"{100 * gaps[k]:+.0f}%" if k in gaps else "" for k in columns)) for name, gaps in rows]
     return table(("experiment", *(f"kappa {kappa:g}" for kappa in columns)), shown)
+
+
+def norm_drift() -> str:
+    """Return in which weights the norm grows in the branches of overnight, and what a larger batch makes of it."""
+    drift, tensors = (pd.read_csv(REFERENCE / f"norm-drift/{name}.csv") for name in ("drift", "tensors"))
+    trajectories, rows, kappas = pd.read_parquet(REFERENCE / "overnight/trajectories.parquet"), [], (4, 16, 64)
+    for name, part in drift.groupby("experiment", sort=False):
+        values = (
+            Experiment(trajectories[trajectories["experiment"] == name], name)
+            .groups(BASELINE[0], "squared_norm")
+            .values
+        )
+        grown = {kappa: runs.mean(axis=0) for kappa, runs in values.items()}
+        forecast = part.set_index("kappa")["norm"]
+        largest = tensors[tensors["experiment"] == name].iloc[0]
+        found = {kappa: (grown[kappa][-1] - grown[1][0]) / (grown[1][-1] - grown[1][0]) for kappa in kappas}
+        shown = (f"{forecast[kappa]:.2f}, {found[kappa]:.2f}" for kappa in kappas)
+        rows.append((name, f"`{largest.tensor}`, {largest.share:.0%}", f"{largest.signal_over_noise:.2g}", *shown))
+    header = ("experiment", "largest part of the drift", "signal over noise there")
+    return table((*header, *(f"kappa {kappa}" for kappa in kappas)), rows)
 
 
 def gpu() -> str:
@@ -443,6 +485,8 @@ def main():
         "part-forecasts.md": forecasts(claims),
         "part-scores.md": scores(claims),
         "part-norms.md": norms(),
+        "part-relatives.md": relatives(claims),
+        "part-norm-drift.md": norm_drift(),
         "part-null.md": null(),
         "part-places.md": places(claims),
         "figures.md": figures_page(claims),
