@@ -90,11 +90,11 @@ def limit(claims: pd.DataFrame, claim: str, unit: float = 1.0, name: str = "batc
         ("undecided at", UNDECIDED, between),
         ("outside the tolerance at", OUTSIDE, [high] if np.isfinite(high) else []),
     ]
-    said = [
-        (words, ", ".join(f"{level * unit:g}{_by_one(rows, level, verdict)}" for level in levels))
-        for words, verdict, levels in parts
-        if len(levels)
-    ]
+    said = []
+    for words, verdict, levels in (part for part in parts if len(part[-1])):
+        why = [_by_one(rows, level, verdict) for level in levels]
+        each, all_ = (why, "") if len(set(why)) > 1 else ([""] * len(why), why[0])
+        said.append((words, ", ".join(f"{level * unit:g}{by}" for level, by in zip(levels, each, strict=True)) + all_))
     return ", ".join(f"{words} {'' if place else f'{name} '}{shown}" for place, (words, shown) in enumerate(said))
 
 

@@ -154,6 +154,7 @@ def test_rescale_compares_what_becomes_of_the_second_moment(options):
     found = [label.split(",")[0] for label in labels(plotted)]
     assert found == ["carried over (the rule)", "kept as it is", "started afresh (new optimizer)", "tolerance"]
     if not options:
+        assert ": carried over 0 of 1, kept 1 of 1, new optimizer 1 of 1" in plotted.get_suptitle().replace("\n", " ")
         kept = next(line for line in norm.lines if line.get_label() == "kept as it is")
         assert kept.get_ydata()[-1] == pytest.approx(4.0 * 5.0, rel=0.1)  # tolerances of a tenth of 50
         assert len(PARTS) == len(kept.get_xdata())

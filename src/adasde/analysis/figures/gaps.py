@@ -57,7 +57,8 @@ def gap_panel(panel: Axes, found: Experiment, metric: str, lines: Iterable[Line]
     panel.set_ylabel(f"gap in {style.GAPS.get(metric, style.LABELS[metric])}")
     style.progress_axis(panel, groups.epoch[-1], TIMES[found.kind])
     if not known:
-        panel.text(0.98, 0.04, "not judged", transform=panel.transAxes, ha="right", color="0.4")
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+        panel.text(0.98, 0.04, "not judged", transform=panel.transAxes, ha="right", color="0.4", bbox=box)
         return
     panel.set_ylim(1.4 * min(reach), 1.4 * max(reach))  # the intervals of few seeds may end at the frame
     style.symlog_axis(panel, min(known))

@@ -20,7 +20,7 @@ def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
         raise InputError("figure = 'noise': the runs hold no noise_trace; set evaluate.noise to 2 or more")
     sqrt = trajectories[(trajectories["rule"] == "sqrt") & (trajectories["kappa"] > 1)]
     kinds = [kind for kind in KINDS if kind in set(trajectories["kind"])]
-    figure, (axes,) = style.panels(1, len(kinds), (3.0 + 3.2 * len(kinds), 3.9), sharey=True)
+    figure, (axes,) = style.panels(1, len(kinds), (2.4 + 3.4 * len(kinds), 5.4), sharey=True)
     kind_of = trajectories.drop_duplicates("experiment").set_index("experiment")["kind"]
     looks = style.looks_by_name(row_name(experiment) for experiment in kind_of.index if experiment in measured)
     seeds, last, key, shown = set(), [], {}, []
@@ -33,7 +33,8 @@ def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
             part, values = ratios
             mean, low, high = np.exp(statistics.mean_intervals({1: values})[1])
             look = looks[row_name(experiment)] | {"markersize": 5}
-            style.points(panel, part + 0.008 * (place - (len(own) - 1) / 2), mean, low, high, **look)
+            aside = min(0.008, 0.08 / len(own)) * (place - (len(own) - 1) / 2)
+            style.points(panel, part + aside, mean, low, high, **look)
             seeds.add(len(values))
             last.append(mean[-1])
             shown += [mean.min(), mean.max()]
@@ -53,7 +54,7 @@ def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
     shown += [1 / kappa for kappa in kappas]
     axes[0].set_ylim(min(shown) / 3, 2 * max(shown))  # the intervals of few seeds may end at the frame
     axes[0].set_ylabel("signal over noise at the baseline's batch\n" + r"$B\,\|\nabla f\|^2 / \mathrm{tr}\,\Sigma$")
-    axes[-1].legend(key.values(), key.keys(), loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    style.legend(figure, key, columns=4)
     detail = f"geometric means and 95% intervals, {style.repeats(seeds)}; measured at the points"
     style.headline(figure, _message(np.array(last), max(kappas)), detail)
     return figure

@@ -8,20 +8,22 @@ from adasde.analysis.figures import gaps, style
 from adasde.common import InputError
 
 WAYS = {"transport": "carried over (the rule)", "keep": "kept as it is", "fresh": "started afresh (new optimizer)"}
+WORDS = {"transport": "carried over", "keep": "kept", "fresh": "new optimizer"}
 METRICS = ("train_loss", "squared_norm")
 MOST = 3  # columns
 
 
 def plot(trajectories: pd.DataFrame, subject: str) -> Figure:
-    """Gaps of loss and norm; a column per kappa, or if several experiments show it, per experiment at its largest."""
+    """Gaps of loss and norm; a column per kappa, or where several experiments show it, each at its middle kappa."""
     found = [Experiment(part, name) for name, part in trajectories.groupby("experiment", sort=False)]
     found = [one for one in found if one.seeds(*BASELINE)]
     if not found:
         raise InputError("figure = 'rescale': no experiment has runs of its baseline, sqrt at kappa 1")
     levels = {one.name: _levels(one) for one in found}
-    shown = slice(None) if len(found) == 1 else slice(-1, None)
-    places = [(one, kappa) for one in found for kappa in levels[one.name][shown]][:MOST]
-    figure, axes = style.panels(2, len(places), (3.3 * len(places), 5.4), sharex="col")
+    if len(found) > 1:
+        levels = {name: own[len(own) // 2 :][:1] for name, own in levels.items()}
+    places = [(one, kappa) for one in found for kappa in levels[one.name]][:MOST]
+    figure, axes = style.panels(2, len(places), (max(8.0, 3.3 * len(places)), 5.4), sharex="col")
     for column, (one, kappa) in zip(axes.T, places, strict=True):
         lines = []
         for place, way in enumerate(way for way in WAYS if kappa in one.levels(Followed("sqrt", way))):
@@ -48,21 +50,19 @@ def _levels(one):
 
 
 def _message(places):
-    """The largest gap in loss of each way, against that of the rule."""
+    """In how many columns a mean gap leaves its tolerance, by what becomes of the second moment."""
     words = []
-    for way, text in (("keep", "Keeping the second moment"), ("fresh", "a new optimizer")):
-        ratios = []
-        for one, kappa in places:
-            followed = [Followed("sqrt", name) for name in (way, "transport")]
-            if all(
-                kappa in one.levels(f) and not one.diverged(f, kappa) and not one.missing(f, kappa) for f in followed
-            ):
-                largest = [one.sample(f, kappa, METRICS[0]).gap.largest for f in followed]
-                ratios.append(largest[0] / largest[1])
-        if ratios:
-            span = f"{min(ratios):.2g}" if len(ratios) == 1 else f"{min(ratios):.2g} to {max(ratios):.2g}"
-            words.append(f"{text} makes the gap in loss {span} times as large")
-    if not words:
-        return "What becomes of the second moment at a change of batch"
-    message = ", ".join(words)
-    return f"{message[0].upper()}{message[1:]}"
+    for way, text in WORDS.items():
+        shown = [(one, kappa) for one, kappa in places if kappa in one.levels(Followed("sqrt", way))]
+        if shown:
+            words.append(f"{text} {sum(_leaves(one, kappa, way) for one, kappa in shown)} of {len(shown)}")
+    return f"Columns in which a mean gap leaves its tolerance: {', '.join(words)}"
+
+
+def _leaves(one, kappa, way):
+    """Whether the largest gap of loss or norm is beyond its tolerance; so are runs that diverged."""
+    followed = Followed("sqrt", way)
+    if one.diverged(followed, kappa) or one.missing(followed, kappa):
+        return bool(one.diverged(followed, kappa))
+    metrics = [metric for metric in METRICS if metric in one.metrics]
+    return any(one.sample(followed, kappa, m).gap.largest > one.tolerance(m, kappa).value for m in metrics)

@@ -216,6 +216,8 @@ def symlog_axis(panel: Axes, threshold: float) -> None:
     power = 10.0 ** np.floor(np.log10(threshold))
     half, step = max((half, step) for half, step in HALVES if step * power <= threshold * (1 + 1e-9))
     sizes = [half * power, *(step * power * 10.0**decade for decade in range(8))]
+    if max(-low, high) < sizes[2]:  # the next decade is out of sight
+        sizes += [more * power for more in (2, 5, 10, 20) if more > step]
     ticks = [0.0, *(sign * size for size in sizes for sign in (-1, 1) if low <= sign * size <= high)]
     panel.set_yticks(sorted(ticks), [f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in sorted(ticks)])
     panel.yaxis.set_minor_locator(NullLocator())
