@@ -126,16 +126,20 @@ def places(claims) -> str:
 
 
 def null() -> str:
-    """Return how often each verdict comes out where nothing differs, for experiments with seeds enough."""
-    trajectories, rows = pd.read_parquet(REFERENCE / SCALE / "trajectories.parquet"), []
+    """Return how often each verdict comes out where nothing differs, over the experiments with seeds enough."""
+    trajectories, found = pd.read_parquet(REFERENCE / SCALE / "trajectories.parquet"), []
     for experiment, part in trajectories.groupby("experiment", sort=False):
         seeds = part.loc[(part["rule"] == "sqrt") & (part["kappa"] == 1) & (part["ell"] == 1), "seed"].nunique()
         if seeds >= 8 and part["kind"].iloc[0] != "finetune":
-            for found in null_test(part, experiment, seeds // 2).itertuples(index=False):
-                rows.append((experiment, found[0], seeds // 2, *found[1:]))
-    if not rows:
+            kind = "from scratch" if part["kind"].iloc[0] == "scratch" else "branches"
+            found.append(null_test(part, experiment, seeds // 2).assign(kind=kind, experiments=1))
+    if not found:
         return "No experiment of this scale has eight seeds of its baseline, which the test needs.\n"
-    return table(("experiment", "test function", "seeds on each side", *VERDICTS), rows)
+    sums = pd.concat(found).groupby(["kind", "metric"], sort=False).sum().sort_index(level="kind", sort_remaining=False)
+    rows = [
+        (*names, *counts) for names, counts in zip(sums.index, sums[["experiments", *VERDICTS]].values, strict=True)
+    ]
+    return table(("kind", "test function", "experiments", *VERDICTS), rows)
 
 
 def judged(claims) -> str:
