@@ -1,5 +1,6 @@
 """budget/: what a budget leaves of a campaign can be decided, and plans to no more than the budget."""
 
+import csv
 import math
 import re
 from functools import cache
@@ -13,7 +14,7 @@ from scipy import stats
 from adasde.analysis.budget import cut, prices, summary
 from adasde.analysis.budget.prices import power, priced, seeds_needed, tunings
 from adasde.analysis.budget.proposal import Proposal, bought, in_order
-from adasde.analysis.claims.spreads import Spread
+from adasde.analysis.claims.spreads import Spread, _spread
 from adasde.analysis.figures.registry import figure_runs
 from adasde.analysis.statistics import POWER
 from adasde.common import InputError
@@ -28,6 +29,14 @@ from conftest import ROOT, changed
 SMOKE, MINI, PAPER = (ROOT / f"workflow/config/{name}.yaml" for name in ("smoke", "mini", "paper"))
 
 pytestmark = pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")
+
+
+@pytest.fixture(autouse=True)
+def known_spreads(monkeypatch):
+    """Spreads that `make reference` does not renew."""
+    with Path(__file__).with_name("spreads.csv").open(encoding="utf-8") as file:
+        rows = [_spread(row) for row in csv.DictReader(file)]
+    monkeypatch.setattr(prices, "read_spreads", lambda: rows)
 
 
 def held(found):

@@ -115,6 +115,19 @@ def test_another_kappa_touches_no_other_run(config):
     assert all(before[run] == after[run] for run in shared)
 
 
+def test_a_kappa_and_the_baseline_may_have_more_seeds(config):
+    before = plan.plan(config).runs
+    config["experiments"]["fashion-cnn-adam"]["more_seeds"] = given({"kappas": [4], "seeds": 5})
+    after = plan.plan(config).runs
+    assert {run: after[run] for run in before} == before
+    more = {f"fashion-cnn-adam.sqrt.{level}.s{seed}" for level in ("k1", "k4") for seed in (2, 3, 4)}
+    assert after.keys() - before.keys() == more
+
+
+def given(value):
+    return {"value": value, "source": "ours"}
+
+
 def edit(path, value):
     def apply(config):
         *folders, last = path.split("/")
@@ -225,6 +238,11 @@ SVAG = "experiments/svag-fashion-cnn-adam"
             edit(f"{EXPERIMENT}/rules/sqrt/value", [1, 1.000000000001]),
             "fashion-cnn-adam.sqrt.k1.s0 is a run already; .* kappas and ells in their first six digits",
         ),
+        (
+            edit(f"{EXPERIMENT}/more_seeds", given({"kappas": [8], "seeds": 5})),
+            "more_seeds = 8: must be a kappa above 1",
+        ),
+        (edit(f"{EXPERIMENT}/more_seeds", given({"kappas": [4], "seeds": 0})), "more_seeds.*: 0 is less than"),
         (edit(f"{SVAG}/ell/value", [2, 4]), "svag-fashion-cnn-adam: ell = .2, 4.: must contain 1, the plain run"),
         (edit(f"{SVAG}/ell/value", [1, 0.5]), "ell.value.1: 0.5 is less than the minimum of 1"),
         (edit(f"{SVAG}/ell/value", [1, "2"]), "ell.value.1: '2' is not of type 'number'"),
@@ -454,10 +472,6 @@ def test_a_branch_must_not_replay_examples(config):
     child["ell"]["value"], child["epochs"]["value"] = [1], 0.9
     with pytest.raises(InputError, match="epochs = 0.9: branch-cnn-adam.sqrt.k1.s0 draws 53760 examples"):
         plan.plan(config)
-
-
-def given(value):
-    return {"value": value, "source": "ours"}
 
 
 def test_noise_is_not_measured_where_no_one_forecasts(config):

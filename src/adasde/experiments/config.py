@@ -224,6 +224,13 @@ class _Trains(Model):
     )
 
 
+class MoreSeeds(Model):
+    """More seeds at some kappas of the square-root rule, where the others leave it undecided."""
+
+    kappas: Factors = Field(description="kappas above 1 of rules.sqrt")
+    seeds: Seeds = Field(description="how many seeds run there, and of the baseline, with which they are compared")
+
+
 class _Compares(Model):
     """What experiments and branches have in common: a grid of rules, kappas, levels of SVAG and seeds."""
 
@@ -234,7 +241,16 @@ class _Compares(Model):
     seeds: Given[Seeds] = Field(
         description="runs per rule and kappa, and per ell, which differ in their minibatches only"
     )
+    more_seeds: Omittable[Given[MoreSeeds]] = Field(
+        None, description="a larger number of seeds for some kappas of the rule sqrt, and for the baseline"
+    )
     evaluate: Evaluate
+
+    def seeds_at(self, rule: str, kappa: float, ell: float = 1) -> int:
+        """Number of seeds of a rule at a kappa, or of SVAG at ell."""
+        more = self.more_seeds
+        concerned = more and rule == "sqrt" and ell == 1 and (kappa == 1 or kappa in more.kappas)
+        return max(self.seeds, more.seeds) if concerned else self.seeds
 
 
 class Experiment(_Compares, _Trains):

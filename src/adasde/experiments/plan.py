@@ -121,6 +121,9 @@ def _compared(
     """
     if 1 not in content.rules["sqrt"]:
         raise InputError(f"rules.sqrt = {content.rules['sqrt']}: must contain 1, the baseline")
+    for kappa in content.more_seeds.kappas if content.more_seeds else ():
+        if kappa == 1 or kappa not in content.rules["sqrt"]:
+            raise InputError(f"more_seeds = {kappa:g}: must be a kappa above 1 of rules.sqrt, {content.rules['sqrt']}")
     if content.evaluate.noise == 0 and len(content.rules["sqrt"]) > 1:
         raise InputError(f"evaluate.noise = 0: kappa {content.rules['sqrt']} need a forecast; must be at least 2")
     for rule, kappa, ell in _levels(content):
@@ -136,7 +139,7 @@ def _compared(
         if rule == "sqrt" and kappa == 1:
             own["noise"] = _spread([0, *shared["evaluate"]], content.evaluate.noise) if content.evaluate.noise else []
         level = f"k{kappa:g}" if ell == 1 else f"l{ell:g}"
-        for seed in range(content.seeds):
+        for seed in range(content.seeds_at(rule, kappa, ell)):
             yield {
                 **shared, **own, "run": f"{shared['experiment']}.{rule}.{level}.s{seed}",
                 "optimizer": {**shared["optimizer"], **hyperparameters},

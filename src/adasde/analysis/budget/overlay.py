@@ -32,6 +32,8 @@ def _reduced(config: Config, kept: Proposal, name: str) -> dict[str, Any]:
     content, cells = content_of(config, name), kept.kept(name)
     seeds, note = kept.seeds(name) if cells else 1, "cut to a budget"
     own: dict[str, Any] = {} if seeds == content.seeds else {"seeds": given(seeds, f"{content.seeds} in the whole")}
+    if content.more_seeds:
+        own["more_seeds"] = None  # a budget has one number for an experiment
     rules: dict[str, Any] = {}
     for rule, kappas in content.rules.items():
         left = [k for k in kappas if (rule, k) == ("sqrt", 1) or (rule, k) in {(c.rule, c.level) for c in cells}]

@@ -142,7 +142,10 @@ def _alone(document: Any, config: Config, name: str, share: float) -> dict[str, 
     own = {**document[section][name], **once, **({"epochs": epochs_at(config, name, share)} if share < 1 else {})}
     nothing: dict[str, Any] = {"figures": [], "branches": {}, "finetunings": {}, "simulations": {}}
     part = {**document, **nothing, "experiments": {kept: {**document["experiments"][kept], **once}}}
-    return {**part, section: {**part[section], name: own}}
+    alone = {**part, section: {**part[section], name: own}}
+    for content in (alone["experiments"][kept], own):
+        content.pop("more_seeds", None)
+    return alone
 
 
 def _priced_alone(planned: Plan, config: Config, name: str, spreads: Sequence[Spread], device: str | None) -> Priced:
