@@ -443,7 +443,7 @@ def test_a_mistake_in_the_config_is_one_line_before_any_job(tmp_path):
     assert lines == [
         "adasde: error: experiments.fashion-cnn-adam: unknown key 'kapas'; must be one of "
         "workload, optimizer, batch_size, epochs, sampling, schedule, clip, precision, engine, processes, "
-        "micro_batch, rules, ell, seeds, evaluate, frozen"
+        "micro_batch, rules, ell, seeds, more_seeds, evaluate, frozen"
     ]
     assert "Traceback" not in output
 
