@@ -256,9 +256,7 @@ def _check_size(size: int, every: int, workload: Entry, which: str) -> None:
 def _evaluations(epochs: float, evaluate: Evaluate, workload: Entry) -> tuple[int, list[int]]:
     """Return the samples of the run and those at each evaluation: multiples of ``every``, denser at the start."""
     count, every = evaluate.count, evaluate.every
-    if (
-        evaluate.tested is not None and evaluate.tested > workload.tested
-    ):  # its cost would be that of more than there is
+    if evaluate.tested is not None and evaluate.tested > workload.tested:  # its cost would count what is not there
         raise InputError(f"evaluate.tested = {evaluate.tested}: larger than the {workload.tested} examples to test")
     intervals = int(epochs * workload.train_size / every + 1e-9)
     if intervals < count:
