@@ -14,10 +14,10 @@ from adasde.experiments.artifacts import (
     COLUMNS,
     KEY,
     Result,
+    finished_runs,
     other_code,
     provenance,
     read_results,
-    refuse_other_runs,
     rows_digest,
     write_results,
 )
@@ -110,11 +110,11 @@ def test_a_folder_with_runs_of_another_config_is_refused(tmp_path, spec):
     save_run(tmp_path / "a.parquet", [(spec.run, 0, 0.0, "train_loss", 1.0)], spec)
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
     other = changed(spec, seed=7)
-    refuse_other_runs({spec.run: spec, "more": other}, tmp_path)
+    assert finished_runs({spec.run: spec, "more": other}, tmp_path) == {spec.run}
     with pytest.raises(InputError, match=f"a.parquet: holds runs of another config .{spec.run}: this config does not "):
-        refuse_other_runs({}, tmp_path)  # C10: a copy that names fewer runs would write over claims and figures
+        finished_runs({}, tmp_path)  # C10: a copy that names fewer runs would write over claims and figures
     with pytest.raises(InputError) as caught:
-        refuse_other_runs({spec.run: other}, tmp_path)
+        finished_runs({spec.run: other}, tmp_path)
     assert str(caught.value) == (
         f"{tmp_path / 'a.parquet'}: holds runs of another config ({spec.run}: seed = 0 there and 7 here); "
         "delete it, or choose another name for the scale"
@@ -148,7 +148,7 @@ def test_c15_odd_metadata_is_no_run_s_table(tmp_path, spec, broken):
             read_results(path)
         assert "\n" not in str(caught.value)
         with suppress(InputError):  # of a run that the config does not name
-            refuse_other_runs({}, tmp_path)
+            finished_runs({}, tmp_path)
     pq.write_table(whole.replace_schema_metadata(None), path)
     with pytest.raises(InputError, match="not a run's table"):
         read_results(path)
@@ -166,5 +166,5 @@ def test_c14_a_pipe_is_no_run_s_table(tmp_path):
     os.mkfifo(tmp_path / "run.parquet")
     with pytest.raises(InputError, match="run.parquet: is a pipe, a socket or a device; name a file"):
         read_results(tmp_path / "run.parquet")
-    refuse_other_runs({}, tmp_path)
+    assert finished_runs({}, tmp_path) == set()
     assert other_code([tmp_path / "run.parquet"]) == []

@@ -13,7 +13,7 @@ from adasde import InputError, ScalingWarning
 from adasde.analysis.figures.registry import figure_runs
 from adasde.common import check_writable, hold, one_line
 from adasde.experiments import job_cost
-from adasde.experiments.artifacts import other_code, other_code_line, refuse_other_runs
+from adasde.experiments.artifacts import finished_runs, other_code, other_code_line
 from adasde.experiments.plan import plan
 from adasde.experiments.specs import Trained
 from adasde.scaling.documents import read_document
@@ -62,7 +62,7 @@ with warnings.catch_warnings():
 def begin():
     """Hold the scale while the graph runs. Snakemake's own locks outlive a graph that is killed, this one does not."""
     try:
-        refuse_other_runs(PLAN.runs, Path(f"results/{PLAN.scale}/runs"))
+        finished = finished_runs(PLAN.runs, Path(f"results/{PLAN.scale}/runs"))
         check_installed(
             spec.workload for spec in PLAN.runs.values() if isinstance(spec, Trained)
         )
@@ -74,11 +74,10 @@ def begin():
     except (InputError, OSError) as error:
         refuse(error)
     # `--logger adasde` estimates from it how long the graph will take.
-    planned = {
-        job: estimated(job_cost.job_seconds, specs(job))
-        for job in PLAN.jobs
-        if not Path(f"results/{PLAN.scale}/runs/{job}.parquet").exists()
-    }
+    planned = {}
+    for job in PLAN.jobs:
+        if rest := [spec for spec in specs(job) if spec.run not in finished]:
+            planned[job] = estimated(job_cost.job_seconds, rest)
     logger.info(None, extra={"planned_seconds": planned})
 
 

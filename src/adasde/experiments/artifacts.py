@@ -177,12 +177,16 @@ def other_code_line(files: Sequence[Path]) -> str:
     return f"{', '.join(map(str, files[:NAMED]))}{rest}: made by different code"
 
 
-def refuse_other_runs(wanted: Mapping[str, AnySpec], folder: Path) -> None:
-    """InputError if a file in ``folder`` holds a run that is not ``wanted``, or one of another spec than it has there.
+def finished_runs(wanted: Mapping[str, AnySpec], folder: Path) -> set[str]:
+    """Return the names of the runs that the files in ``folder`` hold, all of which must be ``wanted`` as they are there.
 
     So a config that was changed, or another of the same name, never writes over finished runs, nor over the tables,
     claims and figures that show them.
+
+    Raises:
+        InputError: If a file holds a run that is not wanted, or one of another spec.
     """
+    names = set()
     for path in sorted(Path(folder).glob("*.parquet")):
         for there in (facts["spec"] for facts in _described(path)):
             here = wanted.get(there["run"])
@@ -192,6 +196,8 @@ def refuse_other_runs(wanted: Mapping[str, AnySpec], folder: Path) -> None:
                     f"{path}: holds runs of another config ({there['run']}: {differs}); delete it, or choose another "
                     "name for the scale"
                 )
+            names.add(there["run"])
+    return names
 
 
 def _result(path: Path, schema: pa.Schema, document: Any, rows: list[tuple], facts: dict[str, Any]) -> Result:
