@@ -1,9 +1,12 @@
 """Configs, specs and plan: configs multiplied out, and every mistake refused in one line."""
 
+import copy
 import math
 import re
 import subprocess
 import sys
+from functools import reduce
+from operator import getitem
 
 import pytest
 import yaml
@@ -312,6 +315,28 @@ def test_a_spec_made_by_hand_is_checked_too(change, message, spec):
     assert spec_of(spec.document) == spec
     with pytest.raises(InputError, match=message):
         changed(spec, **change)
+
+
+def numbers(node, place=()):
+    """The places of all numbers in a document."""
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from numbers(value, (*place, key))
+    elif isinstance(node, int | float) and not isinstance(node, bool):
+        yield place
+
+
+@pytest.mark.filterwarnings("ignore::adasde.scaling.rules.ScalingWarning")
+def test_no_number_of_a_spec_is_too_large_for_a_float():
+    runs = plan.plan(read_document(ROOT / "workflow/config/overnight.yaml")).runs.values()
+    kinds = {(type(spec), spec.kind, getattr(spec, "rule", None)): spec for spec in runs}
+    for spec in kinds.values():
+        for place in numbers(spec.document):
+            document = copy.deepcopy(spec.document)
+            node = reduce(getitem, place[:-1], document)
+            node[place[-1]] = 10**400
+            with pytest.raises(InputError, match=str(place[0])):
+                spec_of(document)
 
 
 def test_planning_imports_neither_torch_nor_snakemake():

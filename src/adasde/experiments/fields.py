@@ -1,6 +1,7 @@
 """Field types of configs and specs, and pydantic's errors as one line each, in the words of this project."""
 
 import math
+import sys
 from typing import Annotated, Any
 
 from pydantic import (
@@ -43,6 +44,11 @@ def _number(value: object) -> int | float:
         raise PydanticCustomError("number_type", "not a number")
     if isinstance(value, float) and not math.isfinite(value):
         raise PydanticCustomError("not_finite", "not finite")
+    largest = sys.float_info.max
+    if value > largest:  # an int of more than 308 digits
+        raise PydanticCustomError("less_than_equal", "too large", {"le": largest})
+    if value < -largest:
+        raise PydanticCustomError("greater_than_equal", "too small", {"ge": -largest})
     return value
 
 

@@ -14,7 +14,7 @@ from adasde.experiments.fields import (
     Whole,
 )  # fmt: skip
 from adasde.experiments.oracles import ORACLES, oracle_named
-from adasde.experiments.specs.base import Positives, Spec, Wholes
+from adasde.experiments.specs.base import Positives, Seed, Spec, Wholes
 from adasde.scaling.clock import steps_until
 from adasde.scaling.hyperparameters import (
     AdamHyperparameters,
@@ -160,7 +160,7 @@ class OnSamples(Simulation):
     optimizer: Annotated[SimulatedAdam | SimulatedRMSprop, Field(discriminator="name")]
     batch_size: Whole
     scale: Positive
-    init_seed: Annotated[int, Field(ge=0)]
+    init_seed: Seed
     evaluate: Wholes
     examples: Whole | None = None
 

@@ -105,7 +105,7 @@ class Trained(Spec):
     ell: Ell
     batch_size: Count
     seed: Seed
-    init_seed: Annotated[int, Field(ge=0)]
+    init_seed: Seed
     sampling: Literal["replacement", "epoch"]
     samples: Count
     horizon: Positive
@@ -116,8 +116,8 @@ class Trained(Spec):
     clip: Positive | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["float32", "bf16", "tf32"] = "float32"
-    processes: Annotated[int, Field(ge=1)] = 1
-    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    processes: Whole = 1
+    micro_batch: Whole | None = None
     frozen: Literal["none", "last-layer"] = "none"
     engine: Literal["eager", "compile", "graph"] = "eager"
     tested: Whole | None = None  # test examples of an evaluation, the first ones; None for all
