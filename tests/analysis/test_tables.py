@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 from adasde.analysis import tables
+from adasde.analysis.figures.style import subject
 from adasde.common import InputError
 from adasde.experiments.plan import plan
 from adasde.experiments.specs import Branch
 from analysis.runs import FAITHFUL, METRICS, WITH_SVAG, collected, write_runs
-from conftest import save_run
+from conftest import changed, save_run
 
 
 def test_tables_hold_every_run(tmp_path, spec):
@@ -27,6 +28,14 @@ def test_tables_hold_every_run(tmp_path, spec):
     pd.testing.assert_frame_equal(tables.read(tmp_path / "out"), trajectories)
     with pytest.raises(InputError, match="no such file; Snakemake makes it"):
         tables.read(tmp_path)
+
+
+def test_adam_with_decoupled_weight_decay_is_adamw(tmp_path, spec):
+    kinds = [spec, changed(spec, optimizer=spec.document["optimizer"] | {"decoupled": True, "weight_decay": 0.1})]
+    for number, kind in enumerate(kinds):
+        save_run(tmp_path / f"{number}.parquet", [(spec.run, 0, 0.0, "train_loss", 1.0)], kind)
+    found = [tables.collect([tmp_path / f"{number}.parquet"])[0].iloc[0] for number in range(2)]
+    assert [subject(row).partition(",")[0] for row in found] == ["Adam", "AdamW"]
 
 
 def test_a_damaged_or_foreign_table_is_refused(tmp_path, spec):

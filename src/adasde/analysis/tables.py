@@ -22,12 +22,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adasde.analysis.optimizers import TITLES, optimizer_name
 from adasde.common import MALFORMED, InputError, atomic, opened, read_text, short
 from adasde.experiments.artifacts import COLUMNS as MEASURED
 from adasde.experiments.artifacts import KEY, SIMULATED, Result, read_all
 from adasde.experiments.oracles import ORACLES
 from adasde.experiments.specs import Simulation
-from adasde.scaling.hyperparameters import OPTIMIZERS
 from adasde.scaling.rules import RULES
 from adasde.workloads.registry import WORKLOADS, workload_named
 
@@ -43,7 +43,7 @@ KEYS = {
 POSITIVE = ("kappa", "ell", "batch_size", "level")
 NUMBERS = (*POSITIVE, "step", "time", "value", "seed", "samples", "epoch", "batch")
 KNOWN: dict[str, Collection[str]] = {
-    "workload": WORKLOADS, "optimizer": OPTIMIZERS, "oracle": ORACLES,
+    "workload": WORKLOADS, "optimizer": TITLES, "oracle": ORACLES,
     "rule": {*RULES, "svag", "finetune", "scratch"}, "kind": {"scratch", "branch", "finetune"},
     "second_moment": {"transport", "keep", "fresh"},
 }  # fmt: skip
@@ -66,8 +66,8 @@ def collect(paths: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataF
         spec, frame = result.spec, pd.DataFrame(result.rows, columns=result.columns)
         if isinstance(spec, Simulation):
             own = {"simulation": spec.simulation, "study": spec.study, "oracle": spec.oracle}
-            simulations.append(frame.assign(**own, optimizer=spec.optimizer.name))
-            row = {"run": spec.run, "recipe": spec.recipe, "optimizer": spec.optimizer.name}
+            simulations.append(frame.assign(**own, optimizer=optimizer_name(spec)))
+            row = {"run": spec.run, "recipe": spec.recipe, "optimizer": optimizer_name(spec)}
         else:
             where = _coordinates(spec)
             samples = (frame["step"] * spec.batch_size / spec.ell**2).round().astype("int64")
@@ -85,7 +85,8 @@ def _coordinates(spec):
     where |= {"parent": spec.parent.run if spec.parent else ""}
     optimizer = spec.optimizer.model_dump()
     betas = [value for name, value in optimizer.items() if name.startswith("beta") and value]
-    return where | {"optimizer": optimizer["name"], "eps": optimizer["eps"], "smallest_beta": min(betas, default=0.0)}
+    where |= {"optimizer": optimizer_name(spec), "eps": optimizer["eps"]}
+    return where | {"smallest_beta": min(betas, default=0.0)}
 
 
 def _ends(result: Result, frame, where):

@@ -178,7 +178,7 @@ def other_code_line(files: Sequence[Path]) -> str:
 
 
 def finished_runs(wanted: Mapping[str, AnySpec], folder: Path) -> set[str]:
-    """Return the names of the runs that the files in ``folder`` hold, all of which must be ``wanted`` as they are there.
+    """Return the names of the runs in the files of ``folder``, all of which must be ``wanted`` as they are there.
 
     So a config that was changed, or another of the same name, never writes over finished runs, nor over the tables,
     claims and figures that show them.

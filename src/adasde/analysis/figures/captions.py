@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from adasde.analysis.figures.registry import PLOTS, plot_named
+from adasde.analysis.optimizers import TITLES, optimizer_name
 from adasde.experiments.jobs import Plan
 from adasde.experiments.oracles import oracle_named
 from adasde.experiments.specs import AnySpec, Simulation, WeakOrder
-from adasde.scaling.hyperparameters import OPTIMIZERS
 from adasde.workloads.registry import workload_named
 
 
 def label(plan: Plan, runs: Sequence[str], figure: str) -> str:
     """Name of a figure with the optimizers that it shows: what a reader searches for."""
-    optimizers = dict.fromkeys(OPTIMIZERS[plan.runs[run].optimizer.name].title for run in runs)
+    optimizers = dict.fromkeys(TITLES[optimizer_name(plan.runs[run])] for run in runs)
     return f"{figure} ({', '.join(optimizers)})"
 
 
@@ -43,7 +43,7 @@ def _setting(specs):
     first = next((s for s in specs if not isinstance(s, Simulation) and s.kappa == s.ell == 1), specs[0])
     numbers = (first.constants if isinstance(first, WeakOrder) else first.optimizer).model_dump()
     numbers = [f"{key} {value:g}" for key, value in numbers.items() if type(value) in (int, float)]
-    optimizer = ", ".join([first.optimizer.name, *numbers])
+    optimizer = ", ".join([optimizer_name(first), *numbers])
     if isinstance(first, Simulation):
         return f"{oracle_named(first.oracle).title}; {optimizer}; {first.batches} batches of paths"
     entry = workload_named(first.workload)

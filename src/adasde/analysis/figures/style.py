@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from adasde.analysis.optimizers import TITLES
 from adasde.common import InputError, atomic
 from adasde.experiments.oracles import ORACLES
-from adasde.scaling.hyperparameters import OPTIMIZERS
 from adasde.workloads.registry import workload_named
 
 matplotlib.use("Agg")
@@ -89,7 +89,7 @@ def metrics_of(trajectories: pd.DataFrame) -> list[str]:
 def subject(row: Any, separator: str = ", ") -> str:
     """Title of a row of a table: its optimizer, and its workload or oracle."""
     what = workload_named(row["workload"]) if "workload" in row else ORACLES[row["oracle"]]
-    return f"{OPTIMIZERS[row['optimizer']].title}{separator}{what.title}"
+    return f"{TITLES[row['optimizer']]}{separator}{what.title}"
 
 
 def entry(row: Any) -> str:
