@@ -15,6 +15,7 @@ from adasde.experiments.artifacts import (
     KEY,
     Result,
     finished_runs,
+    misplaced,
     other_code,
     provenance,
     read_results,
@@ -119,6 +120,16 @@ def test_a_folder_with_runs_of_another_config_is_refused(tmp_path, spec):
         f"{tmp_path / 'a.parquet'}: holds runs of another config ({spec.run}: seed = 0 there and 7 here); "
         "delete it, or choose another name for the scale"
     )
+
+
+def test_a_table_of_other_runs_than_its_job_has_is_misplaced(tmp_path, spec):
+    """Of a config that has more seeds now, or divides its runs otherwise; a run that no job has is another's matter."""
+    for name in ("whole", "less", "gone", "other"):
+        run = changed(spec, run=f"{name}.sqrt.k1.s0", experiment=name)
+        save_run(tmp_path / f"{name}.parquet", [(run.run, 0, 0.0, "train_loss", 1.0)], run)
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
+    job_of = {"whole.sqrt.k1.s0": "whole", "gone.sqrt.k1.s0": "new"} | {f"less.sqrt.k1.s{n}": "less" for n in range(2)}
+    assert [path.stem for path in misplaced(job_of, tmp_path)] == ["gone", "less"]
 
 
 def test_c8_files_of_other_code_are_named(tmp_path, spec, monkeypatch):

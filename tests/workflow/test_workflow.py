@@ -381,6 +381,36 @@ def test_a_changed_kappa_reruns_only_the_runs_it_touches(built, tmp_path):
     assert figures < len(planned.figures)
 
 
+@pytest.mark.slow
+def test_a_job_that_failed_to_add_runs_is_taken_up_again(data_root, tmp_path):
+    """Snakemake would restore the table as it was before the job, and take the job for finished."""
+    (tmp_path / "results").mkdir()
+    shutil.copytree(data_root, tmp_path / "results/data")
+    config, table = tmp_path / "config.yaml", "results/smoke/runs/fashion-cnn-adam.sqrt.k1.parquet"
+
+    def build(seeds):
+        document = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())
+        document["experiments"]["fashion-cnn-adam"]["seeds"]["value"] = seeds
+        config.write_text(yaml.safe_dump(document))
+        checkpoint = tmp_path / f"{table}.{plan(document).jobs['fashion-cnn-adam.sqrt.k1'].hash[:12]}.checkpoint"
+        return checkpoint, lambda: snakemake(tmp_path, table, "--configfile", str(config))
+
+    _, one = build(1)
+    assert one()[0] == 0
+    first = digests(tmp_path / table)
+    checkpoint, two = build(2)
+    checkpoint.write_bytes(b"damaged")
+    assert two()[0] == 1
+    checkpoint.unlink()
+    status, output = two()
+    assert status == 0, output
+    both = digests(tmp_path / table)
+    assert first.items() < both.items()
+    assert len(both) == 2
+    log = (tmp_path / "results/smoke/logs/runs/fashion-cnn-adam.sqrt.k1.log").read_text()
+    assert re.findall(r"k1\.s(\d): \d+ steps", log) == ["1"]  # the finished run was not run again
+
+
 def test_runs_of_another_config_are_refused_before_any_job(one_figure, tmp_path):
     """A changed learning rate, for example: nothing is written over. Without the files its runs are made."""
     config = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())

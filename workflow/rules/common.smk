@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 import warnings
+from functools import cache
 from os.path import dirname
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from adasde import InputError, ScalingWarning
 from adasde.analysis.figures.registry import figure_runs
 from adasde.common import check_writable, hold, one_line
 from adasde.experiments import job_cost
-from adasde.experiments.artifacts import finished_runs, other_code, other_code_line
+from adasde.experiments.artifacts import (
+    EARLIER,
+    finished_runs,
+    misplaced,
+    other_code,
+    other_code_line,
+)
 from adasde.experiments.plan import plan
 from adasde.experiments.specs import Trained
 from adasde.scaling.documents import read_document
@@ -55,14 +62,40 @@ with warnings.catch_warnings():
                 f"{first}: scale = {PLAN.scale}: must be {first.stem}, where make looks for its results"
             )
         SHOWN = figure_runs(PLAN)  # the runs that each figure is drawn from
+        TABLES = Path(f"results/{PLAN.scale}/runs")
     except InputError as error:
         refuse(error)
 
 
-def begin():
+@cache
+def hold_scale():
     """Hold the scale while the graph runs. Snakemake's own locks outlive a graph that is killed, this one does not."""
+    hold(f".snakemake/adasde.{PLAN.scale}", f"results/{PLAN.scale}")
+
+
+def set_aside():
+    """Move tables that hold other runs than their jobs aside, whose runs the jobs take from there.
+
+    Snakemake sees from what is missing that a job has to run. From parameters it does not always: it takes a job that
+    failed to add runs to its table for finished (9.27).
+    """
     try:
-        finished = finished_runs(PLAN.runs, Path(f"results/{PLAN.scale}/runs"))
+        for path in misplaced(PLAN.job_of, TABLES):
+            hold_scale()
+            (TABLES / EARLIER).mkdir(exist_ok=True)
+            path.replace(TABLES / EARLIER / f"{path.stem}.{path.stat().st_mtime_ns}.parquet")
+    except (InputError, OSError) as error:
+        refuse(error)
+
+
+if workflow.is_main_process:
+    set_aside()
+
+
+def begin():
+    """Refuse what would fail later, and hold the scale."""
+    try:
+        finished = finished_runs(PLAN.runs, TABLES)
         check_installed(
             spec.workload for spec in PLAN.runs.values() if isinstance(spec, Trained)
         )
@@ -70,7 +103,7 @@ def begin():
         for folder in (Path("results", PLAN.scale), Path("figures", PLAN.scale)):
             for inner in [folder, *filter(Path.is_dir, folder.rglob("*"))]:
                 check_writable("output", inner / "file")
-        hold(f".snakemake/adasde.{PLAN.scale}", f"results/{PLAN.scale}")
+        hold_scale()
     except (InputError, OSError) as error:
         refuse(error)
     # `--logger adasde` estimates from it how long the graph will take.
@@ -96,7 +129,7 @@ def check_compiler(specs):
 
 def name_other_code():
     """Say which runs were made by different code."""
-    files = [Path(f"results/{PLAN.scale}/runs/{job}.parquet") for job in PLAN.jobs]
+    files = [TABLES / f"{job}.parquet" for job in PLAN.jobs]
     if named := other_code(files):
         check = shlex.join(
             ["adasde", "check", *map(str, workflow.configfiles), "--delete"]
@@ -113,6 +146,11 @@ atexit.register(name_other_code)
 
 onstart:
     begin()
+
+
+onsuccess:
+    if finished_runs(PLAN.runs, TABLES) == PLAN.runs.keys():
+        shutil.rmtree(TABLES / EARLIER, ignore_errors=True)
 
 
 def specs(job):

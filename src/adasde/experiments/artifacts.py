@@ -30,6 +30,7 @@ _TYPES = {
 }  # fmt: skip
 COLUMNS = ("run", "step", "time", "metric", "value")  # of training runs
 NAMED = 3  # files made by different code that a line names
+EARLIER = "earlier"  # folder beside tables, of those that hold other runs than their jobs; jobs take their runs from it
 SIMULATED = ("run", "process", "level", "batch", "time", "metric", "value")  # of simulations
 
 
@@ -165,6 +166,11 @@ def _described(path: Path) -> list[dict[str, Any]]:
     return []
 
 
+def _held(folder: Path) -> dict[Path, list[dict[str, Any]]]:
+    """The specs of the runs in each table of ``folder``, as they are there."""
+    return {path: [facts["spec"] for facts in _described(path)] for path in sorted(Path(folder).glob("*.parquet"))}
+
+
 def other_code(paths: Iterable[Path]) -> list[Path]:
     """Return the files that hold a run made by different code, whose results may differ."""
     own = source_digest()
@@ -187,8 +193,8 @@ def finished_runs(wanted: Mapping[str, AnySpec], folder: Path) -> set[str]:
         InputError: If a file holds a run that is not wanted, or one of another spec.
     """
     names = set()
-    for path in sorted(Path(folder).glob("*.parquet")):
-        for there in (facts["spec"] for facts in _described(path)):
+    for path, specs in _held(folder).items():
+        for there in specs:
             here = wanted.get(there["run"])
             differs = "this config does not name it" if here is None else difference(there, here.document)
             if differs:
@@ -198,6 +204,17 @@ def finished_runs(wanted: Mapping[str, AnySpec], folder: Path) -> set[str]:
                 )
             names.add(there["run"])
     return names
+
+
+def misplaced(job_of: Mapping[str, str], folder: Path) -> list[Path]:
+    """Return the tables in ``folder`` that hold other runs than their job has, all of them of some job.
+
+    So it is where a config asks for more seeds than before, or divides its runs otherwise. ``job_of`` has the job of
+    each run, which is the table's name.
+    """
+    held = {path: {spec["run"] for spec in specs} for path, specs in _held(folder).items()}
+    owned = {path: {run for run, job in job_of.items() if job == path.stem} for path in held}
+    return [path for path, runs in held.items() if runs and runs <= job_of.keys() and runs != owned[path]]
 
 
 def _result(path: Path, schema: pa.Schema, document: Any, rows: list[tuple], facts: dict[str, Any]) -> Result:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from adasde.common import InputError, check_writable
-from adasde.experiments.artifacts import Result, other_code_line, provenance, read_results, write_results
+from adasde.experiments.artifacts import EARLIER, Result, other_code_line, provenance, read_results, write_results
 from adasde.experiments.simulations import run_simulation
 from adasde.experiments.specs import AnySpec, Branch, Finetune, Simulation, Trained, Training, spec_of
 from adasde.training import distributed, signals
@@ -44,7 +44,8 @@ class Job:
     and finished runs wait in a folder beside it until all are there. Final weights go to the folder ``weights``, if
     that is given, as RUN.safetensors; those that runs start from are looked for in the folders ``pretrained``.
     ``states`` are files of `save_state`: a branch starts from its parent's, and a run goes on from its own. With
-    ``overwrite``, ``out`` may hold runs of other specs.
+    ``overwrite``, ``out`` may hold runs of other specs. Runs that are in ``out`` already, or in the tables of a folder
+    ``earlier`` beside it, are not run again.
     """
 
     specs: Sequence[AnySpec]
@@ -109,8 +110,9 @@ class Job:
         found = read_results(self.out) if self.out.exists() else []
         if not self.overwrite and any(result.spec.hash not in wanted for result in found):
             raise InputError(f"out = {self.out}: holds the run of another spec; delete it, or name another file")
-        for path in sorted(self.waiting.glob("*.parquet")) if self.waiting else ():
-            found += read_results(path)
+        for folder in filter(None, [self.out.parent / EARLIER, self.waiting]):
+            for path in sorted(folder.glob("*.parquet")):
+                found += read_results(path)
         return {
             result.spec.hash: result
             for result in found
