@@ -64,6 +64,11 @@ def test_repeats_in_words():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("words", "lines"), [(3, [32]), (4, [21, 21]), (5, [32, 21]), (6, [32, 32])])
+def test_lines_of_a_headline_are_about_as_long(words, lines):
+    assert [len(line) for line in style.balanced("a_headline " * words, 42).split("\n")] == lines
+
+
 def test_a_headline_fits_its_figure():
     figure, _ = style.panels(1, 1, (4, 3))
     style.headline(figure, "a long message " * 6, "detail")

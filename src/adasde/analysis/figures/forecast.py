@@ -70,7 +70,7 @@ def _networks(trajectories):
             yield {
                 "what": row["workload"], "optimizer": row["optimizer"], "title": style.entry(row),
                 "kappa": kappa, "forecast": curve[-1], "observed": gap.mean[0],
-                "low": gap.mean[0] - half, "high": gap.mean[0] + half, "n": lags.seeds, "repeats": "seeds",
+                "low": gap.mean[0] - half, "high": gap.mean[0] + half, "n": len(values), "repeats": "seeds",
             }  # fmt: skip
 
 

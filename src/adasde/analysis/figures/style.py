@@ -77,7 +77,15 @@ def panels(rows: int, columns: int, size: tuple[float, float], **shared: Any) ->
 def headline(figure: Figure, message: str, detail: str) -> None:
     """Write the message of a figure above it, and below that what it shows, in lines that fit."""
     width = int(12.5 * figure.get_size_inches()[0])
-    figure.suptitle("\n".join(textwrap.fill(part, width) for part in (message, detail)))
+    figure.suptitle("\n".join(balanced(part, width) for part in (message, detail)))
+
+
+def balanced(text: str, width: int) -> str:
+    """Return ``text`` in as few lines of at most ``width`` characters as hold it, the longest as short as can be."""
+    lines = textwrap.wrap(text, width)
+    while width > 1 and len(narrower := textwrap.wrap(text, width - 1)) == len(lines):
+        lines, width = narrower, width - 1
+    return "\n".join(lines)
 
 
 def metrics_of(trajectories: pd.DataFrame) -> list[str]:
