@@ -83,7 +83,9 @@ def set_aside():
         for path in misplaced(PLAN.job_of, TABLES):
             hold_scale()
             (TABLES / EARLIER).mkdir(exist_ok=True)
-            path.replace(TABLES / EARLIER / f"{path.stem}.{path.stat().st_mtime_ns}.parquet")
+            path.replace(
+                TABLES / EARLIER / f"{path.stem}.{path.stat().st_mtime_ns}.parquet"
+            )
     except (InputError, OSError) as error:
         refuse(error)
 

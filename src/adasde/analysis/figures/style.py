@@ -82,8 +82,8 @@ def headline(figure: Figure, message: str, detail: str) -> None:
 
 def balanced(text: str, width: int) -> str:
     """Return ``text`` in as few lines of at most ``width`` characters as hold it, the longest as short as can be."""
-    lines = textwrap.wrap(text, width)
-    while width > 1 and len(narrower := textwrap.wrap(text, width - 1)) == len(lines):
+    lines = textwrap.wrap(text, width, break_on_hyphens=False)
+    while width > 1 and len(narrower := textwrap.wrap(text, width - 1, break_on_hyphens=False)) == len(lines):
         lines, width = narrower, width - 1
     return "\n".join(lines)
 
