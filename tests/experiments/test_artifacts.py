@@ -123,8 +123,8 @@ def test_a_folder_with_runs_of_another_config_is_refused(tmp_path, spec):
 
 
 def test_a_table_of_other_runs_than_its_job_has_is_misplaced(tmp_path, spec):
-    """Of a config that has more seeds now, or divides its runs otherwise; a run that no job has is another's matter."""
-    for name in ("whole", "less", "gone", "other"):
+    """Of a config that has more seeds now, or divides its runs otherwise."""
+    for name in ("whole", "less", "gone"):
         run = changed(spec, run=f"{name}.sqrt.k1.s0", experiment=name)
         save_run(tmp_path / f"{name}.parquet", [(run.run, 0, 0.0, "train_loss", 1.0)], run)
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1")

@@ -412,9 +412,10 @@ def test_a_job_that_failed_to_add_runs_is_taken_up_again(data_root, tmp_path):
 
 
 def test_runs_of_another_config_are_refused_before_any_job(one_figure, tmp_path):
-    """A changed learning rate, for example: nothing is written over. Without the files its runs are made."""
+    """A changed learning rate, for example, also with more seeds: nothing is written over or set aside."""
     config = yaml.safe_load((ROOT / "workflow/config/smoke.yaml").read_text())
     config["experiments"]["fashion-cnn-adam"]["optimizer"]["lr"]["value"] = 3e-3
+    config["experiments"]["fashion-cnn-adam"]["seeds"]["value"] += 1
     (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config))
     status, output = snakemake(one_figure, "--configfile", str(tmp_path / "changed.yaml"))
     assert status != 0

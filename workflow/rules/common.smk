@@ -20,6 +20,7 @@ from adasde.experiments.artifacts import (
     misplaced,
     other_code,
     other_code_line,
+    specs_in,
 )
 from adasde.experiments.plan import plan
 from adasde.experiments.specs import Trained
@@ -80,12 +81,15 @@ def set_aside():
     failed to add runs to its table for finished (9.27).
     """
     try:
+        finished_runs(PLAN.runs, TABLES)
+    except InputError:
+        return  # runs of another config, which `begin` refuses
+    try:
         for path in misplaced(PLAN.job_of, TABLES):
             hold_scale()
             (TABLES / EARLIER).mkdir(exist_ok=True)
-            path.replace(
-                TABLES / EARLIER / f"{path.stem}.{path.stat().st_mtime_ns}.parquet"
-            )
+            name = f"{path.stem}.{path.stat().st_mtime_ns}.parquet"
+            path.replace(TABLES / EARLIER / name)
     except (InputError, OSError) as error:
         refuse(error)
 
@@ -109,6 +113,8 @@ def begin():
     except (InputError, OSError) as error:
         refuse(error)
     # `--logger adasde` estimates from it how long the graph will take.
+    for specs_there in specs_in(TABLES / EARLIER).values():
+        finished |= {spec["run"] for spec in specs_there}
     planned = {}
     for job in PLAN.jobs:
         if rest := [spec for spec in specs(job) if spec.run not in finished]:

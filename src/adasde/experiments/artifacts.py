@@ -166,8 +166,8 @@ def _described(path: Path) -> list[dict[str, Any]]:
     return []
 
 
-def _held(folder: Path) -> dict[Path, list[dict[str, Any]]]:
-    """The specs of the runs in each table of ``folder``, as they are there."""
+def specs_in(folder: Path) -> dict[Path, list[dict[str, Any]]]:
+    """Return the specs of the runs in each table of ``folder``, as they are there; none of one that is damaged."""
     return {path: [facts["spec"] for facts in _described(path)] for path in sorted(Path(folder).glob("*.parquet"))}
 
 
@@ -193,7 +193,7 @@ def finished_runs(wanted: Mapping[str, AnySpec], folder: Path) -> set[str]:
         InputError: If a file holds a run that is not wanted, or one of another spec.
     """
     names = set()
-    for path, specs in _held(folder).items():
+    for path, specs in specs_in(folder).items():
         for there in specs:
             here = wanted.get(there["run"])
             differs = "this config does not name it" if here is None else difference(there, here.document)
@@ -207,14 +207,14 @@ def finished_runs(wanted: Mapping[str, AnySpec], folder: Path) -> set[str]:
 
 
 def misplaced(job_of: Mapping[str, str], folder: Path) -> list[Path]:
-    """Return the tables in ``folder`` that hold other runs than their job has, all of them of some job.
+    """Return the tables in ``folder`` that hold other runs than their job has.
 
     So it is where a config asks for more seeds than before, or divides its runs otherwise. ``job_of`` has the job of
     each run, which is the table's name.
     """
-    held = {path: {spec["run"] for spec in specs} for path, specs in _held(folder).items()}
+    held = {path: {spec["run"] for spec in specs} for path, specs in specs_in(folder).items()}
     owned = {path: {run for run, job in job_of.items() if job == path.stem} for path in held}
-    return [path for path, runs in held.items() if runs and runs <= job_of.keys() and runs != owned[path]]
+    return [path for path, runs in held.items() if runs and runs != owned[path]]
 
 
 def _result(path: Path, schema: pa.Schema, document: Any, rows: list[tuple], facts: dict[str, Any]) -> Result:
