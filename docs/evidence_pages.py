@@ -150,10 +150,20 @@ def numbers(claims) -> dict[str, str]:
 
 
 def _undecided(claims) -> dict[str, int]:
-    """Return how many cells are forecast to hold, how many of them are undecided, and of these are near a tolerance."""
-    cells = cells_of(claims[(claims["claim"] == "rule") & (claims["forecast"] == "holds")])
+    """Return how many cells are forecast to hold, how many of them are undecided, and of these are near a tolerance.
+
+    And the same of their claims, without the last.
+    """
+    inside = claims[(claims["claim"] == "rule") & (claims["forecast"] == "holds")]
+    cells = cells_of(inside)
     left = cells[cells["verdict"] == "undecided"]
-    return {"inside": len(cells), "inside_open": len(left), "inside_near": int(left["gap"].between(0.5, 2.0).sum())}
+    return {
+        "inside": len(cells),
+        "inside_open": len(left),
+        "inside_near": int(left["gap"].between(0.5, 2.0).sum()),
+        "inside_claims": len(inside),
+        "inside_claims_open": int((inside["verdict"] == "undecided").sum()),
+    }
 
 
 def scores(claims) -> str:
