@@ -201,14 +201,14 @@ def relatives(claims) -> str:
 
 
 def _growth(trajectories, experiment) -> dict[float, float]:
-    """Return how much the squared norm grows at every kappa above 1, relative to the baseline's growth."""
+    """Return how much the squared norm grows at every kappa above 1, relative to the growth of the baseline's same seeds."""
     part = trajectories[trajectories["experiment"] == experiment]
-    values = Experiment(part, experiment).groups(BASELINE[0], "squared_norm").values
-    means = {kappa: runs.mean(axis=0) for kappa, runs in values.items()}
-    if 1 not in means:
+    groups = Experiment(part, experiment).groups(BASELINE[0], "squared_norm")
+    if 1 not in groups.values:
         return {}
-    baseline = means.pop(1)
-    return {kappa: (mean[-1] - baseline[0]) / (baseline[-1] - baseline[0]) for kappa, mean in means.items()}
+    pairs = {kappa: groups.pairs(kappa, groups, 1) for kappa in groups.values if kappa != 1}
+    means = {kappa: (runs.mean(axis=0), baseline.mean(axis=0)) for kappa, (runs, baseline) in pairs.items()}
+    return {kappa: (mean[-1] - base[0]) / (base[-1] - base[0]) for kappa, (mean, base) in means.items()}
 
 
 def norms() -> str:
