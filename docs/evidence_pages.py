@@ -201,7 +201,7 @@ def relatives(claims) -> str:
 
 
 def _growth(trajectories, experiment) -> dict[float, float]:
-    """Return how much the squared norm grows at every kappa above 1, relative to the growth of the baseline's same seeds."""
+    """Return how much the squared norm grows at every kappa above 1, relative to the baseline of the same seeds."""
     part = trajectories[trajectories["experiment"] == experiment]
     groups = Experiment(part, experiment).groups(BASELINE[0], "squared_norm")
     if 1 not in groups.values:
