@@ -110,6 +110,17 @@ def test_the_bands_about_the_curves_and_about_the_gaps_are_equal():
     plt.close(plotted)
 
 
+def test_curves_are_as_far_apart_as_their_gaps_also_where_the_baseline_has_more_seeds():
+    """Seeds differ by two tolerances here, and kappa 4 has two of the eight. The plain means would differ by them."""
+    made = table({("sqrt", 1): 0.0, ("sqrt", 4): 0.5}, noise=0.01, common=2.0)
+    plotted = plot_figure("scaling-a", made[(made["kappa"] == 1) | (made["seed"] < 2)])
+    for top, bottom in zip(plotted.axes[:2], plotted.axes[3:5], strict=True):
+        curves = [line.get_ydata() for line in top.lines]
+        (gap,) = (line.get_ydata() for line in bottom.lines if line.get_label().startswith("$B = 32$"))
+        assert np.allclose(curves[1] - curves[0], gap)
+    plt.close(plotted)
+
+
 def test_where_the_rate_changes_there_is_no_lag_and_the_norm_is_not_judged():
     made = table({("sqrt", 1): 0.0, ("sqrt", 4): 0.0})
     plotted = plot_figure("scaling-a", made.assign(time=made["time"] ** 2))

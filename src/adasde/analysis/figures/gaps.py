@@ -106,7 +106,11 @@ def _window_start(groups):
 
 
 def curve_panel(panel: Axes, found: Experiment, metric: str, lines: Iterable[Line]) -> None:
-    """Plot mean trajectories, with the tolerance about the baseline's within the window."""
+    """Plot mean trajectories, with the tolerance about the baseline's within the window.
+
+    The baseline may have more seeds than other lines, and seeds differ more than batch sizes do. So a line is the
+    baseline's mean plus the mean gap of the seeds that both have, and looks as far from the baseline as it is.
+    """
     unit, lines = style.UNITS.get(metric, 1.0), list(lines)
     if found.kind == "scratch":
         panel.axvspan(0, _window_start(found.groups(BASELINE[0], metric)), **style.SKIPPED, label="before the window")
@@ -119,7 +123,10 @@ def curve_panel(panel: Axes, found: Experiment, metric: str, lines: Iterable[Lin
         panel.fill_between(groups.epoch, *ends, where=kept, **style.TOLERATED, label="tolerance")
     for followed, level, look in lines:
         own = found.groups(followed, metric)
-        panel.plot(own.epoch, unit * own.values[level].mean(axis=0), **{"marker": "o"} | look)
+        values, reference = own.pairs(level, groups, 1)
+        paired = len(values) and 1 not in groups.diverged
+        mean = middle + (values - reference).mean(axis=0) if paired else own.values[level].mean(axis=0)
+        panel.plot(own.epoch, unit * mean, **{"marker": "o"} | look)
     panel.set_ylabel(style.LABELS[metric])
     style.progress_axis(panel, groups.epoch[-1], "")
 
