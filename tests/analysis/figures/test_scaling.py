@@ -121,6 +121,21 @@ def test_curves_are_as_far_apart_as_their_gaps_also_where_the_baseline_has_more_
     plt.close(plotted)
 
 
+@pytest.mark.parametrize("figure", ["scaling-a", "branch-a", "svag-a"])
+def test_a_test_loss_that_decides_has_a_panel(figure):
+    """A title that says so, over panels without it, could not be checked by eye."""
+    rule = ("svag", 2) if figure == "svag-a" else ("sqrt", 4)
+    made = table({("sqrt", 1): 0.0, rule: 0.2}, kind="branch" if figure == "branch-a" else "scratch", noise=0.01)
+    worse = (made["metric"] == "test_loss") & ((made["kappa"] > 1) | (made["ell"] > 1))
+    made.loc[worse, "value"] += 1.0
+    plotted = plot_figure(figure, made)
+    assert "(by its test loss)" in plotted.get_suptitle()
+    named = [panel.get_ylabel() for panel in plotted.axes]
+    assert "gap in test loss (nats)" in named
+    assert "gap in train loss (nats)" not in named
+    plt.close(plotted)
+
+
 def test_where_the_rate_changes_there_is_no_lag_and_the_norm_is_not_judged():
     made = table({("sqrt", 1): 0.0, ("sqrt", 4): 0.0})
     plotted = plot_figure("scaling-a", made.assign(time=made["time"] ** 2))

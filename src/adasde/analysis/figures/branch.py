@@ -11,14 +11,16 @@ from adasde.analysis.figures.registry import MOMENTS
 
 def plot(trajectories: pd.DataFrame, claims: pd.DataFrame, experiment: str) -> Figure:
     """Gaps along the branch: the square root at every kappa (top), other rules at their largest kappa (bottom)."""
-    found, metrics = Experiment(trajectories, experiment), style.metrics_of(trajectories)
-    size = found.groups(BASELINE[0], metrics[0]).batch_size[1]
-    sqrt = Followed("sqrt")
+    found, sqrt = Experiment(trajectories, experiment), Followed("sqrt")
+    size = found.groups(BASELINE[0], found.metrics[0]).batch_size[1]
     rule = [(sqrt, kappa, _look(found, sqrt, kappa)) for kappa in found.levels(sqrt)]
     others = [Followed(rule) for rule in ORDER if rule not in {"sqrt", *MOMENTS} and found.levels(Followed(rule))]
     largest = max((found.levels(other)[-1] for other in others), default=0.0)
     beside = [(other, largest, _look(found, other)) for other in others if largest in found.levels(other)]
     rows = [lines for lines in (rule, beside) if lines]
+    parts = [f"Square root: {limit(claims, 'rule', size)}" if rule else "", forecast_limit(claims, size)]
+    message = "; ".join(part for part in parts if part)
+    metrics = style.metrics_of(trajectories, message)
     size_ = (1.6 + 3.1 * len(metrics), 0.9 + 2.5 * len(rows))
     figure, axes = style.panels(len(rows), len(metrics), size_, sharex=True)
     for panels, lines in zip(axes, rows, strict=True):
@@ -30,8 +32,6 @@ def plot(trajectories: pd.DataFrame, claims: pd.DataFrame, experiment: str) -> F
         panels[0].set_title(title, loc="left", fontweight="bold")
         named = style.named(panels)
         panels[-1].legend(named.values(), named.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5))
-    parts = [f"Square root: {limit(claims, 'rule', size)}" if rule else "", forecast_limit(claims, size)]
-    message = "; ".join(part for part in parts if part)
     what = f"{style.subject(trajectories.iloc[0])}, branches from one state, {gaps.seeds_of(found, rule + beside)}"
     style.headline(figure, message, f"{what}; mean gaps to the baseline, batch {size}, with {gaps.INTERVAL}")
     return figure

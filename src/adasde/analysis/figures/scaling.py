@@ -38,7 +38,7 @@ def compare(
 
     A level is a kappa or an ell, as in tables.Groups, and ``label(level)`` its legend entry.
     """
-    metrics = style.metrics_of(found.trajectories)
+    metrics = style.metrics_of(found.trajectories, message)
     followed = Followed(rule)
     figure, axes = style.panels(2, len(metrics), (3.2 * len(metrics), 5.6), sharex=True)
     lines = [(*BASELINE, {"color": colour(1), "label": label(1)})]
@@ -51,7 +51,7 @@ def compare(
             gaps.lag_panel(bottom, found, lines[1:])  # from scratch, the norm is not judged and the lag is
         else:
             gaps.gap_panel(bottom, found, metric, lines[1:])
-        if metric == "train_loss":
+        if metric in {"train_loss", "test_loss"}:
             style.log_axis(top, [line.get_ydata() for line in top.lines])
     what = f"{style.subject(found.trajectories.iloc[0])}, {gaps.seeds_of(found, lines)}"
     style.headline(

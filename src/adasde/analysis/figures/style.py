@@ -88,10 +88,15 @@ def balanced(text: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def metrics_of(trajectories: pd.DataFrame) -> list[str]:
-    """Test functions that have a panel, of those that the runs measured."""
+def metrics_of(trajectories: pd.DataFrame, message: str = "") -> list[str]:
+    """Test functions that have a panel, of those that the runs measured.
+
+    The test loss has that of the train loss where it decides alone, and ``message``, the title, says so.
+    """
     measured = set(trajectories["metric"])
-    return [metric for metric in METRICS if metric in measured] or [METRICS[0]]
+    metrics = [metric for metric in METRICS if metric in measured] or [METRICS[0]]
+    loss = "test_loss" if "by its test loss" in message else "train_loss"
+    return [loss if metric == "train_loss" else metric for metric in metrics]
 
 
 def subject(row: Any, separator: str = ", ") -> str:
