@@ -55,7 +55,7 @@ def compare(
             style.log_axis(top, [line.get_ydata() for line in top.lines])
     what = f"{style.subject(found.trajectories.iloc[0])}, {gaps.seeds_of(found, lines)}"
     style.headline(
-        figure, message, f"{what}; top: means, paired by seed; bottom: mean gaps to the baseline with {gaps.INTERVAL}"
+        figure, message, f"{what}; top: means; bottom: mean gaps to the baseline with {gaps.INTERVAL}"
     )
     return figure
 
