@@ -54,9 +54,7 @@ def compare(
         if metric in {"train_loss", "test_loss"}:
             style.log_axis(top, [line.get_ydata() for line in top.lines])
     what = f"{style.subject(found.trajectories.iloc[0])}, {gaps.seeds_of(found, lines)}"
-    style.headline(
-        figure, message, f"{what}; top: means; bottom: mean gaps to the baseline with {gaps.INTERVAL}"
-    )
+    style.headline(figure, message, f"{what}; top: means; bottom: mean gaps to the baseline with {gaps.INTERVAL}")
     return figure
 
 
