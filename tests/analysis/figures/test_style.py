@@ -47,7 +47,7 @@ def test_every_experiment_has_a_look_of_its_own():
 
 @pytest.mark.parametrize(("threshold", "end", "ticks"), [
     (0.0023, 0.4, [0, 0.001, 0.002, 0.02, 0.2]), (3.0, 2.5, [0, 1, 2]), (0.1, 0.13, [0, 0.05, 0.1]),
-    (1.3, 7.0, [0, 0.5, 1, 2, 5]),
+    (1.3, 7.0, [0, 0.5, 1, 2, 5]), (0.0023, 4.0, [0, 0.002, 0.02, 0.2, 2]),
 ])  # fmt: skip
 def test_ticks_are_round_on_both_sides_of_the_threshold(threshold, end, ticks):
     _, panel = plt.subplots()

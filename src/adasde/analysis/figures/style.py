@@ -231,6 +231,8 @@ def symlog_axis(panel: Axes, threshold: float) -> None:
     sizes = [half * power, *(step * power * 10.0**decade for decade in range(8))]
     if max(-low, high) < sizes[2]:  # the next decade is out of sight
         sizes += [more * power for more in (2, 5, 10, 20) if more > step]
+    elif max(-low, high) > sizes[4]:  # so many decades leave no room for the half
+        del sizes[0]
     ticks = [0.0, *(sign * size for size in sizes for sign in (-1, 1) if low <= sign * size <= high)]
     panel.set_yticks(sorted(ticks), [f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in sorted(ticks)])
     panel.yaxis.set_minor_locator(NullLocator())
