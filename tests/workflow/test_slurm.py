@@ -337,7 +337,7 @@ def test_200_jobs_queue_at_most_64_at_a_time(cluster, profile, folder, broken):
         waited(three_done, 300)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=120)
-        waited(lambda: not slurm("squeue", "--noheader"), 60)
+        waited(lambda: not slurm("squeue", "--noheader"))
     assert process.returncode != 0
     assert "Traceback" not in output
     line = "Terminating processes on user request, this might take some time."
