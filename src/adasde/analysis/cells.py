@@ -93,9 +93,9 @@ def limit(claims: pd.DataFrame, claim: str, unit: float = 1.0, name: str = "batc
     said = []
     for words, verdict, levels in (part for part in parts if len(part[-1])):
         why = [_by_one(rows, level, verdict) for level in levels]
-        each, all_, last = (why, "", " and ") if len(set(why)) > 1 else ([""] * len(why), why[0], ", ")
-        *first, end = [f"{level * unit:g}{by}" for level, by in zip(levels, each, strict=True)]
-        said.append((words, last.join([", ".join(first), end] if first else [end]) + all_))
+        alike = len(set(why)) == 1
+        each = [f"{level * unit:g}{'' if alike else by}" for level, by in zip(levels, why, strict=True)]
+        said.append((words, ", ".join(each) + why[0] if alike else f"{', '.join(each[:-1])} and {each[-1]}"))
     return ", ".join(f"{words} {'' if place else f'{name} '}{shown}" for place, (words, shown) in enumerate(said))
 
 
