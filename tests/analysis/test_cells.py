@@ -83,7 +83,7 @@ def test_words_on_where_a_rule_ends():
     late = made[(made["level"] != 64) | (made["metric"] == "lag")]
     assert limit(late, "rule", 8).endswith("outside the tolerance at 512 (by its lag)")
     one = made[(made["level"] != 64) | (made["metric"] == "lag")].assign(verdict="undecided")
-    assert limit(one, "rule", 8) == "undecided at batch 32, 128 and 512 (by its lag)"
+    assert limit(one, "rule", 8) == "undecided at batch 32, 128, and at 512 (by its lag)"
     all_out = claims({("sqrt", 1): 0.0, ("sqrt", 4): 5.0})
     assert limit(all_out, "rule", 8) == "outside the tolerance at batch 32"
     assert forecast_limit(made, 8) == "noise forecasts its end at batch 64"

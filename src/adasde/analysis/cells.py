@@ -95,7 +95,7 @@ def limit(claims: pd.DataFrame, claim: str, unit: float = 1.0, name: str = "batc
         why = [_by_one(rows, level, verdict) for level in levels]
         alike = len(set(why)) == 1
         each = [f"{level * unit:g}{'' if alike else by}" for level, by in zip(levels, why, strict=True)]
-        said.append((words, ", ".join(each) + why[0] if alike else f"{', '.join(each[:-1])} and {each[-1]}"))
+        said.append((words, ", ".join(each) + why[0] if alike else f"{', '.join(each[:-1])}, and at {each[-1]}"))
     return ", ".join(f"{words} {'' if place else f'{name} '}{shown}" for place, (words, shown) in enumerate(said))
 
 
